@@ -1,0 +1,1 @@
+"""What is measured: the catalog of the six benchmarks and an embedded small world (`benchmarks.micro`)."""

@@ -1,0 +1,1 @@
+"""Measures a video language model through lmms-eval, decides what a difference means, and tells it."""

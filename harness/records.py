@@ -1,0 +1,205 @@
+"""What an evaluation leaves behind: one `QuestionRecord` a question, one `Score` a benchmark, as files anyone can read.
+
+Everything that decides or tells (gate, tables, leaderboard, report) reads only these. The module must not know torch,
+lmms-eval or any model: a record made elsewhere is as good as ours. Files are JSON Lines (questions) and JSON (score),
+validated on reading, so that a tampered or half-written file is an error with a place and not a number.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from collections.abc import Iterable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Literal
+
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic.dataclasses import dataclass
+
+SCHEMA_VERSION = 1
+QUESTIONS_FILE = "questions.jsonl"
+SCORE_FILE = "score.json"
+
+Status = Literal["ok", "unparsed", "empty", "degenerate", "judged", "failed"]
+"""How an answer was read. `ok`: a rule read it. `unparsed`: no rule did, so upstream guessed or gave nothing. `empty`: no text.
+`degenerate`: one token repeated. `judged`: an outside judge decided. `failed`: no answer was made (see `error`)."""
+
+_STRICT = ConfigDict(extra="forbid")
+
+
+class RecordError(ValueError):
+    """A record file that cannot be trusted: names the file, the line and what is wrong with it."""
+
+
+@dataclass(frozen=True, config=_STRICT)
+class QuestionRecord:
+    """One question, its answer and why it was scored so.
+
+    `upstream` is the credit lmms-eval itself gave (0-1; random guesses included), `strict` the credit of the strict rule
+    (unparsed, empty, failed = 0). `question_id` is a hash of the question's content (see `harness.scoring.question_id`), equal
+    between runs whatever the order; `video_id` is the cluster of the paired tests.
+    """
+
+    benchmark: str
+    task: str
+    doc_id: int = Field(ge=0)
+    question_id: str
+    video_id: str
+    prompt: str
+    target: str
+    answer: str
+    parsed: str | None
+    upstream: float = Field(ge=0, le=1, allow_inf_nan=False)
+    strict: float = Field(ge=0, le=1, allow_inf_nan=False)
+    status: Status
+    frames: int = Field(ge=0)
+    """Frames decoded and shown to the model; 0 where decoding failed."""
+    video_path: str = ""
+    """Relative to the data folder (HF_HOME), for the report's pictures; empty where unknown."""
+    error: str | None = None
+
+
+@dataclass(frozen=True, config=_STRICT)
+class Provenance:
+    """What a score depends on; two scores are comparable where these are equal (all but `weights` and `model`)."""
+
+    model: str
+    """Path or hub id, as given."""
+    weights: str
+    """SHA-256 over the weight files' content."""
+    media: str
+    """SHA-256 over the videos' bytes as used by this benchmark."""
+    prompts: str
+    """SHA-256 over (question_id, prompt) in order."""
+    generation: dict[str, str | int | float | bool | None]
+    frames: dict[str, str | int | float | bool | None]
+    """num_frames, sampling rule, size."""
+    versions: dict[str, str]
+    """savi, lmms_eval, torch, transformers."""
+    seed: int = 0
+
+
+@dataclass(frozen=True, config=_STRICT)
+class Score:
+    """A benchmark's result, percentages 0-100 throughout.
+
+    `upstream_pct` is exactly what lmms-eval reports, brought to 0-100 (MVBench: mean of its 20 subtasks; TempCompass: mean of
+    its three rule-scored subtasks); `strict_pct` the same aggregation over `QuestionRecord.strict`. `se_pct` is the standard error of
+    `strict_pct`, clustered by video.
+    """
+
+    benchmark: str
+    scale: str
+    n: int = Field(ge=0)
+    n_expected: int = Field(ge=0)
+    videos: int = Field(ge=0)
+    upstream_pct: float = Field(ge=0, le=100, allow_inf_nan=False)
+    strict_pct: float = Field(ge=0, le=100, allow_inf_nan=False)
+    se_pct: float = Field(ge=0, allow_inf_nan=False)
+    chance_pct: float = Field(ge=0, le=100, allow_inf_nan=False)
+    subtasks: dict[str, float]
+    """Strict percentage of each lmms-eval task in the benchmark."""
+    statuses: dict[str, int]
+    """Number of records of each `Status`."""
+    provenance: Provenance
+    wall_s: float = Field(default=0.0, ge=0)
+    schema_version: int = SCHEMA_VERSION
+
+
+@dataclass(frozen=True, config=_STRICT)
+class Evaluation:
+    """A benchmark's score with the records it came from."""
+
+    score: Score
+    records: list[QuestionRecord]
+
+
+_RECORD = TypeAdapter(QuestionRecord)
+_SCORE = TypeAdapter(Score)
+
+
+def write_text_atomic(path: Path, text: str) -> None:
+    """Write `text` so that a reader or a crash sees the old file or the new one, never half of it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    fd, tmp = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(fd, "w", encoding="utf-8") as f:
+            f.write(text)
+            f.flush()
+            os.fsync(f.fileno())
+        os.replace(tmp, path)
+    except BaseException:
+        Path(tmp).unlink(missing_ok=True)
+        raise
+
+
+def _first_error(e: ValidationError) -> str:
+    x = e.errors()[0]
+    return f"{'.'.join(map(str, x['loc'])) or 'record'}: {x['msg']}"
+
+
+def write_records(path: Path, records: Iterable[QuestionRecord]) -> None:
+    """Write questions.jsonl atomically, one record a line, in the given order."""
+    write_text_atomic(path, "".join(json.dumps(asdict(r), ensure_ascii=False) + "\n" for r in records))  # type: ignore[call-overload]
+
+
+def read_records(path: Path) -> list[QuestionRecord]:
+    """Read questions.jsonl.
+
+    Raises:
+        RecordError: a line is no valid record (names file, line and field).
+        FileNotFoundError: there is no such file.
+    """
+    out: list[QuestionRecord] = []
+    with path.open(encoding="utf-8") as f:
+        for i, line in enumerate(f, 1):
+            try:
+                out.append(_RECORD.validate_json(line))
+            except ValidationError as e:
+                raise RecordError(f"{path}:{i}: {_first_error(e)}") from e
+    return out
+
+
+def write_score(path: Path, score: Score) -> None:
+    """Write score.json atomically."""
+    write_text_atomic(path, json.dumps(asdict(score), indent=1, ensure_ascii=False) + "\n")  # type: ignore[call-overload]
+
+
+def read_score(path: Path) -> Score:
+    """Read score.json.
+
+    Raises:
+        RecordError: the file is no valid score.
+    """
+    try:
+        return _SCORE.validate_json(path.read_bytes())
+    except ValidationError as e:
+        raise RecordError(f"{path}: {_first_error(e)}") from e
+
+
+def write_evaluation(folder: Path, evaluation: Evaluation) -> None:
+    """Write `folder/<benchmark>/{questions.jsonl, score.json}`; the score last, so that its presence means complete."""
+    d = folder / evaluation.score.benchmark
+    write_records(d / QUESTIONS_FILE, evaluation.records)
+    write_score(d / SCORE_FILE, evaluation.score)
+
+
+def read_evaluations(folder: Path) -> dict[str, Evaluation]:
+    """Read every `<benchmark>/score.json` with its records below an eval folder, by benchmark name.
+
+    `folder` may be an eval folder, an iteration's folder (`iter-2/`, `base/`) or a run folder (its last finished iteration is taken).
+
+    Raises:
+        RecordError: nothing readable there, or a file that cannot be trusted.
+    """
+    for cand in (folder, folder / "eval"):
+        scores = sorted(cand.glob(f"*/{SCORE_FILE}"))
+        if scores:
+            return {s.parent.name: Evaluation(read_score(s), read_records(s.parent / QUESTIONS_FILE)) for s in scores}
+    its = sorted(folder.glob("iter-*/eval"), key=lambda p: int(p.parent.name.split("-")[1]), reverse=True)
+    for d in [*its, folder / "base" / "eval"]:
+        if any(d.glob(f"*/{SCORE_FILE}")):
+            return read_evaluations(d)
+    raise RecordError(f"{folder}: no evaluation here (looked for <benchmark>/{SCORE_FILE}, eval/, iter-N/eval/, base/eval/)")
