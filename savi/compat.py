@@ -1,0 +1,60 @@
+"""Mends for installations whose parts do not fit together; each does nothing where nothing is wrong.
+
+Call a mend before the import it protects. The module must not import torch or torchvision by itself: whoever only reads
+files or frames never pays for it.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from pathlib import Path
+
+_SCHEMAS = {
+    "nms": "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",
+    "qnms": "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",
+}
+"""The operators that torchvision registers shape functions for without asking whether its compiled part was loaded."""
+
+
+def mend_torchvision() -> bool:
+    """Make `import torchvision` work where its compiled part does not load, and return whether a mend was needed.
+
+    The registry's torchvision wheel is built for CUDA. Next to a CPU-only torch its `_C` library finds no CUDA libraries, torchvision
+    goes on without it, and then registers shape functions for operators nobody declared: a RuntimeError that takes every transformers
+    model class with it. Declaring the operators is enough, since only the Python transforms are used here. Where torchvision is absent
+    or already imported, or its library loads, nothing is done; calling twice is safe.
+    """
+    if "torchvision" in sys.modules:
+        return False
+    spec = importlib.util.find_spec("torchvision")
+    if spec is None or not spec.submodule_search_locations:
+        return False
+    import torch
+
+    libraries = [
+        library
+        for folder in spec.submodule_search_locations
+        for library in sorted(Path(folder).glob("_C.*"))
+        if library.suffix in {".so", ".pyd", ".dylib"}
+    ]
+    for library in libraries:
+        try:
+            torch.ops.load_library(str(library))  # what torchvision does itself a moment later; loading twice is one load
+        except OSError:
+            continue
+        return False
+    missing = [name for name in _SCHEMAS if not _declared(name)]
+    for name in missing:
+        torch.library.define(f"torchvision::{name}", _SCHEMAS[name])
+    return bool(missing)
+
+
+def _declared(name: str) -> bool:
+    import torch
+
+    try:
+        getattr(torch.ops.torchvision, name)
+    except (AttributeError, RuntimeError):
+        return False
+    return True
