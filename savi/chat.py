@@ -1,0 +1,136 @@
+"""The text around a video: the tokenizer's own chat template, rendered once and cut right behind the last visual token.
+
+What stands before the cut is the prefix (system message, the user's tag, the frames); what stands behind it is rendered again for
+every prompt. The module knows a tokenizer and a family's way to write a video, no model.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from savi.families.base import Family, FamilyError, VideoFeatures
+
+_VIDEO, _PROMPT, _REPLY = "SAVI0VIDEO0HERE", "SAVI0PROMPT0HERE", "SAVI0REPLY0HERE"
+
+
+class ChatFormat:
+    """Prefix ids, prompt ids and response ids of one tokenizer and family.
+
+    Raises:
+        FamilyError: no chat template, or one that drops or changes what the user says.
+    """
+
+    def __init__(self, tokenizer: Any, family: Family, where: str = "the tokenizer") -> None:
+        self.tokenizer, self.family, self.where = tokenizer, family, where
+        turn = self._render([("user", _VIDEO + family.after_video + _PROMPT)], add_generation_prompt=True)
+        if turn.count(_VIDEO) != 1 or turn.count(_PROMPT) != 1:
+            raise FamilyError(f"{where}: the chat template does not keep the user's text as it is")
+        self.before, rest = turn.split(_VIDEO)
+        self.between, self.after = rest.split(_PROMPT)
+        answered = self._render([("user", _PROMPT), ("assistant", _REPLY)], add_generation_prompt=False)
+        tail = answered.split(_REPLY)[-1] if _REPLY in answered else ""
+        self.visual_token = str(tokenizer.convert_ids_to_tokens(family.visual_token_id))
+        specials = sorted({str(t) for t in tokenizer.added_tokens_encoder if t} | set(tokenizer.all_special_tokens), key=len, reverse=True)
+        self._special = re.compile("|".join(re.escape(t) for t in specials)) if specials else None
+        self.end_of_turn_id = self._end_of_turn(tail, set(specials))
+        self._prefix_cache: dict[tuple[str | int, ...], Tensor] = {}
+
+    def _render(self, turns: Sequence[tuple[str, str]], *, add_generation_prompt: bool) -> str:
+        """The template's text; templates that want a list of parts get one."""
+        if not self.tokenizer.chat_template:
+            raise FamilyError(f"{self.where}: no chat template; put chat_template.jinja beside the tokenizer")
+        plain = [{"role": role, "content": text} for role, text in turns]
+        parts = [{"role": role, "content": [{"type": "text", "text": text}]} for role, text in turns]
+        from jinja2 import TemplateError
+
+        for messages in (plain, parts):
+            try:
+                text = self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=add_generation_prompt)
+            except (TemplateError, TypeError):
+                continue
+            if all(said in text for _, said in turns):
+                return str(text)
+        raise FamilyError(f"{self.where}: the chat template takes neither plain text nor text parts from {[role for role, _ in turns]}")
+
+    def _end_of_turn(self, tail: str, specials: set[str]) -> int:
+        ids = self._encode(tail.lstrip()) if tail.strip() else []
+        if ids and str(self.tokenizer.convert_ids_to_tokens(ids[0])) in specials:
+            return ids[0]
+        if self.tokenizer.eos_token_id is None:
+            raise FamilyError(f"{self.where}: neither the chat template nor eos_token says how a reply ends")
+        return int(self.tokenizer.eos_token_id)
+
+    def _encode(self, text: str, **kwargs: Any) -> list[int]:
+        return list(self.tokenizer(text, add_special_tokens=False, **kwargs)["input_ids"])
+
+    def prefix_ids(self, features: VideoFeatures) -> Tensor:
+        """Ids `[P]` from the start to the end of the last frame. Videos written alike share one tensor: do not write into it."""
+        pieces = self.family.pieces(features)
+        key = tuple(pieces)
+        if key not in self._prefix_cache:
+            self._prefix_cache[key] = self._encode_pieces(pieces)
+        return self._prefix_cache[key]
+
+    def _encode_pieces(self, pieces: Sequence[str | int]) -> Tensor:
+        runs = [piece for piece in pieces if isinstance(piece, int)]
+        text = self.before + "".join(self.visual_token if isinstance(piece, int) else piece for piece in pieces)
+        ids, out, run = self._encode(text), [], 0
+        for token in ids:
+            if token == self.family.visual_token_id and run < len(runs):
+                out += [token] * runs[run]
+                run += 1
+            else:
+                out.append(token)
+        if run != len(runs) or ids.count(self.family.visual_token_id) != len(runs):
+            raise FamilyError(
+                f"{self.where}: {len(runs)} runs of visual tokens were written as {ids.count(self.family.visual_token_id)}; "
+                f"{self.visual_token!r} must be one special token"
+            )
+        return torch.tensor(out)
+
+    def anchor(self) -> str:
+        """The special token the prefix ends with: text behind it is tokenised as in the whole."""
+        return self.family.last_token() or self.visual_token
+
+    def prompt_ids(self, prompts: Sequence[str]) -> list[list[int]]:
+        """Ids of the rest of the user's turn behind the video, with the header of the reply, for each prompt.
+
+        A prompt that spells a special token is split into ordinary ones: text cannot end a turn.
+
+        Raises:
+            FamilyError: nothing at all stands behind the video, so there is nothing to predict a reply from.
+        """
+        anchor = self.anchor()
+        lead = len(self._encode(anchor))
+        plain = [p for p in prompts if not (self._special and self._special.search(p))]
+        encoded: dict[str, list[int]] = {}
+        if plain:
+            texts = [anchor + self.between + p + self.after for p in plain]
+            for prompt, ids in zip(plain, self.tokenizer(texts, add_special_tokens=False)["input_ids"], strict=True):
+                encoded[prompt] = list(ids[lead:])
+        for prompt in prompts:
+            if prompt not in encoded:
+                encoded[prompt] = self._encode(anchor + self.between)[lead:] + self._as_text(prompt) + self._encode(self.after)
+            if not encoded[prompt]:
+                raise FamilyError(f"{self.where}: the chat template puts nothing behind an empty prompt; ask something")
+        return [encoded[p] for p in prompts]
+
+    def response_ids(self, text: str) -> list[int]:
+        """Ids of a reply with its end-of-turn token; special tokens spelled in it are split."""
+        return [*self._as_text(text), self.end_of_turn_id]
+
+    def _as_text(self, text: str) -> list[int]:
+        """Ids of a text in which nothing is a special token, whatever it spells."""
+        spelled = set(self._special.findall(text)) if self._special else set()
+        if not spelled:
+            return self._encode(text)
+        ids = self._encode(text, split_special_tokens=True)
+        if not spelled & set(self.tokenizer.convert_ids_to_tokens(ids)):
+            return ids
+        # a word-level vocabulary holds the special token as a word: break the spelling itself
+        return self._encode(re.sub("|".join(map(re.escape, spelled)), lambda m: f"{m[0][0]} {m[0][1:]}", text))

@@ -1,0 +1,208 @@
+"""What a model family has to say so that the rest of savi need not know it: how frames become features, how the prefix is
+written, where its positions end. Everything else (asking, scoring, packing) is the same for all of them.
+
+A family is a small object made from a model's config, its tokenizer and its preprocessor settings. It never holds the
+model: the model is passed in, so that training may wrap or replace it. It must not know prompts, benchmarks or losses.
+
+For training on the same inputs (`savi.packing`), four calls are enough:
+
+* `features = lm.features(frames)` runs the vision tower and the projector once (no gradient),
+* `ids = lm.prefix_ids(features)` `[P]`, the ids of system + frames up to and with the last visual token,
+* `positions, next_pos = family.positions(ids, features)` `[P]` or `[3, P]` (M-RoPE), and where the text goes on;
+  `family.branch_positions(next_pos, n)` gives the same for `n` text tokens behind it,
+* `model(input_ids=..., position_ids=..., mm_encoder_outputs=family.mm_encoder_outputs([features, ...]))`: the stock
+  forward takes the features in the place of pixels, deepstack included, in the order of the rows.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+
+@dataclass(frozen=True)
+class Timing:
+    """When the frames of a video were shown, in seconds; families that write or count time read it."""
+
+    seconds: tuple[float, ...]
+    duration_s: float
+
+    @classmethod
+    def every(cls, frames: int, step_s: float = 1.0) -> Timing:
+        """Frames at a fixed step: what is assumed of a bare array, which has no clock."""
+        return cls(tuple(i * step_s for i in range(frames)), frames * step_s)
+
+    @property
+    def step_s(self) -> float:
+        """Mean distance between two frames in seconds."""
+        return self.duration_s / max(1, len(self.seconds))
+
+
+@dataclass(frozen=True)
+class VideoFeatures:
+    """One video behind the vision tower and the projector.
+
+    `embeds` `[tokens, D]` stands in the places of the visual tokens, `deepstack` (Qwen3-VL) is added to the hidden states
+    of the first layers there, `grid` is `(t, h, w)` in patches for M-RoPE families.
+    """
+
+    embeds: Tensor
+    frames: int
+    timing: Timing
+    deepstack: tuple[Tensor, ...] = ()
+    grid: tuple[int, int, int] | None = None
+
+    @property
+    def tokens(self) -> int:
+        """Number of visual tokens."""
+        return int(self.embeds.shape[0])
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """Frames as the vision tower takes them: `pixels` is family-shaped, float, on the CPU."""
+
+    pixels: Tensor
+    frames: int
+    timing: Timing
+    grid: tuple[int, int, int] | None = None
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """The part of preprocessor_config.json that matters here; `raw` is kept so that it is saved again unchanged."""
+
+    mean: tuple[float, ...] = IMAGENET_MEAN
+    std: tuple[float, ...] = IMAGENET_STD
+    raw: Mapping[str, Any] = field(default_factory=dict)
+    video_raw: Mapping[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def from_json(cls, image: Mapping[str, Any], video: Mapping[str, Any]) -> Preprocessing:
+        """Mean and std of the image settings, else of the video settings, else ImageNet's."""
+        for source in (image, video):
+            if "image_mean" in source and "image_std" in source:
+                return cls(tuple(source["image_mean"]), tuple(source["image_std"]), image, video)
+        return cls(raw=image, video_raw=video)
+
+
+class FamilyError(ValueError):
+    """A checkpoint, tokenizer or input this family cannot use: names what, and the mend."""
+
+
+class Family(ABC):
+    """One architecture. Subclasses say the family-specific part; the shared part is here."""
+
+    name: ClassVar[str]
+    model_types: ClassVar[tuple[str, ...]]
+    modality: ClassVar[Literal["image", "video"]]
+    after_video: ClassVar[str] = "\n"
+    """Text between the last visual token and the user's prompt."""
+
+    def __init__(self, config: Any, tokenizer: Any, preprocessing: Preprocessing) -> None:
+        self.config = config
+        self.tokenizer = tokenizer
+        self.preprocessing = preprocessing
+
+    @property
+    @abstractmethod
+    def visual_token_id(self) -> int:
+        """The id in whose places the features are put."""
+
+    @abstractmethod
+    def prepare(self, frames: np.ndarray, timing: Timing) -> Prepared:
+        """uint8 frames `[T, H, W, 3]` -> what the vision tower takes. No model needed, so it may run in a worker."""
+
+    @abstractmethod
+    def encode(self, model: nn.Module, prepared: Sequence[Prepared]) -> list[VideoFeatures]:
+        """Vision tower and projector for several videos at once where their shapes agree."""
+
+    @abstractmethod
+    def pieces(self, features: VideoFeatures) -> list[str | int]:
+        """The video as it is written in the user's turn: texts, and the length of each run of visual tokens."""
+
+    def last_token(self) -> str:
+        """The special token that `pieces` ends with, where it is not the visual token itself."""
+        return ""
+
+    @abstractmethod
+    def encoder_output(self, features: Sequence[VideoFeatures]) -> Any:
+        """The object the stock forward takes as `mm_encoder_outputs[modality]` for these videos, row after row."""
+
+    def mm_encoder_outputs(self, features: Sequence[VideoFeatures]) -> dict[str, Any]:
+        """Keyword value for the stock forward: features instead of pixels. A new dict each call (the forward writes into it)."""
+        return {self.modality: self.encoder_output(features)}
+
+    def text_model(self, model: nn.Module) -> nn.Module:
+        """The decoder alone: `input_ids [B, L] -> last_hidden_state [B, L, D]`; text behind a prefix needs no more."""
+        return model.get_submodule("model.language_model")
+
+    def positions(self, ids: Tensor, features: VideoFeatures) -> tuple[Tensor, int]:
+        """Rope positions of a prefix `[P]` (or `[3, P]`), and the position at which the text behind it goes on."""
+        return torch.arange(ids.numel(), device=ids.device), int(ids.numel())
+
+    def branch_positions(self, start: int, length: int, device: torch.device | str = "cpu") -> Tensor:
+        """Positions `[n]` (or `[3, n]`) of text that follows a prefix; `start` is its `next_pos`."""
+        return self.text_positions(torch.arange(start, start + length, device=device))
+
+    def text_positions(self, positions: Tensor) -> Tensor:
+        """One-dimensional positions `[..., L]` in the shape the family's rope takes."""
+        return positions
+
+    def visual_runs(self, ids: Tensor) -> Tensor:
+        """Mask `[P]` of the visual tokens."""
+        return ids == self.visual_token_id
+
+
+def resize_frames(frames: np.ndarray, height: int, width: int, *, lanczos: bool = False) -> np.ndarray:
+    """PIL bicubic (or Lanczos) resize of uint8 frames `[T, H, W, 3]`; frames of that size already are not touched."""
+    if frames.shape[1:3] == (height, width):
+        return frames
+    from PIL import Image
+
+    resample = Image.Resampling.LANCZOS if lanczos else Image.Resampling.BICUBIC
+    return np.stack([np.asarray(Image.fromarray(frame).resize((width, height), resample)) for frame in frames])
+
+
+def normalise(frames: np.ndarray, preprocessing: Preprocessing) -> Tensor:
+    """uint8 `[T, H, W, 3]` -> float32 `[T, 3, H, W]`, `(x / 255 - mean) / std`."""
+    pixels = torch.from_numpy(np.ascontiguousarray(frames)).permute(0, 3, 1, 2).float()
+    mean = torch.tensor(preprocessing.mean).view(1, -1, 1, 1)
+    std = torch.tensor(preprocessing.std).view(1, -1, 1, 1)
+    return ((pixels / 255.0 - mean) / std).contiguous()
+
+
+def square_size(value: Any) -> tuple[int, int]:
+    """`image_size` as configs write it (a number or a pair) -> `(height, width)`."""
+    if isinstance(value, int):
+        return value, value
+    height, width = value
+    return int(height), int(width)
+
+
+def smart_size(height: int, width: int, *, factor: int, min_pixels: int, max_pixels: int) -> tuple[int, int]:
+    """Nearest size with both sides multiples of `factor` and an area within bounds (Qwen's rule).
+
+    Source: transformers `image_processing_qwen2_vl.smart_resize`.
+    """
+    new_height = max(factor, round(height / factor) * factor)
+    new_width = max(factor, round(width / factor) * factor)
+    if new_height * new_width > max_pixels:
+        shrink = math.sqrt(height * width / max_pixels)
+        new_height = max(factor, math.floor(height / shrink / factor) * factor)
+        new_width = max(factor, math.floor(width / shrink / factor) * factor)
+    elif new_height * new_width < min_pixels:
+        grow = math.sqrt(min_pixels / (height * width))
+        new_height = math.ceil(height * grow / factor) * factor
+        new_width = math.ceil(width * grow / factor) * factor
+    return new_height, new_width

@@ -1,0 +1,72 @@
+"""InternVL (2.5, 3, 3.5) in its native form, with a Qwen2, Qwen3 or llama (InternLM2) language model.
+
+A frame is resized to one square tile and becomes `image_seq_length` tokens. `Frame1: <image>\\nFrame2: <image>\\n` and so on,
+as the model was trained (InternVL2.5 model card, video conversation).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from savi.families.base import Family, FamilyError, Prepared, Timing, VideoFeatures, normalise, resize_frames, square_size
+
+
+class InternVL(Family):
+    """`InternVLForConditionalGeneration`."""
+
+    name = "internvl"
+    model_types = ("internvl",)
+    modality = "image"
+
+    @property
+    def visual_token_id(self) -> int:
+        return int(self.config.image_token_id)
+
+    def _named_token(self, name: str) -> str:
+        """`start_image_token` and the like where the tokenizer defines them, else nothing."""
+        token = getattr(self.tokenizer, name, None)
+        if token is None:
+            extra = self.tokenizer.init_kwargs.get("extra_special_tokens")
+            token = extra.get(name) if isinstance(extra, dict) else None
+        return str(token) if token else ""
+
+    def prepare(self, frames: np.ndarray, timing: Timing) -> Prepared:
+        height, width = square_size(self.config.vision_config.image_size)
+        return Prepared(normalise(resize_frames(frames, height, width), self.preprocessing), len(frames), timing)
+
+    def encode(self, model: nn.Module, prepared: Sequence[Prepared]) -> list[VideoFeatures]:
+        pixels = torch.cat([p.pixels for p in prepared])
+        reference = next(model.parameters())
+        output = model.get_submodule("model").get_image_features(  # type: ignore[operator]
+            pixels.to(reference.device, reference.dtype), return_dict=True
+        )
+        rows = output.pooler_output  # [frames of all videos, tokens, D]
+        expected = int(self.config.image_seq_length)
+        if rows.shape[1] != expected:
+            raise FamilyError(f"the vision tower gives {rows.shape[1]} tokens a frame, but config.image_seq_length is {expected}")
+        split = rows.split([p.frames for p in prepared])
+        return [VideoFeatures(part.flatten(0, 1), p.frames, p.timing) for part, p in zip(split, prepared, strict=True)]
+
+    def pieces(self, features: VideoFeatures) -> list[str | int]:
+        start, end = self._named_token("start_image_token"), self._named_token("end_image_token")
+        per_frame = features.tokens // features.frames
+        pieces: list[str | int] = []
+        for i in range(features.frames):
+            lead = "" if i == 0 else "\n"
+            pieces += [f"{lead}Frame{i + 1}: {start}", per_frame, *([end] if end else [])]
+        return pieces
+
+    def last_token(self) -> str:
+        return self._named_token("end_image_token")
+
+    def encoder_output(self, features: Sequence[VideoFeatures]) -> Any:
+        from transformers.modeling_outputs import BaseModelOutputWithPooling
+
+        per_frame = int(self.config.image_seq_length)
+        rows = torch.cat([f.embeds for f in features])
+        return BaseModelOutputWithPooling(pooler_output=rows.view(-1, per_frame, rows.shape[-1]))

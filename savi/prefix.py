@@ -1,0 +1,115 @@
+"""A video encoded once: its keys and values, and the cache that continues it for many prompts at the same time.
+
+`Prefix` is what is kept of a video; `expand` lays prefixes of any lengths into one preallocated cache, a row for each prompt.
+The module knows tensors and transformers' cache interface, nothing of prompts, tokenizers or families.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers.cache_utils import Cache, DynamicCache, DynamicLayer
+
+KeyValues = tuple[Tensor, Tensor]
+
+
+@dataclass
+class Prefix:
+    """System message and frames of one video behind the language model.
+
+    `ids` `[P]`; `kv`: one `(keys, values)` a layer, each `[1, H, P, D]`; `length` = P, the cache slots used; `next_pos`: the rope
+    position of the first token behind it (not `length` for M-RoPE: there it is the largest position + 1).
+    """
+
+    ids: Tensor
+    kv: list[KeyValues]
+    length: int
+    next_pos: int
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of keys and values."""
+        return sum(k.numel() * k.element_size() + v.numel() * v.element_size() for k, v in self.kv)
+
+
+class PreallocatedLayer(DynamicLayer):
+    """A cache layer with its full length allocated at the start: `update` writes in place and returns views.
+
+    The stock layer concatenates, which copies the whole prefix for every new token.
+    """
+
+    def __init__(self, keys: Tensor, values: Tensor, used: int) -> None:
+        super().__init__()
+        self.key_buffer, self.value_buffer, self.used = keys, values, used
+        self.dtype, self.device, self.is_initialized = keys.dtype, keys.device, True
+        self.keys, self.values = keys[:, :, :used], values[:, :, :used]
+
+    def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> KeyValues:
+        """Append `[B, H, n, D]` and return all keys and values so far."""
+        end = self.used + key_states.shape[2]
+        if end > self.key_buffer.shape[2]:
+            raise IndexError(f"cache of {self.key_buffer.shape[2]} slots is full: {end} needed")
+        self.key_buffer[:, :, self.used : end] = key_states
+        self.value_buffer[:, :, self.used : end] = value_states
+        self.used = end
+        self.keys, self.values = self.key_buffer[:, :, :end], self.value_buffer[:, :, :end]
+        return self.keys, self.values
+
+    def select(self, rows: Tensor) -> None:
+        """Keep these rows only."""
+        self.key_buffer, self.value_buffer = self.key_buffer.index_select(0, rows), self.value_buffer.index_select(0, rows)
+        self.keys, self.values = self.key_buffer[:, :, : self.used], self.value_buffer[:, :, : self.used]
+
+
+class BranchCache(DynamicCache):
+    """Preallocated layers behind one or more prefixes."""
+
+    def __init__(self, layers: Sequence[PreallocatedLayer]) -> None:
+        super().__init__()
+        self.layers = list(layers)
+
+    def select(self, rows: Tensor) -> None:
+        """Keep these rows only, in every layer."""
+        for layer in self.layers:
+            layer.select(rows)
+
+
+def read_prefixes(cache: Cache, ids: Tensor, next_pos: int) -> list[Prefix]:
+    """The prefixes a forward over `ids [B, P]` left in `cache`, as views, one a row."""
+    stacked = [(layer.keys, layer.values) for layer in cache.layers]
+    rows, length = ids.shape
+    return [Prefix(ids[i], [(k[i : i + 1], v[i : i + 1]) for k, v in stacked], length, next_pos) for i in range(rows)]
+
+
+def expand(prefixes: Sequence[Prefix], rows: Tensor, extra: int) -> BranchCache:
+    """A cache with one row for each entry of `rows` (indices into `prefixes`) and room for `extra` tokens behind.
+
+    Prefixes are aligned at their ends: a shorter one has zeros in front, which the mask hides.
+    """
+    longest = max(p.length for p in prefixes)
+    layers = []
+    for number in range(len(prefixes[0].kv)):
+        buffers = []
+        for part in (0, 1):
+            first = prefixes[0].kv[number][part]
+            buffer = first.new_empty(len(rows), first.shape[1], longest + extra, first.shape[3])
+            buffer[:, :, :longest] = _aligned([p.kv[number][part] for p in prefixes], longest, rows)
+            buffers.append(buffer)
+        layers.append(PreallocatedLayer(buffers[0], buffers[1], longest))
+    return BranchCache(layers)
+
+
+def _aligned(parts: Sequence[Tensor], longest: int, rows: Tensor) -> Tensor:
+    """`[1, H, P_i, D]` tensors, aligned at their ends, one row for each entry of `rows`."""
+    if len(parts) == 1:
+        return parts[0]
+    if all(part.shape[2] == longest for part in parts):
+        return torch.cat(list(parts)).index_select(0, rows)
+    padded = parts[0].new_zeros(len(parts), parts[0].shape[1], longest, parts[0].shape[3])
+    for i, part in enumerate(parts):
+        padded[i, :, longest - part.shape[2] :] = part[0]
+    return padded.index_select(0, rows)

@@ -1,0 +1,139 @@
+"""A tiny random InternVL checkpoint shaped like the micro one (64 x 64 frames, 4 tokens a frame, word-level tokenizer), for tests.
+
+Its weights are sharpened: with the usual initialisation all logits are near ties, and "equal token for token" would say little.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+if TYPE_CHECKING:
+    from savi.video_lm import VideoLM
+
+SPECIALS = ("<pad>", "<bos>", "<eos>", "<unk>", "<user>", "<assistant>", "<img>")
+COLOURS = ("red", "green", "blue", "yellow", "white", "cyan", "purple")
+WORDS = (
+    *(f"Frame{i}" for i in range(1, 65)),
+    *COLOURS,
+    *["A", "B", "C", "D", "yes", "no", "ask", "spatial", "temporal", "answer", "critique", "revise", "right", "wrong", "so", "goes", "from", "to"],
+    *["what", "where", "is", "the", "circle", "square", "triangle", "cross", "left", "up", "down", "of", "still", "count", "one", "two", "three"],
+    *(f"x{i}" for i in range(10)),
+    *(f"y{i}" for i in range(10)),
+)
+TEMPLATE = (
+    "<bos>{% for message in messages %}{% if message['role'] == 'user' %}<user>{{ message['content'] }}"
+    "{% else %}<assistant>{{ message['content'] }}<eos>{% endif %}{% endfor %}{% if add_generation_prompt %}<assistant>{% endif %}"
+)
+
+
+def tiny_tokenizer() -> Any:
+    """Word-level, split on blanks and `.,:()` (dropped), as the micro tokenizer."""
+    from tokenizers import Regex, Tokenizer, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    vocabulary = {word: i for i, word in enumerate((*SPECIALS, *WORDS))}
+    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(r"[\s.,:()]+"), "removed")
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        bos_token="<bos>",
+        eos_token="<eos>",
+        pad_token="<pad>",
+        unk_token="<unk>",
+        extra_special_tokens=["<user>", "<assistant>", "<img>"],
+        chat_template=TEMPLATE,
+    )
+
+
+def sharpen(model: torch.nn.Module, seed: int = 0) -> torch.nn.Module:
+    """Draw larger random weights, so that argmax is not near a tie and attention matters."""
+    generator = torch.Generator().manual_seed(seed + 1)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            draw = torch.randn(parameter.shape, generator=generator)
+            if parameter.dim() > 1:
+                parameter.copy_(draw * (1.2 / parameter.shape[-1] ** 0.5))
+            elif not any(part in name for part in ("norm", "lambda", "ln")):
+                parameter.copy_(draw * 0.05)
+    return model.eval()
+
+
+def tiny_model(
+    lm: str = "qwen2", *, seed: int = 0, hidden: int = 64, layers: int = 3, context: int = 1024, vocabulary: int | None = None
+) -> Any:
+    """`InternVLForConditionalGeneration` with a `qwen2` or `llama` language model."""
+    from savi.compat import mend_torchvision
+
+    mend_torchvision()
+    from transformers import InternVLConfig, InternVLForConditionalGeneration, InternVLVisionConfig, LlamaConfig, Qwen2Config
+
+    torch.manual_seed(seed)
+    text = (LlamaConfig if lm == "llama" else Qwen2Config)(
+        vocab_size=vocabulary or len(SPECIALS) + len(WORDS),
+        hidden_size=hidden,
+        intermediate_size=2 * hidden,
+        num_hidden_layers=layers,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=context,
+        bos_token_id=1,
+        eos_token_id=2,
+        pad_token_id=0,
+        tie_word_embeddings=False,
+        rope_parameters={"rope_type": "default", "rope_theta": 10_000.0},
+    )
+    vision = InternVLVisionConfig(
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        image_size=64,
+        patch_size=16,
+        attention_bias=True,
+        use_mean_pooling=True,
+        layer_scale_init_value=1.0,
+    )
+    config = InternVLConfig(
+        text_config=text, vision_config=vision, image_token_id=6, image_seq_length=4, downsample_ratio=0.5, tie_word_embeddings=False
+    )
+    model = sharpen(InternVLForConditionalGeneration(config), seed)
+    model.generation_config.eos_token_id, model.generation_config.pad_token_id = 2, 0
+    return model
+
+
+def tiny_video_lm(lm: str = "qwen2", **keywords: Any) -> VideoLM:
+    """A `VideoLM` in memory around `tiny_model`."""
+    from savi.families import Preprocessing
+    from savi.video_lm import VideoLM
+
+    half = {"image_mean": [0.5] * 3, "image_std": [0.5] * 3, "size": {"height": 64, "width": 64}}
+    return VideoLM(tiny_model(lm, **keywords), tiny_tokenizer(), Preprocessing.from_json(half, {}), name=f"tiny-{lm}")
+
+
+def tiny_checkpoint(folder: Path, lm: str = "qwen2", *, dtype: torch.dtype = torch.float16, **keywords: Any) -> Path:
+    """A checkpoint folder like the micro one: float16 safetensors, tokenizer, preprocessor_config.json."""
+    folder.mkdir(parents=True, exist_ok=True)
+    tiny_model(lm, **keywords).to(dtype).save_pretrained(folder)
+    tiny_tokenizer().save_pretrained(folder)
+    half = {"image_mean": [0.5] * 3, "image_std": [0.5] * 3, "size": {"height": 64, "width": 64}}
+    (folder / "preprocessor_config.json").write_text(json.dumps(half))
+    return folder
+
+
+def tiny_frames(seed: int = 0, frames: int = 8, size: int = 64) -> np.ndarray:
+    """uint8 `[frames, size, size, 3]`: blocks of random colours, different in every frame."""
+    generator = np.random.default_rng(seed)
+    blocks = generator.integers(0, 256, (frames, 8, 8, 3), dtype=np.uint8)
+    return np.ascontiguousarray(blocks.repeat(size // 8, 1).repeat(size // 8, 2))
+
+
+def tiny_prompts(count: int, seed: int = 0, longest: int = 12) -> list[str]:
+    """Prompts of 1 to `longest` words of the tiny vocabulary."""
+    generator = np.random.default_rng(seed)
+    words = np.array(WORDS[64:])
+    return [" ".join(generator.choice(words, int(generator.integers(1, longest + 1)))) for _ in range(count)]
