@@ -1,0 +1,256 @@
+"""May these scores be compared at all? Each doubt is an `IntegrityProblem` with a code, a place and what would mend it.
+
+Checked before any statistics: a score that may not be compared is not compared. Reads only records and scores; knows no model, no
+lmms-eval and no files.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+from harness.records import SCHEMA_VERSION, Evaluation, QuestionRecord, Status
+
+Side = Literal["candidate", "baseline", "both"]
+
+EXAMPLES = 3
+UPSTREAM_TOLERANCE_PCT = 0.02
+"""lmms-eval rounds some of its scores to two decimals."""
+IGNORED_VERSIONS = frozenset({"savi"})
+"""Our own version may differ: it is what a pull request changes."""
+
+
+@dataclass(frozen=True)
+class StatusLimits:
+    """Largest share (percent of questions) of each way an answer can be doubtful, before the score itself is doubtful (ours)."""
+
+    unparsed: float = 10.0
+    empty: float = 1.0
+    degenerate: float = 1.0
+    judged: float = 0.0
+    failed: float = 0.0
+
+
+@dataclass(frozen=True)
+class IntegrityProblem:
+    """One reason not to compare. `code` is stable and machine-readable; `message` names place and mend."""
+
+    benchmark: str
+    side: Side
+    code: str
+    message: str
+    excused_by: str | None = None
+
+
+def _some(items: Iterable[str], total: int | None = None) -> str:
+    """The first few of `items`, and how many more there are."""
+    listed = list(items)
+    n = len(listed) if total is None else total
+    shown = ", ".join(repr(x) for x in listed[:EXAMPLES])
+    return f"{shown} and {n - EXAMPLES} more" if n > EXAMPLES else shown
+
+
+def task_mean_pct(records: Sequence[QuestionRecord], credit: Literal["strict", "upstream"], *, skip_empty: bool = False) -> float:
+    """Unweighted mean of the tasks' mean credits, 0-100; NaN for no records. `skip_empty`: as MVBench, empty answers leave the
+    denominator."""
+    sums: dict[str, list[float]] = {}
+    for r in records:
+        if not (skip_empty and r.status in ("empty", "failed")):
+            s = sums.setdefault(r.task, [0.0, 0.0])
+            s[0] += getattr(r, credit)
+            s[1] += 1
+        else:
+            sums.setdefault(r.task, [0.0, 0.0])
+    if not sums:
+        return math.nan
+    return 100.0 * sum(s / n if n else 0.0 for s, n in sums.values()) / len(sums)
+
+
+def check_evaluation(e: Evaluation, *, side: Side = "candidate", limits: StatusLimits | None = None) -> list[IntegrityProblem]:
+    """Everything one benchmark's evaluation can contradict by itself: counts, ids, frames, statuses, and the score its records give."""
+    limits = limits or StatusLimits()
+    score, records = e.score, e.records
+    out: list[IntegrityProblem] = []
+
+    def problem(code: str, message: str) -> None:
+        out.append(IntegrityProblem(score.benchmark, side, code, message))
+
+    if score.schema_version != SCHEMA_VERSION:
+        problem(
+            "schema", (f"score.json has schema {score.schema_version}, this tool reads {SCHEMA_VERSION}: evaluate again with this version")
+        )
+    if not records:
+        problem("no_records", "there are no question records: evaluate again")
+        return out
+    n = len(records)
+    if n != score.n_expected:
+        problem("count", f"{n:,} questions recorded, {score.n_expected:,} expected: the set is not complete")
+    if n != score.n:
+        problem("count", f"score.json says n={score.n:,}, questions.jsonl has {n:,} lines")
+    twice = [q for q, c in Counter(r.question_id for r in records).items() if c > 1]
+    if twice:
+        problem("duplicates", f"{len(twice):,} question ids occur more than once: {_some(twice)}")
+    other = sorted({r.benchmark for r in records} - {score.benchmark})
+    if other:
+        problem("benchmark", f"records of another benchmark in this file: {_some(other)}")
+    nameless = sum(not r.video_id for r in records)
+    if nameless:
+        problem("videos", f"{nameless:,} records have no video_id, so they cannot be clustered")
+    videos = len({r.video_id for r in records})
+    if videos != score.videos:
+        problem("videos", f"score.json says {score.videos:,} videos, the records name {videos:,}")
+    out += _check_statuses(e, side, limits)
+    out += _check_frames(e, side)
+    out += _check_score(e, side)
+    return out
+
+
+def _check_statuses(e: Evaluation, side: Side, limits: StatusLimits) -> list[IntegrityProblem]:
+    score, records = e.score, e.records
+    out: list[IntegrityProblem] = []
+    counts = Counter(r.status for r in records)
+    stated = {k: v for k, v in score.statuses.items() if v}
+    if stated != dict(counts):
+        out.append(IntegrityProblem(score.benchmark, side, "statuses", f"score.json counts {stated}, the records have {dict(counts)}"))
+    for status in get_args(Status):
+        limit = getattr(limits, status, None)
+        share = 100.0 * counts[status] / len(records)
+        if limit is not None and share > limit:
+            ids = (r.question_id for r in records if r.status == status)
+            out.append(
+                IntegrityProblem(
+                    score.benchmark,
+                    side,
+                    status,
+                    f"{counts[status]:,} of {len(records):,} answers ({share:.2f} %) are {status}, at most {limit:g} % may be: "
+                    f"{_some(ids, counts[status])}",
+                )
+            )
+    hidden = [r.question_id for r in records if r.error is not None and r.status != "failed"]
+    if hidden:
+        out.append(
+            IntegrityProblem(
+                score.benchmark, side, "swallowed", (f"{len(hidden):,} answers carry an error but are scored as answers: {_some(hidden)}")
+            )
+        )
+    credited = [
+        r.question_id
+        for r in records
+        if r.strict > 0 and (r.status in ("empty", "unparsed", "failed") or (r.parsed is None and r.status == "ok"))
+    ]
+    if credited:
+        out.append(
+            IntegrityProblem(
+                score.benchmark, side, "credit", (f"{len(credited):,} answers no rule could read have strict credit: {_some(credited)}")
+            )
+        )
+    return out
+
+
+def _check_frames(e: Evaluation, side: Side) -> list[IntegrityProblem]:
+    asked = e.score.provenance.frames.get("num_frames")
+    if not isinstance(asked, int) or isinstance(asked, bool):
+        return [
+            IntegrityProblem(
+                e.score.benchmark, side, "frames", ("score.json does not say how many frames were asked for (frames.num_frames)")
+            )
+        ]
+    wrong = [r for r in e.records if r.frames != asked and r.status != "failed"]
+    if not wrong:
+        return []
+    shown = _some(f"{r.video_id}: {r.frames}" for r in wrong)
+    return [
+        IntegrityProblem(e.score.benchmark, side, "frames", (f"{len(wrong):,} questions were asked on other than {asked} frames: {shown}"))
+    ]
+
+
+def _check_score(e: Evaluation, side: Side) -> list[IntegrityProblem]:
+    out: list[IntegrityProblem] = []
+    for credit, stated in (("strict", e.score.strict_pct), ("upstream", e.score.upstream_pct)):
+        found = task_mean_pct(e.records, credit)  # type: ignore[arg-type]
+        ways = [found] if credit == "strict" else [found, task_mean_pct(e.records, credit, skip_empty=True)]  # type: ignore[arg-type]
+        tolerance = 1e-6 if credit == "strict" else UPSTREAM_TOLERANCE_PCT
+        if not any(abs(w - stated) <= tolerance for w in ways):  # NaN fails here, as it must
+            out.append(
+                IntegrityProblem(
+                    e.score.benchmark,
+                    side,
+                    "score",
+                    (f"score.json says {credit} {stated:.4f}, its records give {found:.4f}: one of the files was changed"),
+                )
+            )
+    per_task: dict[str, list[float]] = {}
+    for r in e.records:
+        per_task.setdefault(r.task, []).append(r.strict)
+    for task, stated in e.score.subtasks.items():
+        credits = per_task.get(task)
+        if credits is None or not abs(100.0 * sum(credits) / len(credits) - stated) <= 1e-6:
+            out.append(IntegrityProblem(e.score.benchmark, side, "score", f"task {task}: score.json and the records disagree"))
+            break
+    return out
+
+
+def check_pair(candidate: Evaluation, baseline: Evaluation) -> list[IntegrityProblem]:
+    """Whether two evaluations of one benchmark saw the same questions in the same way (everything but the weights)."""
+    name = candidate.score.benchmark
+    out: list[IntegrityProblem] = []
+
+    def problem(code: str, message: str) -> None:
+        out.append(IntegrityProblem(name, "both", code, message))
+
+    a, b = candidate.score, baseline.score
+    if a.scale != b.scale:
+        problem("scale", f"candidate is of scale {a.scale!r}, baseline of {b.scale!r}: scales are never compared")
+    mine = {r.question_id: r for r in candidate.records}
+    theirs = {r.question_id: r for r in baseline.records}
+    only_a, only_b = mine.keys() - theirs.keys(), theirs.keys() - mine.keys()
+    if only_a or only_b:
+        problem(
+            "questions",
+            f"n {len(mine):,} against {len(theirs):,}; only in candidate: {len(only_a):,} ({_some(sorted(only_a)) or 'none'}), "
+            f"only in baseline: {len(only_b):,} ({_some(sorted(only_b)) or 'none'})",
+        )
+    both = mine.keys() & theirs.keys()
+    for code, field in (("prompts", "prompt"), ("targets", "target"), ("videos", "video_id"), ("tasks", "task"), ("frames", "frames")):
+        differ = sorted(
+            q for q in both if getattr(mine[q], field) != getattr(theirs[q], field) and "failed" not in (mine[q].status, theirs[q].status)
+        )
+        if differ:
+            problem(code, f"{field} differs for {len(differ):,} questions: {_some(differ)}")
+    p, q = a.provenance, b.provenance
+    if p.media != q.media:
+        problem("media", f"the videos differ (fingerprints {p.media[:12]} and {q.media[:12]}): evaluate both on the same files")
+    if p.prompts != q.prompts:
+        problem("prompts", f"the prompts' fingerprints differ ({p.prompts[:12]} and {q.prompts[:12]})")
+    _compare("generation", p.generation, q.generation, problem_to=out, name=name)
+    _compare("frame_settings", p.frames, q.frames, problem_to=out, name=name)
+    versions = [{k: v for k, v in x.versions.items() if k not in IGNORED_VERSIONS} for x in (p, q)]
+    _compare("versions", versions[0], versions[1], problem_to=out, name=name)
+    if p.seed != q.seed:
+        problem("seed", f"seed {p.seed} against {q.seed}")
+    return out
+
+
+def _compare(code: str, a: Mapping[str, object], b: Mapping[str, object], *, problem_to: list[IntegrityProblem], name: str) -> None:
+    keys = [k for k in sorted(a.keys() | b.keys()) if a.get(k) != b.get(k)]
+    if keys:
+        shown = "; ".join(f"{k}: {a.get(k)!r} against {b.get(k)!r}" for k in keys)
+        problem_to.append(IntegrityProblem(name, "both", code, f"{code.replace('_', ' ')} differ: {shown}"))
+
+
+def check_sets(
+    candidate: Mapping[str, object], baseline: Mapping[str, object], wanted: Sequence[str] | None = None
+) -> list[IntegrityProblem]:
+    """Benchmarks that one side lacks (of those `wanted`, or of all that either has)."""
+    names = list(wanted) if wanted else sorted(candidate.keys() | baseline.keys())
+    out: list[IntegrityProblem] = []
+    sides: tuple[tuple[Side, Mapping[str, object]], ...] = (("candidate", candidate), ("baseline", baseline))
+    for name in names:
+        for side, has in sides:
+            if name not in has:
+                mend = f"the {side} has no {name}: evaluate it, or name the benchmarks to compare"
+                out.append(IntegrityProblem(name, side, "missing", mend))
+    return out

@@ -1,0 +1,258 @@
+"""The statistics the gate stands on: clustered means, non-inferiority, sign flips, McNemar, Wilson, Holm, power.
+
+Plain functions over numpy arrays in fractions (a credit is 0-1, a difference -1 to 1); nothing here knows records, files or
+percentages. Everything that simulations repeat thousands of times takes leading axes, so that the simulated gate and the real one run
+the same lines. What scipy.stats offers is called, not rewritten.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import stats as sps
+from scipy.optimize import brentq
+
+Floats = NDArray[np.float64]
+Ints = NDArray[np.int64]
+
+FEW_DISCORDANT = 5
+"""Below this many videos that changed, the data say nothing about clustering: whole videos are taken to change together."""
+
+
+@dataclass(frozen=True)
+class Design:
+    """How questions hang together: their weight in the score, their video, their task.
+
+    A score is the unweighted mean of its tasks' means, so a question weighs 1 / (tasks x questions in its task). `weights` [Q] sum to 1,
+    `clusters` [Q] number the videos 0..G-1, `tasks` [Q] number the tasks 0..K-1; `task_weight` [G, K] is the weight a video has in a task.
+    """
+
+    weights: Floats
+    clusters: Ints
+    tasks: Ints
+    task_weight: Floats
+
+    @property
+    def n(self) -> int:
+        """Questions."""
+        return len(self.weights)
+
+    @property
+    def videos(self) -> int:
+        """Clusters."""
+        return len(self.task_weight)
+
+    @property
+    def cluster_weight(self) -> Floats:
+        """Weight of each video in the score [G]; sums to 1."""
+        return np.asarray(self.task_weight.sum(axis=1))
+
+    def totals(self, values: Floats) -> Floats:
+        """Weighted sum of `values` [..., Q] in each video [..., G]."""
+        if values.ndim == 1:
+            return np.asarray(np.bincount(self.clusters, weights=self.weights * values, minlength=self.videos), dtype=np.float64)
+        flat = (values * self.weights).reshape(-1, self.n)
+        order, starts = self._sorted()
+        return np.asarray(np.add.reduceat(flat[:, order], starts, axis=1)).reshape(*values.shape[:-1], self.videos)
+
+    def task_means(self, values: Floats) -> Floats:
+        """Mean of `values` [..., Q] in each task [..., K]."""
+        one_hot = np.zeros((self.n, self.task_weight.shape[1]))
+        one_hot[np.arange(self.n), self.tasks] = 1.0
+        return np.asarray((values @ one_hot) / one_hot.sum(axis=0))
+
+    def _sorted(self) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+        order = np.argsort(self.clusters, kind="stable")
+        counts = np.bincount(self.clusters, minlength=self.videos)
+        return order, np.concatenate([[0], np.cumsum(counts)[:-1]])
+
+
+def design(clusters: Sequence[str] | Ints, tasks: Sequence[str] | Ints) -> Design:
+    """Build a `Design` from each question's video and task.
+
+    Raises:
+        ValueError: no questions, or the two differ in length.
+    """
+    if len(clusters) == 0 or len(clusters) != len(tasks):
+        raise ValueError(f"a design needs as many videos as tasks and at least one question, got {len(clusters)} and {len(tasks)}")
+    _, c = np.unique(np.asarray(clusters), return_inverse=True)
+    _, t = np.unique(np.asarray(tasks), return_inverse=True)
+    k = int(t.max()) + 1
+    w = 1.0 / (k * np.bincount(t, minlength=k)[t])
+    tw = np.zeros((int(c.max()) + 1, k))
+    np.add.at(tw, (c, t), w)
+    return Design(w, c.astype(np.int64), t.astype(np.int64), tw)
+
+
+@dataclass(frozen=True)
+class ClusterMean:
+    """A weighted mean and its standard error clustered by video (fractions); arrays where `values` had leading axes."""
+
+    estimate: Any
+    se: Any
+    df: int
+    totals: Floats
+    """Weighted sum of the values in each video [..., G]."""
+
+
+def cluster_mean(values: Floats, d: Design) -> ClusterMean:
+    """Mean of tasks' means with a cluster-robust standard error (CR1: G/(G-1); G-1 degrees of freedom).
+
+    `values` [..., Q]. Linearised: a video's influence is the weighted sum of its questions' deviations from their task's mean. With one
+    task this equals OLS on a constant with clustered covariance; with one question a video, the usual s/sqrt(n).
+    """
+    v = np.asarray(values, dtype=np.float64)
+    totals = d.totals(v)
+    means = d.task_means(v)
+    influence = totals - means @ d.task_weight.T
+    g = d.videos
+    factor = g / (g - 1) if g > 1 else math.inf
+    with np.errstate(invalid="ignore"):
+        se = np.sqrt(factor * (influence**2).sum(axis=-1)) if g > 1 else np.full(v.shape[:-1], np.inf)
+    est = totals.sum(axis=-1)
+    scalar = v.ndim == 1
+    return ClusterMean(float(est) if scalar else est, float(se) if scalar else se, g - 1, totals)
+
+
+def null_se(d: Design, loss: float, together: Any = False) -> Any:
+    """Least standard error of a paired difference whose mean is -`loss`: at least that share of the questions must have changed.
+
+    The score-test idea (Tango 1998; Yang et al. 2012 for clusters): without it a handful of changed answers gives a tiny estimated error
+    and a too easy pass. `together` (bool or array): the changed questions of a video change together, the worst case.
+    """
+    var = loss * (1.0 - loss)
+    alone, whole = math.sqrt(var * float((d.weights**2).sum())), math.sqrt(var * float((d.cluster_weight**2).sum()))
+    return np.where(together, whole, alone) if np.ndim(together) else (whole if together else alone)
+
+
+def paired_se(mean: ClusterMean, d: Design, margin: float) -> Any:
+    """Standard error the verdicts use: the clustered one, but never below what the null hypothesis itself implies (see `null_se`)."""
+    changed = (np.abs(mean.totals) > 1e-15).sum(axis=-1)
+    return np.maximum(mean.se, null_se(d, margin, changed < FEW_DISCORDANT))
+
+
+def t_upper(estimate: Any, se: Any, df: int, null: float) -> Any:
+    """One-sided p value of H0: mean <= `null` (one-sample t, `df` degrees of freedom)."""
+    return _t_p(np.asarray(estimate) - null, se, df)
+
+
+def t_lower(estimate: Any, se: Any, df: int, null: float) -> Any:
+    """One-sided p value of H0: mean >= `null`."""
+    return _t_p(null - np.asarray(estimate), se, df)
+
+
+def _t_p(diff: Any, se: Any, df: int) -> Any:
+    if df < 1:
+        return np.ones_like(diff)[()]
+    with np.errstate(divide="ignore", invalid="ignore"):
+        t = np.where(
+            np.asarray(se) > 0, diff / np.where(np.asarray(se) > 0, se, 1.0), np.where(diff > 0, np.inf, np.where(diff < 0, -np.inf, 0.0))
+        )
+    return sps.t.sf(t, df)[()]
+
+
+@lru_cache(maxsize=4096)
+def t_quantile(p: float, df: int) -> float:
+    """Quantile of Student's t; infinite for no degrees of freedom."""
+    return float(sps.t.ppf(p, df)) if df >= 1 else math.inf
+
+
+def sign_flip(totals: Floats, *, draws: int = 99_999, seed: int = 0) -> tuple[float, float]:
+    """Cluster sign-flip permutation test: one-sided p values (mean > 0, mean < 0).
+
+    `totals` [G]: the weighted difference of each video, whose sign is a coin toss when the two models are exchangeable. Exact where
+    the totals are whole multiples of their smallest step (one task: counts); otherwise `draws` seeded flips, drawn as one binomial for each
+    distinct size, with the observed arrangement counted among them (so that p is never 0).
+    """
+    sizes = np.abs(totals)
+    sizes = sizes[sizes > 1e-15]
+    if len(sizes) == 0:
+        return 1.0, 1.0
+    observed = float(totals.sum())
+    step = float(sizes.min())
+    whole = np.rint(sizes / step)
+    if np.allclose(whole * step, sizes, rtol=1e-9, atol=0) and whole.sum() <= 50_000:
+        return _sign_flip_exact(whole.astype(int), round(observed / step))
+    value, count = np.unique(np.round(sizes / step, 9), return_counts=True)
+    rng = np.random.default_rng(seed)
+    sums = np.zeros(draws)
+    for v, c in zip(value * step, count, strict=True):
+        sums += v * (2.0 * rng.binomial(int(c), 0.5, size=draws) - c)
+    tie = 1e-9 * step
+    return float((1 + (sums >= observed - tie).sum()) / (draws + 1)), float((1 + (sums <= observed + tie).sum()) / (draws + 1))
+
+
+def _sign_flip_exact(sizes: NDArray[np.int_], observed: int) -> tuple[float, float]:
+    # Number of pluses of each size is binomial; their sum's distribution is the convolution of the (stretched) binomials.
+    dist = np.ones(1)
+    for v, c in zip(*np.unique(sizes, return_counts=True), strict=True):
+        pmf = np.zeros(int(v) * int(c) + 1)
+        pmf[:: int(v)] = sps.binom.pmf(np.arange(int(c) + 1), int(c), 0.5)
+        dist = np.convolve(dist, pmf)
+    plus = (observed + int(sizes.sum())) // 2
+    return min(1.0, float(dist[plus:].sum())), min(1.0, float(dist[: plus + 1].sum()))
+
+
+def mcnemar(gained: int, lost: int) -> tuple[float, float]:
+    """Exact one-sided McNemar p values (better, worse) from the discordant counts."""
+    if gained + lost == 0:
+        return 1.0, 1.0
+    test = [float(sps.binomtest(gained, gained + lost, 0.5, alternative=a).pvalue) for a in ("greater", "less")]
+    return test[0], test[1]
+
+
+def wilson(right: int, n: int, confidence: float = 0.95) -> tuple[float, float]:
+    """Wilson score interval of a share (fractions)."""
+    ci = sps.binomtest(right, n).proportion_ci(confidence_level=confidence, method="wilson")
+    return float(ci.low), float(ci.high)
+
+
+def holm(p: Sequence[float] | Floats) -> Floats:
+    """Holm's step-down adjusted p values along the last axis ([..., m], order kept)."""
+    a = np.asarray(p, dtype=np.float64)
+    m = a.shape[-1] if a.ndim else 0
+    if m == 0:
+        return a
+    order = np.argsort(a, axis=-1, kind="stable")
+    stepped = np.take_along_axis(a, order, -1) * (m - np.arange(m))
+    stepped = np.minimum(np.maximum.accumulate(stepped, axis=-1), 1.0)
+    out = np.empty_like(a)
+    np.put_along_axis(out, order, stepped, -1)
+    return out
+
+
+def t_power(effect: float, se: float, df: int, alpha: float) -> float:
+    """Power of the one-sided one-sample t test at a true `effect` (noncentral t)."""
+    if df < 1 or not math.isfinite(se):
+        return 0.0
+    if se == 0:
+        return 1.0 if effect > 0 else 0.0
+    return float(sps.nct.sf(t_quantile(1 - alpha, df), df, effect / se))
+
+
+def mde(se: float, df: int, alpha: float, power: float = 0.8) -> float:
+    """Smallest true effect (same unit as `se`) the one-sided t test sees with `power`; infinite where there is no error estimate."""
+    if df < 1 or not math.isfinite(se):
+        return math.inf
+    if se == 0:
+        return 0.0
+    return se * _unit_mde(df, round(alpha, 12), power)
+
+
+@lru_cache(maxsize=4096)
+def _unit_mde(df: int, alpha: float, power: float) -> float:
+    guess = t_quantile(1 - alpha, df) + t_quantile(power, df)
+    return float(brentq(lambda x: t_power(x, 1.0, df, alpha) - power, 0.0, 4.0 * guess + 10.0, xtol=1e-12))
+
+
+def n_needed(n: int, mde_now: float, effect: float) -> int | None:
+    """Questions needed to see `effect` with the power of `mde_now`, at the discordance and clustering seen; None where unknowable."""
+    if effect <= 0 or not math.isfinite(mde_now):
+        return None
+    return max(1, math.ceil(n * (mde_now / effect) ** 2))

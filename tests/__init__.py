@@ -1,0 +1,1 @@
+"""Makes `tests.*` this folder, whatever packages called `tests` are installed."""
