@@ -1,0 +1,84 @@
+"""The audit's arithmetic on its own: GRIM, an unpaired z, what discordance a paired test bears, Holm. Pure functions of a few numbers.
+
+GRIM: Brown and Heathers 2017. Paired bound: McNemar 1947. Several gains: Holm 1979.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from decimal import Decimal
+from fractions import Fraction
+from statistics import NormalDist
+
+
+@dataclass(frozen=True)
+class Grim:
+    """Whether an accuracy can come from n questions: by rounding (either rule for halves) or by cutting digits off."""
+
+    rounded: bool
+    truncated: bool
+    below: float
+    above: float
+    """The nearest accuracies that n questions do allow, in percent."""
+
+
+def grim(value: Decimal, n: int, decimals: int) -> Grim:
+    """Check `value` percent, shown with `decimals` decimals, against n questions (each right or wrong)."""
+    v, unit = Fraction(value), Fraction(1, 10**decimals)
+    low, high = v - unit / 2, v + unit / 2
+    rounded = math.ceil(low * n / 100) <= math.floor(high * n / 100)
+    k = math.ceil(v * n / 100)
+    truncated = Fraction(100 * k, n) < v + unit
+    under = math.floor(v * n / 100)
+    return Grim(rounded, truncated, float(Fraction(100 * under, n)), float(Fraction(100 * (under + 1), n)))
+
+
+def unpaired_z(candidate_pct: float, base_pct: float, n: int) -> float:
+    """z of a difference of two accuracies on n questions each, taken as independent (variances not pooled)."""
+    p, q = candidate_pct / 100, base_pct / 100
+    variance = (p * (1 - p) + q * (1 - q)) / n
+    return (p - q) / math.sqrt(variance) if variance > 0 else math.copysign(math.inf, p - q) if p != q else 0.0
+
+
+def two_sided(z: float) -> float:
+    """Two-sided p-value of a standard normal z."""
+    return math.erfc(abs(z) / math.sqrt(2))
+
+
+def z_crit(alpha: float) -> float:
+    """z beyond which a two-sided test at `alpha` is significant."""
+    return NormalDist().inv_cdf(1 - alpha / 2)
+
+
+def max_discordant(gain_points: float, n: int, alpha: float) -> float:
+    """Largest discordant share (0-1) with a significant McNemar test: with b + c = D n and b - c = d n, z = d n / sqrt(D n)."""
+    return n * (gain_points / 100) ** 2 / z_crit(alpha) ** 2
+
+
+def max_discordant_exact(gain_points: float, n: int, alpha: float) -> float | None:
+    """The same for the exact test: the most discordant questions m, with b - c = round(d n), whose two-sided binomial p is at most alpha.
+
+    None where not even the fewest possible (all of them in one direction) reach alpha. O(n) in the number of questions.
+    """
+    import numpy as np
+    from scipy import stats
+
+    net = round(abs(gain_points) * n / 100)
+    if net == 0:
+        return None
+    m = np.arange(net, n + 1, 2)
+    p = np.minimum(1.0, 2 * stats.binom.cdf((m - net) // 2, m, 0.5))
+    good = m[p <= alpha]
+    return float(good.max()) / n if good.size else None
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """Holm's adjusted p-values, in the given order."""
+    order = sorted(range(len(p_values)), key=lambda i: p_values[i])
+    out, running = [0.0] * len(p_values), 0.0
+    for rank, i in enumerate(order):
+        running = max(running, min(1.0, (len(p_values) - rank) * p_values[i]))
+        out[i] = running
+    return out
