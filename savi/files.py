@@ -36,8 +36,8 @@ def write_bytes_atomic(path: str | Path, data: bytes) -> Path:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
-        os.chmod(temporary, 0o666 & ~_umask())  # mkstemp makes it readable by its owner alone
-        os.replace(temporary, target)
+        Path(temporary).chmod(0o666 & ~_umask())  # mkstemp makes it readable by its owner alone
+        Path(temporary).replace(target)
     except BaseException:
         Path(temporary).unlink(missing_ok=True)
         raise
