@@ -1,0 +1,358 @@
+"""Training on preference pairs: a small `transformers.Trainer` that runs packed steps, and `train_dpo` around it.
+
+Accelerate brings what Trainer brings (several processes, mixed precision, resume); what is ours is the plan of steps, the packed forward pass
+and the loss. A step's pairs do not depend on the number of processes, its loss is divided by its global number of pairs, and the reference is
+scored once, before the first step, from the same packing. No second model is held in memory.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import shutil
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+
+from savi.attention import use_tree_attention
+from savi.compat import mend_torchvision
+from savi.dpo import DPOSettings, reward_sums, step_loss
+from savi.examples import DroppedPair, Example, NoPairsError, Step, Unit, VideoStore, frames_of_pairs, make_plan, make_units, tokenise
+from savi.files import write_jsonl_atomic
+from savi.packing import Row, batches, pack, packed_logps, separate_logps, unwrap
+from savi.preferences import PreferencePair
+
+mend_torchvision()  # Trainer's module looks for torchvision when it is imported
+
+from transformers import PrinterCallback, Trainer, TrainerCallback  # noqa: E402
+
+if TYPE_CHECKING:
+    from trl import DPOConfig
+
+    from savi.families import Family
+    from savi.video_lm import VideoLM
+
+Progress = Callable[[int, int], None]
+"""Called with (done, total)."""
+
+TRAIN_FOLDER = "train"
+MODEL_FOLDER = "model"
+LOG_FILE = "log.jsonl"
+
+
+@dataclass(frozen=True)
+class TrainResult:
+    """`checkpoint`: folder of the trained weights, a plain checkpoint; `log`: the rows of train/log.jsonl; pairs used and dropped."""
+
+    checkpoint: Path
+    log: tuple[dict[str, float], ...]
+    steps: int
+    pairs_used: int
+    pairs_dropped: tuple[DroppedPair, ...]
+
+
+class PackedDPOTrainer(Trainer):
+    """`transformers.Trainer` whose data are the steps of a plan (one batch of its loader = one optimiser step of any number of micro-batches).
+
+    `args` is TRL's `DPOConfig`; what it does not say (method, engine, micro-batch size) is in `settings`.
+    """
+
+    loss_is_scaled_for_ga = True  # step_loss divides by the step's global number of pairs itself
+
+    def __init__(
+        self,
+        model: nn.Module,
+        args: DPOConfig,
+        *,
+        settings: DPOSettings,
+        family: Family,
+        examples: Sequence[Example],
+        plan: Sequence[Step],
+        store: VideoStore,
+        callbacks: list[TrainerCallback] | None = None,
+    ) -> None:
+        super().__init__(model=model, args=args, train_dataset=_Plan(plan), callbacks=callbacks)
+        self.remove_callback(PrinterCallback)  # the log goes to a file, progress to the caller
+        self.settings = settings
+        self.family = family
+        self.examples = examples
+        self.store = store
+        self.reference: Tensor | None = None
+        self._sums: dict[str, float] = defaultdict(float)
+
+    # data: the plan as it stands, the same on every process
+
+    def get_train_dataloader(self) -> DataLoader[Step]:
+        return DataLoader(self.train_dataset, batch_size=1, shuffle=False, collate_fn=_only)
+
+    def get_batch_samples(self, epoch_iterator: Iterator[Step], num_batches: int, device: torch.device) -> tuple[list[Step], None]:
+        return [next(epoch_iterator) for _ in range(num_batches)], None
+
+    def floating_point_ops(self, inputs: Any) -> int:
+        return 0  # Trainer's estimate knows neither shared prefixes nor frozen towers
+
+    # one step
+
+    def training_step(self, model: nn.Module, inputs: Step, num_items_in_batch: Tensor | int | None = None) -> Tensor:
+        """Forward and backward of all micro-batches of a step; returns the step's loss times the number of processes, as Trainer averages it."""
+        model.train()
+        total = torch.zeros((), device=self.args.device)
+        micros = self._micro_batches(inputs)
+        for number, (units, rows, weight) in enumerate(micros, start=1):
+            last = number == len(micros)
+            self.accelerator.gradient_state._set_sync_gradients(last)
+            with contextlib.nullcontext() if last else self.accelerator.no_sync(model=model):
+                with self.compute_loss_context_manager():
+                    loss = self._share_of_loss(model, inputs, units, rows) * weight
+                self.accelerator.backward(loss)
+            total += loss.detach().float()
+        return total
+
+    def _micro_batches(self, step: Step) -> list[tuple[list[Unit], list[Row], float]]:
+        """This process's units of a step in batches that fit, each with a weight of 1 (times processes, undoing their averaging).
+
+        All processes run the same number of forward passes, or those that shard the model would wait for each other: who has fewer repeats one
+        with weight 0.
+        """
+        world, rank = self.args.world_size, self.args.process_index
+        mine = list(step.units[rank::world])
+        rows = [self._row(unit) for unit in mine]
+        groups = [([mine[i] for i in group], [rows[i] for i in group], float(world)) for group in self._group(rows)]
+        if world > 1:
+            most = torch.tensor(len(groups), device=self.args.device)
+            torch.distributed.all_reduce(most, op=torch.distributed.ReduceOp.MAX)
+            spare = step.units[0]
+            groups += [([spare], [self._row(spare)], 0.0)] * (int(most) - len(groups))
+        return groups
+
+    def _group(self, rows: Sequence[Row]) -> list[list[int]]:
+        if self.settings.engine == "plain":
+            return [[i] for i in range(len(rows))]
+        return batches(rows, self.settings.max_batch_tokens)
+
+    def _row(self, unit: Unit) -> Row:
+        return Row(self.store.get(unit.video), tuple(self.examples[number].tokens for number in unit.examples))
+
+    def _share_of_loss(self, model: nn.Module, step: Step, units: Sequence[Unit], rows: Sequence[Row]) -> Tensor:
+        policy, lengths = self.logps(model, rows)
+        numbers = [number for unit in units for number in unit.examples]
+        reference = None if self.reference is None else self.reference[numbers].to(policy)
+        for key, value in reward_sums(policy, reference, lengths, self.settings).items():
+            self._sums[key] += value
+        return step_loss(policy, reference, lengths, self.settings, step_pairs=step.pairs, step_chosen_tokens=step.chosen_tokens)
+
+    def logps(self, model: nn.Module, rows: Sequence[Row]) -> tuple[Tensor, Tensor]:
+        """Log-probabilities [n, 2] of the rows' completions and their lengths [n, 2]."""
+        if self.settings.engine == "plain":
+            lengths = [(len(pair.chosen), len(pair.rejected)) for row in rows for pair in row.pairs]
+            return separate_logps(model, rows, self.family), torch.tensor(lengths, device=self.args.device)
+        batch = pack(rows, self.family, dtype=_dtype(model), device=self.args.device)
+        return packed_logps(model, batch, self.family), batch.lengths
+
+    def score_reference(self, progress: Progress | None = None) -> None:
+        """Score all pairs with the model as it is (with LoRA: adapters off), once; processes share the work."""
+        model = unwrap(self.model)
+        adapters_off = model.disable_adapter() if hasattr(model, "disable_adapter") else contextlib.nullcontext()
+        world, rank = self.args.world_size, self.args.process_index
+        units = make_units(self.examples, self.settings.pairs_per_step)[rank::world]
+        found: dict[int, list[float]] = {}
+        was_training = model.training
+        model.eval()
+        with adapters_off, torch.no_grad(), self.compute_loss_context_manager():
+            for start in range(0, len(units), 64):  # videos in memory at a time
+                part = units[start : start + 64]
+                rows = [self._row(unit) for unit in part]
+                for group in self._group(rows):
+                    logps, _ = self.logps(model, [rows[i] for i in group])
+                    numbers = [number for i in group for number in part[i].examples]
+                    found.update(zip(numbers, logps.double().tolist(), strict=True))
+                if progress is not None:
+                    progress(min(start + 64, len(units)), len(units))
+        model.train(was_training)
+        if world > 1:
+            gathered: list[Any] = [None] * world
+            torch.distributed.all_gather_object(gathered, found)
+            found = {number: row for part_found in gathered for number, row in part_found.items()}
+        self.reference = torch.tensor([found[number] for number in range(len(self.examples))], dtype=torch.float64)
+
+    # logging
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Adds what was summed since the last row, over all processes, to Trainer's loss, grad_norm and learning_rate."""
+        if "loss" in logs:
+            keys = sorted(self._sums)
+            values = torch.tensor([self._sums[key] for key in keys], dtype=torch.float64, device=self.args.device)
+            if self.args.world_size > 1:
+                torch.distributed.all_reduce(values)
+            sums = dict(zip(keys, values.tolist(), strict=True))
+            self._sums.clear()
+            pairs, tokens = sums.pop("pairs"), sums.pop("tokens")
+            logs |= {key: value / pairs for key, value in sums.items()}
+            logs["nll/chosen"] = -sums["logps/chosen"] / tokens
+        super().log(logs, start_time)
+
+
+class _Plan(torch.utils.data.Dataset[Step]):
+    def __init__(self, plan: Sequence[Step]) -> None:
+        self._plan = plan
+
+    def __len__(self) -> int:
+        return len(self._plan)
+
+    def __getitem__(self, index: int) -> Step:
+        return self._plan[index]
+
+
+def _only(items: list[Step]) -> Step:
+    return items[0]
+
+
+def _dtype(model: nn.Module) -> torch.dtype:
+    """The dtype attention is computed in: autocast's where it is on, else the weights'."""
+    device = next(model.parameters()).device.type
+    return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else next(model.parameters()).dtype
+
+
+class _LogFile(TrainerCallback):
+    """Writes train/log.jsonl: no times in it, so that a resumed run leaves the file of an uninterrupted one."""
+
+    def __init__(self, path: Path, settings: DPOSettings, progress: Progress | None) -> None:
+        self._path, self._settings, self._progress = path, settings, progress
+
+    def rows(self, state: Any) -> list[dict[str, float]]:
+        """Trainer's rows with a loss; `epoch` counts passes over the pairs (Trainer sees one long epoch)."""
+        kept = [row for row in state.log_history if "loss" in row]
+        return [{**row, "epoch": round(row["epoch"] * self._settings.epochs, 6)} for row in kept]
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self._write(state)
+
+    def on_log(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self._write(state)
+
+    def _write(self, state: Any) -> None:
+        if state.is_world_process_zero:
+            write_jsonl_atomic(self._path, self.rows(state))
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if self._progress is not None and state.is_world_process_zero:
+            self._progress(state.global_step, state.max_steps)
+
+
+def train_dpo(
+    lm: VideoLM,
+    pairs: Iterable[PreferencePair],
+    settings: DPOSettings,
+    out_dir: str | Path,
+    *,
+    progress: Progress | None = None,
+    store: VideoStore | None = None,
+) -> TrainResult:
+    """Train `lm` on preference pairs (DPO, Rafailov et al. 2023) and write `out_dir`/{train/log.jsonl, model/}.
+
+    The same pairs (in any order), settings and weights give the same bytes on one machine. With `save_steps`, a run that was killed goes on from
+    its last checkpoint and ends in the same bytes. `lm` holds the trained weights afterwards (LoRA merged): what it watched before is stale.
+    `store` brings videos that are encoded already. Under torchrun every process calls this; the first one writes.
+
+    Raises:
+        NoPairsError: no pair is left to train on, with the reasons.
+        ValueError: settings and pairs do not fit together.
+        MaskDroppedError: this model cannot be trained packed.
+    """
+    out = Path(out_dir)
+    given = list(pairs)
+    examples, dropped = tokenise(lm, given, settings)
+    if store is None and examples:
+        store = VideoStore(lm, frames_of_pairs(given, settings))
+        broken = store.load(sorted({example.video for example in examples}))
+        dropped += [DroppedPair(example.pair_id, f"video {broken[example.video]}") for example in examples if example.video in broken]
+        examples = [example for example in examples if example.video not in broken]
+    if not examples or store is None:
+        reasons = sorted({pair.reason for pair in dropped})
+        raise NoPairsError(f"no pair to train on: {len(given)} given, {len(dropped)} dropped ({'; '.join(reasons) or 'none given'})")
+    _check_context(lm, examples, store)
+
+    plan = make_plan(examples, settings)
+    args = settings.trl_config(
+        out / TRAIN_FOLDER, total_steps=len(plan), use_cpu=lm.device.type == "cpu", bf16=lm.model.dtype == torch.bfloat16
+    )
+    log_file = _LogFile(out / TRAIN_FOLDER / LOG_FILE, settings, progress)
+    model = trainable(lm, settings)
+    lm.model.config.use_cache = False
+    with contextlib.nullcontext() if settings.engine == "plain" else use_tree_attention(lm.model):
+        trainer = PackedDPOTrainer(
+            model, args, settings=settings, family=lm.family, examples=examples, plan=plan, store=store, callbacks=[log_file]
+        )
+        if settings.needs_reference:
+            trainer.score_reference()
+        trainer.train(resume_from_checkpoint=_last_checkpoint(out / TRAIN_FOLDER))
+        if hasattr(model, "merge_and_unload"):
+            lm.model = model.merge_and_unload()
+    lm.model.config.use_cache = True
+    lm.model.requires_grad_(False)
+    lm.model.eval()
+    if trainer.is_world_process_zero():
+        _save(lm, out / MODEL_FOLDER)
+        for checkpoint in (out / TRAIN_FOLDER).glob("checkpoint-*"):
+            shutil.rmtree(checkpoint)
+    trainer.accelerator.wait_for_everyone()
+    return TrainResult(out / MODEL_FOLDER, tuple(log_file.rows(trainer.state)), trainer.state.global_step, len(examples), tuple(dropped))
+
+
+def trainable(lm: VideoLM, settings: DPOSettings) -> nn.Module:
+    """The model with gradients where they belong: adapters on all linear layers of the language model (`lora_r` > 0), or the whole language
+    model with its head. Vision tower and projector are frozen, so that their features hold for the whole iteration."""
+    from transformers import set_seed
+
+    model = lm.model
+    model.requires_grad_(False)
+    text = lm.family.text_model(model)
+    if settings.lora_r == 0:
+        text.requires_grad_(True)
+        head = model.get_output_embeddings()
+        if head is not None:
+            head.requires_grad_(True)
+        return model
+    from peft import LoraConfig, get_peft_model
+
+    inside = {id(module) for module in text.modules()}
+    linear = [name for name, module in model.named_modules() if id(module) in inside and isinstance(module, nn.Linear)]
+    set_seed(settings.seed)  # the adapters' first values
+    return get_peft_model(model, LoraConfig(r=settings.lora_r, lora_alpha=settings.lora_alpha, target_modules=linear))
+
+
+def _check_context(lm: VideoLM, examples: Sequence[Example], store: VideoStore) -> None:
+    limit = int(lm.text_config.max_position_embeddings)
+    for example in examples:
+        tokens = example.tokens
+        end = store.next_pos.get(example.video, 0) + len(tokens.question) + max(len(tokens.chosen), len(tokens.rejected))
+        if end > limit:
+            raise ValueError(
+                f"pair {example.pair_id}: {end} positions, but {lm.name} has a context of {limit}; use fewer frames (num_frames) or shorter answers"
+            )
+
+
+def _last_checkpoint(folder: Path) -> str | None:
+    """The last complete checkpoint; torn ones (killed while saving) are removed. trainer_state.json is written last."""
+    complete: dict[int, Path] = {}
+    for path in folder.glob("checkpoint-*"):
+        try:
+            complete[int(json.loads((path / "trainer_state.json").read_text())["global_step"])] = path
+        except (OSError, ValueError, KeyError):
+            shutil.rmtree(path)
+    return str(complete[max(complete)]) if complete else None
+
+
+def _save(lm: VideoLM, folder: Path) -> None:
+    """Write the checkpoint beside its place first, so that a folder of that name is always whole."""
+    partial = folder.with_name(folder.name + ".partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    lm.save_pretrained(partial)
+    shutil.rmtree(folder, ignore_errors=True)
+    partial.rename(folder)
