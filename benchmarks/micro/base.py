@@ -1,0 +1,151 @@
+"""The shipped micro base model, and the one command that makes it again: `python -m benchmarks micro --rebuild-base`.
+
+Three stages from a fresh initialisation: the eye (`base_vision`), letters from text (`base_language.train_drills`), everything on videos
+(`base_language.train_language`). `Recipe` holds every number; the shipped checkpoint's own recipe and measured accuracies are in its training.json.
+"""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+from benchmarks.micro import questions as q
+from benchmarks.micro.lessons import Lesson, Mix, critique_text, draw_question, prefix_ids, wrong_key
+from benchmarks.micro.wording import ASSISTANT, EOS, Words
+from benchmarks.micro.world import Scene, make_scene
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import InternVLForConditionalGeneration
+
+BASE_DIR = Path(__file__).parent / "base"
+"""The shipped checkpoint (fp16 safetensors, tokenizer, preprocessor)."""
+_WORDS = Words()
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How the base is made (every value ours)."""
+
+    seed: int = 0
+    layers: int = 5
+    hidden: int = 128
+    vision_steps: int = 3600
+    drill_steps: int = 700
+    language_steps: int = 6000
+    pool: int = 12000
+    batch: int = 16
+    lr: float = 2e-3
+    muon_lr: float = 0.02
+    mix: Mix = field(default_factory=Mix)
+
+
+class Monitor(NamedTuple):
+    """Accuracy on unseen scenes, 0-100, by kind of reply: answered at once, as the last word of a critique, and after it."""
+
+    direct: dict[str, float]
+    critique: dict[str, float]
+    revised: dict[str, float]
+    n: int
+
+
+def greedy(model: InternVLForConditionalGeneration, features: torch.Tensor, prompts: Sequence[list[int]], max_new: int) -> list[list[int]]:
+    """Greedy replies to prompts `[N]` on videos `[N, VISUAL_TOKENS, D]`, a batch at a time; token numbers without the end of turn."""
+    import torch
+    from transformers import DynamicCache
+
+    from benchmarks.micro.base_language import embed
+
+    pre, out = prefix_ids(), []
+    with torch.no_grad():
+        for i in range(0, len(prompts), 128):
+            rows = [pre + p for p in prompts[i : i + 128]]
+            length = max(map(len, rows))
+            ids, seen = torch.zeros(len(rows), length, dtype=torch.long), torch.zeros(len(rows), length, dtype=torch.long)
+            for r, row in enumerate(rows):
+                ids[r, length - len(row) :], seen[r, length - len(row) :] = torch.tensor(row), 1
+            pos, cache = (seen.cumsum(1) - 1).clamp(min=0), DynamicCache()
+            x, p, done, made = embed(model, ids, features[i : i + 128]), pos, torch.zeros(len(rows), dtype=torch.bool), list[torch.Tensor]()
+            for _ in range(max_new):
+                h = model.model.language_model(inputs_embeds=x, attention_mask=seen, position_ids=p, past_key_values=cache, use_cache=True)
+                token = model.lm_head(h.last_hidden_state[:, -1]).argmax(-1)
+                made.append(token)
+                done |= token == _WORDS.ids[EOS]
+                if bool(done.all()):
+                    break
+                seen = torch.cat([seen, torch.ones(len(rows), 1, dtype=torch.long)], 1)
+                x, p = model.get_input_embeddings()(token[:, None]), (p[:, -1:] + 1)
+            for tokens in torch.stack(made, 1).tolist():
+                out.append(tokens[: tokens.index(_WORDS.ids[EOS])] if _WORDS.ids[EOS] in tokens else tokens)
+    return out
+
+
+def monitor(model: InternVLForConditionalGeneration, *, videos: int = 120, seed: int = 1) -> Monitor:
+    """Ask one choice and one yes/no question on each of `videos` unseen scenes; the critique is of a random reply."""
+    import torch
+
+    from benchmarks.micro.base_language import scene_features
+
+    rng = random.Random(f"monitor/{seed}")
+    scenes = [make_scene(rng) for _ in range(videos)]
+    asked: list[tuple[int, q.Question]] = []
+    for i, s in enumerate(scenes):
+        for form in ("choice", "yes_no"):
+            while (x := draw_question(s, rng)).form != form:
+                pass
+            asked.append((i, x))
+    feats = scene_features(model, scenes)[torch.tensor([i for i, _ in asked])]
+
+    def say(*texts: str) -> list[list[int]]:
+        return [_WORDS.encode(t) + [_WORDS.ids[ASSISTANT]] for t in texts]
+
+    given = [x.key if rng.random() < 0.5 else wrong_key(x, rng) for _, x in asked]
+    direct = [_WORDS.decode(t) for t in greedy(model, feats, say(*(x.lettered() for _, x in asked)), 2)]
+    heads = [f"{x.lettered()} answer {g} critique" for (_, x), g in zip(asked, given, strict=True)]
+    critiques = [_WORDS.decode(t) for t in greedy(model, feats, say(*heads), 20)]
+    revised = [_WORDS.decode(t) for t in greedy(model, feats, say(*(f"{h} {c} revise" for h, c in zip(heads, critiques, strict=True))), 2)]
+
+    def share(ok: list[bool]) -> dict[str, float]:
+        groups: dict[str, list[bool]] = {"all": ok}
+        for (_, x), o in zip(asked, ok, strict=True):
+            groups.setdefault(x.form, []).append(o)
+            groups.setdefault(x.family, []).append(o)
+        return {k: round(100 * sum(v) / len(v), 1) for k, v in groups.items()}
+
+    keys = [x.key for _, x in asked]
+    return Monitor(
+        share([a == k for a, k in zip(direct, keys, strict=True)]),
+        share([k in c.split()[-2:-1] for c, k in zip(critiques, keys, strict=True)]),
+        share([a == k for a, k in zip(revised, keys, strict=True)]),
+        len(keys),
+    )
+
+
+def rebuild(out: Path, recipe: Recipe | None = None) -> dict[str, object]:
+    """Train the micro base from nothing and write it to `out`; returns what goes to training.json. About 80 minutes on one core."""
+    from benchmarks.micro.base_language import train_drills, train_language
+    from benchmarks.micro.base_model import new_model, save_checkpoint
+    from benchmarks.micro.base_vision import train_vision
+
+    r = recipe or Recipe()
+    t0 = time.time()
+    model = new_model(r.seed, hidden=r.hidden, layers=r.layers)
+    eye = train_vision(model, steps=r.vision_steps, seed=r.seed)
+    print(f"eye: {eye}", flush=True)
+    drills = train_drills(model, steps=r.drill_steps, lr=r.lr, muon_lr=r.muon_lr, seed=r.seed)
+    train_language(
+        model, steps=r.language_steps, videos=r.pool, batch=r.batch, lr=r.lr, muon_lr=r.muon_lr, mix=r.mix, seed=r.seed,
+        report=lambda step: print(f"step {step}: {monitor(model)}", flush=True),
+    )  # fmt: skip
+    facts: dict[str, object] = {
+        "recipe": asdict(r), "eye_pct": eye, "drills_pct": drills, "monitor_pct": monitor(model, videos=300, seed=2)._asdict(), "minutes": round((time.time() - t0) / 60, 1),
+    }  # fmt: skip
+    save_checkpoint(model, out, facts)
+    return facts
+
+
+__all__ = ["BASE_DIR", "Lesson", "Monitor", "Recipe", "Scene", "greedy", "monitor", "rebuild"]
