@@ -2,7 +2,7 @@
 
 Checks of form (can the number exist? do sums and restated differences agree?) are exact, in decimals and fractions. Checks of weight
 (is a gain more than chance?) can only bound what a paired test would say, since per-question answers are not published. Every finding
-carries its arithmetic. Any folder of the same form can be audited (see `reproduce.published`).
+carries its arithmetic. Any folder of the same form can be audited (see `harness.published_tables`).
 """
 
 from __future__ import annotations
@@ -14,9 +14,7 @@ from dataclasses import asdict, dataclass, replace
 from decimal import Decimal
 from typing import Literal
 
-from harness.tables import Cell, Row, Table
-from reproduce.audit_math import grim, holm, max_discordant, max_discordant_exact, two_sided, unpaired_z, z_crit
-from reproduce.published import (
+from harness.published_tables import (
     AboveClaim,
     BenchmarkInfo,
     BestClaim,
@@ -28,6 +26,8 @@ from reproduce.published import (
     SameClaim,
     ValueClaim,
 )
+from harness.tables import Cell, Row, Table
+from reproduce.audit_math import grim, max_discordant, max_discordant_exact, two_sided, unpaired_z, z_crit
 
 AUDIT_SCHEMA = 1
 
@@ -160,7 +160,7 @@ def _grim_table(table: PublishedTable, benchmarks: dict[str, BenchmarkInfo]) -> 
             if g.rounded:
                 good += 1
                 continue
-            reason = next((x.reason for x in info.exclusions if table.texts[i].get(x.column) == x.value), "")
+            reason = table.excluded(i)
             text = (
                 f"{v} % of {b.n} is {float(v) * b.n / 100:g} right answers, no whole number; {math.floor(float(v) * b.n / 100)} would be "
                 f"{g.below:.{info.decimals + 1}f}, {math.floor(float(v) * b.n / 100) + 1} would be {g.above:.{info.decimals + 1}f}"
@@ -343,6 +343,8 @@ def _same(published: Published, c: SameClaim) -> Finding:
 
 
 def _gains(published: Published) -> list[GainFinding]:
+    from harness.stats import holm  # brings scipy
+
     families: dict[str, list[GainFinding]] = {}
     for table in published.tables.values():
         for gain in table.info.gains:
@@ -351,7 +353,7 @@ def _gains(published: Published) -> list[GainFinding]:
     out = []
     for members in families.values():
         for g, p in zip(members, holm([g.p for g in members]), strict=True):
-            out.append(replace(g, p_holm=p, family=len(members)))
+            out.append(replace(g, p_holm=float(p), family=len(members)))
     return out
 
 

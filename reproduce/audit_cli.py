@@ -32,8 +32,9 @@ def audit_command(
     strict: Annotated[bool, typer.Option("--strict", help="Exit 1 where there is a fault.")] = False,
 ) -> None:
     """Check published tables without any model: GRIM, sums, restated differences, and what each claimed gain can carry."""
+    from harness.published_tables import PublishedError
     from reproduce.audit import audit
-    from reproduce.published import PAPER_DIR, PublishedError, load_tables
+    from reproduce.published import PAPER_DIR, load_tables
 
     try:
         result = audit(load_tables(tables or PAPER_DIR))

@@ -1,12 +1,11 @@
-"""The audit's arithmetic on its own: GRIM, an unpaired z, what discordance a paired test bears, Holm. Pure functions of a few numbers.
+"""The audit's arithmetic on its own: GRIM, an unpaired z; what discordance a paired test bears. Pure functions of a few numbers.
 
-GRIM: Brown and Heathers 2017. Paired bound: McNemar 1947. Several gains: Holm 1979.
+GRIM: Brown and Heathers 2017. Paired bound: McNemar 1947.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 from fractions import Fraction
@@ -72,13 +71,3 @@ def max_discordant_exact(gain_points: float, n: int, alpha: float) -> float | No
     p = np.minimum(1.0, 2 * stats.binom.cdf((m - net) // 2, m, 0.5))
     good = m[p <= alpha]
     return float(good.max()) / n if good.size else None
-
-
-def holm(p_values: Sequence[float]) -> list[float]:
-    """Holm's adjusted p-values, in the given order."""
-    order = sorted(range(len(p_values)), key=lambda i: p_values[i])
-    out, running = [0.0] * len(p_values), 0.0
-    for rank, i in enumerate(order):
-        running = max(running, min(1.0, (len(p_values) - rank) * p_values[i]))
-        out[i] = running
-    return out

@@ -1,341 +1,32 @@
-"""The paper's numbers as data: reads results/paper/ (any folder of the same form) and puts published rows beside ours.
+"""The paper's numbers: which published rows stand beside ours at which scale.
 
-A folder of published tables is a set of CSV files and one `manifest.yaml` that says what their columns are, how many questions stand
-behind each, and what the text claims of them, each with its source. Nothing here knows a model or a run.
+Reads results/paper/ (see `harness.published_tables` for the form). Knows the paper, but no model and no run.
 """
 
 from __future__ import annotations
 
-import csv
-import io
-import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from decimal import Decimal, InvalidOperation
 from pathlib import Path
-from typing import Annotated, Literal
 
-import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
-
+from harness.published_tables import Published, PublishedError, load_published
 from harness.records import Evaluation
 from harness.tables import PAPER_SCALES, PublishedRow, ScoreRule, Table, results_table
 
 PAPER_DIR = Path(__file__).resolve().parent.parent / "results" / "paper"
-MANIFEST_FILE = "manifest.yaml"
-MAX_FILE_BYTES = 5_000_000
-
-
-class PublishedError(ValueError):
-    """A folder of published tables that cannot be read: names the file, the place and the mend."""
-
-
-class _Model(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class Variant(_Model):
-    """Another question count that a benchmark's number may rest on, where the source does not say which."""
-
-    n: int = Field(gt=0)
-    meaning: str
-
-
-class BenchmarkInfo(_Model):
-    """What stands behind a column: number of questions and videos, and whether a score is a share of n right answers."""
-
-    title: str
-    n: int = Field(gt=0)
-    videos: int | None = Field(default=None, gt=0)
-    source: str
-    granularity: Literal["single", "mean", "unknown"] = "single"
-    """single: right answers / n. mean: unweighted mean of equal subtasks, so still a multiple of 1/n. unknown: aggregation undocumented."""
-    variants: tuple[Variant, ...] = ()
-    undocumented: str = ""
-    """What is not documented about how the number came about; becomes a finding of its own."""
-
-
-class Exclusion(_Model):
-    """Rows whose numbers may rest on other questions: their GRIM result is reported with this reason, not counted as impossible."""
-
-    column: str
-    value: str
-    reason: str
-
-
-class GapRow(_Model):
-    """A row that states the mean of all other rows minus one reference row."""
-
-    label: str
-    reference: str
-
-
-class Gain(_Model):
-    """A candidate row claimed to be better than a baseline row of the same table."""
-
-    candidate: str
-    baseline: str
-    family: str = ""
-    """Gains of one family are corrected together (Holm); empty: this gain's own benchmarks are the family."""
-
-
-class TableInfo(_Model):
-    """One CSV file and what is in it."""
-
-    file: str
-    title: str
-    label: str
-    """Column with the rows' names."""
-    kind: Literal["accuracy", "counts"]
-    decimals: int = Field(default=1, ge=0, le=6)
-    columns: dict[str, str] = {}
-    """Numeric column -> benchmark it measures; columns of no benchmark map to ''."""
-    text_columns: tuple[str, ...] = ()
-    exclusions: tuple[Exclusion, ...] = ()
-    total_row: str | None = None
-    gap_row: GapRow | None = None
-    gains: tuple[Gain, ...] = ()
-
-
-class CellRef(_Model):
-    """One cell of one table."""
-
-    table: str
-    row: str
-    column: str
-
-
-class _Claim(_Model):
-    id: str
-    text: str
-    """What is stated, in our words with the source's numbers."""
-    source: str
-
-
-class ValueClaim(_Claim):
-    """The text restates a table's value."""
-
-    kind: Literal["value"]
-    cell: CellRef
-    value: Decimal
-
-
-class DifferenceClaim(_Claim):
-    """The text states cell minus other."""
-
-    kind: Literal["difference"]
-    cell: CellRef
-    other: CellRef
-    value: Decimal
-    unit: Literal["points", "percent"] = "points"
-    """What the text calls the difference; a difference of percentages called `%` is noted."""
-
-
-class BestClaim(_Claim):
-    """The text states that a row leads a column (`among`: only these rows; all by default)."""
-
-    kind: Literal["best"]
-    cell: CellRef
-    among: tuple[str, ...] = ()
-
-
-class AboveClaim(_Claim):
-    """The text states that one row is above another in all the named columns (`comparable`: or not clearly below)."""
-
-    kind: Literal["above"]
-    table: str
-    row: str
-    other: str
-    columns: tuple[str, ...]
-    comparable: bool = False
-
-
-class SameClaim(_Claim):
-    """Two tables give the same rows, so shared columns must agree."""
-
-    kind: Literal["same"]
-    table: str
-    row: str
-    other_table: str
-    other_row: str
-
-
-Claim = Annotated[ValueClaim | DifferenceClaim | BestClaim | AboveClaim | SameClaim, Field(discriminator="kind")]
-
-
-class Manifest(_Model):
-    """What manifest.yaml holds."""
-
-    title: str
-    source: str
-    link: str | None = None
-    alpha: float = Field(default=0.05, gt=0, lt=0.5)
-    benchmarks: dict[str, BenchmarkInfo]
-    tables: tuple[TableInfo, ...]
-    claims: tuple[Claim, ...] = ()
-    missing: tuple[str, ...] = ()
-    """What is known to be left out, and why."""
-
-    @model_validator(mode="after")
-    def _names_exist(self) -> Manifest:
-        files = [t.file for t in self.tables]
-        if len(set(files)) != len(files):
-            raise ValueError("a file is listed twice in tables")
-        for t in self.tables:
-            unknown = sorted({b for b in t.columns.values() if b and b not in self.benchmarks})
-            if unknown:
-                raise ValueError(f"table {t.file}: columns measure {unknown}, which benchmarks does not list")
-            if Path(t.file).name != t.file:
-                raise ValueError(f"table file {t.file!r} must be a plain file name next to the manifest")
-        ids = [c.id for c in self.claims]
-        if len(set(ids)) != len(ids):
-            raise ValueError("two claims share an id")
-        return self
-
-
-@dataclass(frozen=True)
-class PublishedTable:
-    """A table as published: exact decimals by (row position, column); None where not reported.
-
-    Rows are by position since a name may come twice (a row repeated under two headings).
-    """
-
-    info: TableInfo
-    labels: tuple[str, ...]
-    values: tuple[Mapping[str, Decimal | None], ...]
-    texts: tuple[Mapping[str, str], ...]
-
-    @property
-    def numeric(self) -> tuple[str, ...]:
-        """Numeric columns in the file's order."""
-        return tuple(self.info.columns)
-
-    def position(self, label: str) -> int:
-        """Position of the first row of that name.
-
-        Raises:
-            PublishedError: no such row.
-        """
-        if label not in self.labels:
-            raise PublishedError(f"{self.info.file}: no row {label!r} in column {self.info.label!r}; there are {sorted(set(self.labels))}")
-        return self.labels.index(label)
-
-    def value(self, label: str, column: str) -> Decimal | None:
-        """A cell.
-
-        Raises:
-            PublishedError: no such row or column.
-        """
-        if column not in self.info.columns:
-            raise PublishedError(f"{self.info.file}: no numeric column {column!r}; there are {list(self.info.columns)}")
-        return self.values[self.position(label)][column]
-
-
-@dataclass(frozen=True)
-class Published:
-    """A folder of published tables."""
-
-    folder: Path
-    manifest: Manifest
-    tables: Mapping[str, PublishedTable]
-    """By file name."""
-
-    def table(self, file: str) -> PublishedTable:
-        """The table of that file name.
-
-        Raises:
-            PublishedError: the manifest lists no such file.
-        """
-        if file not in self.tables:
-            raise PublishedError(f"{self.folder / MANIFEST_FILE}: no table {file!r}; it lists {sorted(self.tables)}")
-        return self.tables[file]
-
-
-def load_tables(folder: Path = PAPER_DIR) -> Published:
-    """Read `folder/manifest.yaml` and every CSV file it lists.
-
-    Raises:
-        PublishedError: no manifest, a file missing or not as the manifest says; the message names the place.
-    """
-    path = folder / MANIFEST_FILE
-    if not path.is_file():
-        raise PublishedError(
-            f"{path}: not there. It says which column measures which benchmark, on how many questions; "
-            f"results/paper/{MANIFEST_FILE} of this project is an example"
-        )
-    try:
-        raw = yaml.safe_load(_read(path))
-    except yaml.YAMLError as e:
-        raise PublishedError(f"{path}: no valid YAML: {e}") from e
-    try:
-        manifest = Manifest.model_validate(raw)
-    except ValidationError as e:
-        first = e.errors()[0]
-        raise PublishedError(f"{path}: {'.'.join(map(str, first['loc'])) or 'manifest'}: {first['msg']}") from e
-    return Published(folder, manifest, {t.file: _read_table(folder / t.file, t) for t in manifest.tables})
-
-
-def _read(path: Path) -> str:
-    try:
-        if path.stat().st_size > MAX_FILE_BYTES:
-            raise PublishedError(f"{path}: {path.stat().st_size:,} bytes; a published table has at most {MAX_FILE_BYTES:,}")
-        return path.read_text(encoding="utf-8-sig")
-    except FileNotFoundError as e:
-        raise PublishedError(f"{path}: not there, though {MANIFEST_FILE} lists it") from e
-    except (OSError, UnicodeDecodeError) as e:
-        raise PublishedError(f"{path}: cannot be read as UTF-8 text: {e}") from e
-
-
-_NUMBER = re.compile(r"[+-]?\d{1,12}(\.\d{1,12})?")
-
-
-def _read_table(path: Path, info: TableInfo) -> PublishedTable:
-    try:
-        reader = csv.DictReader(io.StringIO(_read(path)), strict=True)
-        header = list(reader.fieldnames or ())
-        rows = list(reader)
-    except csv.Error as e:
-        raise PublishedError(f"{path}: no valid CSV: {e}") from e
-    wanted = {info.label, *info.columns, *info.text_columns}
-    if set(header) != wanted or len(header) != len(wanted):
-        raise PublishedError(f"{path}: columns are {header}, the manifest says {sorted(wanted)}")
-    if not rows:
-        raise PublishedError(f"{path}: no rows")
-    labels, values, texts = [], [], []
-    for i, row in enumerate(rows, 2):
-        if None in row or any(v is None for v in row.values()):
-            raise PublishedError(f"{path}:{i}: not as many fields as the header has ({len(header)})")
-        labels.append(row[info.label])
-        values.append({c: _number(path, i, c, row[c], info) for c in info.columns})
-        texts.append({c: row[c] for c in info.text_columns})
-    return PublishedTable(info, tuple(labels), tuple(values), tuple(texts))
-
-
-def _number(path: Path, line: int, column: str, text: str, info: TableInfo) -> Decimal | None:
-    text = text.strip()
-    if not text:
-        return None
-    try:
-        if not _NUMBER.fullmatch(text):
-            raise InvalidOperation
-        value = Decimal(text)
-    except InvalidOperation as e:
-        raise PublishedError(f"{path}:{line}, column {column!r}: {text[:60]!r} is no number (empty means not reported)") from e
-    decimals = -int(value.as_tuple().exponent)
-    if decimals > info.decimals:
-        raise PublishedError(f"{path}:{line}, column {column!r}: {text} has {decimals} decimals, the manifest says {info.decimals}")
-    is_gap = info.gap_row is not None  # a row of gaps holds differences, which may be negative
-    if info.kind == "accuracy" and not is_gap and not 0 <= value <= 100:
-        raise PublishedError(f"{path}:{line}, column {column!r}: {text} is no percentage")
-    if info.kind == "counts" and (value < 0 or value != int(value)):
-        raise PublishedError(f"{path}:{line}, column {column!r}: {text} is no count")
-    return value
-
 
 TABLE1 = "table1_main.csv"
 TABLE6 = "table6_parameter_efficiency.csv"
 BASE_ROW = "InternVL2.5"
 SAVI_ROW = "VideoSAVi"
+
+
+def load_tables(folder: Path = PAPER_DIR) -> Published:
+    """The folder's manifest and tables (results/paper/ by default).
+
+    Raises:
+        PublishedError: no manifest, a file missing or not as the manifest says; the message names the place.
+    """
+    return load_published(folder)
 
 
 def table1(model: str = SAVI_ROW, folder: Path = PAPER_DIR) -> dict[str, float]:
@@ -344,12 +35,8 @@ def table1(model: str = SAVI_ROW, folder: Path = PAPER_DIR) -> dict[str, float]:
     Raises:
         PublishedError: no such row, or no such table in `folder`.
     """
-    return _row(load_tables(folder).table(TABLE1), model)
-
-
-def _row(table: PublishedTable, label: str) -> dict[str, float]:
-    values = table.values[table.position(label)]
-    return {table.info.columns[c]: float(v) for c, v in values.items() if v is not None and table.info.columns[c]}
+    table = load_tables(folder).table(TABLE1)
+    return table.by_benchmark(table.position(model))
 
 
 # Which published rows belong to a scale: (table, row, label beside ours). The 8B numbers are Table 1's, the smaller ones Table 6's.
@@ -369,7 +56,8 @@ def published_rows(scale: str, folder: Path = PAPER_DIR) -> list[PublishedRow]:
     out = []
     for file, row, label in _SCALE_ROWS[scale]:
         table = published.table(file)
-        out.append(PublishedRow(label, _row(table, row), f"{published.manifest.title}, {table.info.title}", published.manifest.link))
+        values = table.by_benchmark(table.position(row))
+        out.append(PublishedRow(label, values, f"{published.manifest.title}, {table.info.title}", published.manifest.link))
     return out
 
 

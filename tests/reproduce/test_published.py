@@ -10,10 +10,10 @@ import pytest
 import yaml
 
 from benchmarks.catalog import CATALOG
+from harness.published_tables import PublishedError
 from reproduce.published import (
     PAPER_DIR,
     TABLE1,
-    PublishedError,
     load_tables,
     published_pair,
     published_rows,
