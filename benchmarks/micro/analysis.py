@@ -36,7 +36,8 @@ def _args(m: re.Match[str]) -> tuple[str, ...]:
 
 
 def judge_question(scene: Scene, text: str) -> Judged | None:
-    """The right reply to a model-written question, or None where it has none: not a question of the micro world, about something that is not
+    """The right reply to a model-written question, or None where it has none: not a question of the micro world, about something that
+    is not
     there, or without exactly one right option."""
     text = " ".join(text.split())
     for family, rx in _STATED.items():
@@ -60,7 +61,8 @@ class PairQuality:
     """Counts of one iteration. Percentages 0-100; None where there is nothing to divide by.
 
     `asked` questions the model wrote, `valid_pct` of them with one right reply. Of the valid ones: `initial_pct` right at first,
-    `revised_pct` right after critique. `pairs` kept; of those on valid questions: `good` corrected a mistake, `bad` spoilt a right answer, `neutral`
+    `revised_pct` right after critique. `pairs` kept; of those on valid questions: `good` corrected a mistake, `bad` spoilt a right
+    answer, `neutral`
     exchanged two wrong ones; `precision_pct` = good / (good + bad)."""
 
     asked: int
@@ -82,7 +84,8 @@ def _pct(part: int, whole: int) -> float | None:
 def judge_pairs(pairs: Iterable[Mapping[str, object]], unchanged: Iterable[Mapping[str, object]], seed: int) -> PairQuality:
     """Judge an iteration whose videos were `build_videos(folder, n, seed)`.
 
-    Rows carry `video` (path or name `0000.mp4`), `question`, and pairs `rejected` (initial) and `chosen` (revised); unchanged rows `initial`."""
+    Rows carry `video` (path or name `0000.mp4`), `question`, and pairs `rejected` (initial) and `chosen` (revised); unchanged rows
+    `initial`."""
     scenes: dict[int, Scene] = {}
 
     def scene(row: Mapping[str, object]) -> Scene:
@@ -106,4 +109,6 @@ def judge_pairs(pairs: Iterable[Mapping[str, object]], unchanged: Iterable[Mappi
         if j is not None:
             right = row["initial"] == j.key
             valid, first, after = valid + 1, first + right, after + right
-    return PairQuality(asked, _pct(valid, asked), _pct(first, valid), _pct(after, valid), n_pairs, n_valid, good, bad, neutral, _pct(good, good + bad))
+    return PairQuality(
+        asked, _pct(valid, asked), _pct(first, valid), _pct(after, valid), n_pairs, n_valid, good, bad, neutral, _pct(good, good + bad)
+    )

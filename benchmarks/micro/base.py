@@ -1,7 +1,8 @@
 """The shipped micro base model, and the one command that makes it again: `python -m benchmarks micro --rebuild-base`.
 
 Three stages from a fresh initialisation: the eye (`base_vision`), letters from text (`base_language.train_drills`), everything on videos
-(`base_language.train_language`). `Recipe` holds every number; the shipped checkpoint's own recipe and measured accuracies are in its training.json.
+(`base_language.train_language`). `Recipe` holds every number; the shipped checkpoint's own recipe and measured accuracies are in its
+training.json.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from benchmarks.micro import questions as q
-from benchmarks.micro.lessons import Lesson, Mix, critique_text, draw_question, prefix_ids, wrong_key
+from benchmarks.micro.lessons import Lesson, Mix, draw_question, prefix_ids, wrong_key
 from benchmarks.micro.wording import ASSISTANT, EOS, Words
 from benchmarks.micro.world import Scene, make_scene
 
@@ -138,12 +139,23 @@ def rebuild(out: Path, recipe: Recipe | None = None) -> dict[str, object]:
     print(f"eye: {eye}", flush=True)
     drills = train_drills(model, steps=r.drill_steps, lr=r.lr, muon_lr=r.muon_lr, seed=r.seed)
     train_language(
-        model, steps=r.language_steps, videos=r.pool, batch=r.batch, lr=r.lr, muon_lr=r.muon_lr, mix=r.mix, seed=r.seed,
+        model,
+        steps=r.language_steps,
+        videos=r.pool,
+        batch=r.batch,
+        lr=r.lr,
+        muon_lr=r.muon_lr,
+        mix=r.mix,
+        seed=r.seed,
         report=lambda step: print(f"step {step}: {monitor(model)}", flush=True),
-    )  # fmt: skip
+    )
     facts: dict[str, object] = {
-        "recipe": asdict(r), "eye_pct": eye, "drills_pct": drills, "monitor_pct": monitor(model, videos=300, seed=2)._asdict(), "minutes": round((time.time() - t0) / 60, 1),
-    }  # fmt: skip
+        "recipe": asdict(r),
+        "eye_pct": eye,
+        "drills_pct": drills,
+        "monitor_pct": monitor(model, videos=300, seed=2)._asdict(),
+        "minutes": round((time.time() - t0) / 60, 1),
+    }
     save_checkpoint(model, out, facts)
     return facts
 

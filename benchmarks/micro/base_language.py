@@ -27,7 +27,8 @@ _PREFIX = prefix_ids()
 
 
 def pack(lessons: Sequence[Sequence[Lesson]]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
-    """A row a video: prefix, then its lessons side by side. Returns ids, positions and labels `[B, L]` and the attention mask `[B, 1, L, L]`
+    """A row a video: prefix, then its lessons side by side. Returns ids, positions and labels `[B, L]` and the attention mask `[B, 1,
+    L, L]`
     (a lesson sees the prefix and itself)."""
     import torch
 
@@ -125,8 +126,11 @@ class Optimizers:
             o.zero_grad(set_to_none=True)
 
 
-def train_drills(model: InternVLForConditionalGeneration, *, steps: int, batch: int = 32, lr: float = 2e-3, muon_lr: float = 0.01, seed: int = 0) -> dict[str, float]:
-    """Text-only stage; returns each drill's accuracy (0-100) over its last steps. Letter binding forms suddenly: stopping early shows chance."""
+def train_drills(
+    model: InternVLForConditionalGeneration, *, steps: int, batch: int = 32, lr: float = 2e-3, muon_lr: float = 0.01, seed: int = 0
+) -> dict[str, float]:
+    """Text-only stage; returns each drill's accuracy (0-100) over its last steps. Letter binding forms suddenly: stopping early shows
+    chance."""
     opt, rng = Optimizers(model, lr, muon_lr), random.Random(f"drill/{seed}")
     seen: dict[str, list[float]] = {k: [] for k in DRILLS}
     t0 = time.time()
@@ -142,9 +146,22 @@ def train_drills(model: InternVLForConditionalGeneration, *, steps: int, batch: 
     return {k: 100 * float(np.mean(v[-50:])) for k, v in seen.items()}
 
 
-def train_language(model: InternVLForConditionalGeneration, *, steps: int, videos: int, batch: int = 16, lr: float = 2e-3, muon_lr: float = 0.01, mix: Mix | None = None,
-                   seed: int = 0, start: int = 0, report: Callable[[int], None] | None = None, report_every: int = 500) -> None:  # fmt: skip
-    """Train on `steps` batches of videos out of a pool of `videos` scenes (lessons are drawn anew each time); a drill every fourth step keeps
+def train_language(
+    model: InternVLForConditionalGeneration,
+    *,
+    steps: int,
+    videos: int,
+    batch: int = 16,
+    lr: float = 2e-3,
+    muon_lr: float = 0.01,
+    mix: Mix | None = None,
+    seed: int = 0,
+    start: int = 0,
+    report: Callable[[int], None] | None = None,
+    report_every: int = 500,
+) -> None:
+    """Train on `steps` batches of videos out of a pool of `videos` scenes (lessons are drawn anew each time); a drill every fourth
+    step keeps
     letters sharp. `report(step)` is called now and then; `start` begins the schedule later (after a stop)."""
     mix = mix or Mix()
     pool_rng, rng = random.Random(f"pool/{seed}"), random.Random(f"lessons/{seed}/{start}")
@@ -161,7 +178,9 @@ def train_language(model: InternVLForConditionalGeneration, *, steps: int, video
             rng.shuffle(order)
         take = [order.pop() for _ in range(batch)]
         ids, pos, labels, mask = pack([video_lessons(scenes[i], rng, mix) for i in take])
-        hidden = model.model.language_model(inputs_embeds=embed(model, ids, features[take]), attention_mask=mask, position_ids=pos, use_cache=False)
+        hidden = model.model.language_model(
+            inputs_embeds=embed(model, ids, features[take]), attention_mask=mask, position_ids=pos, use_cache=False
+        )
         loss, _ = _loss(model, hidden.last_hidden_state, labels)
         loss.backward()
         losses.append(loss.item())

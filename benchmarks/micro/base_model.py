@@ -6,7 +6,6 @@ Shapes: a frame is 64 patches of 8 x 8 pixels; pixel-unshuffle by 4 leaves 4 vis
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -24,8 +23,11 @@ TOKENS_PER_FRAME = int((SIZE // PATCH * RATIO) ** 2)
 VISUAL_TOKENS = FRAMES * TOKENS_PER_FRAME
 
 
-def new_model(seed: int, *, hidden: int = 128, layers: int = 5, vision_hidden: int = 96, vision_layers: int = 2) -> InternVLForConditionalGeneration:
-    """A freshly initialised micro model in fp32. Position embeddings of the vision tower start at zero in this class, where nothing would tell
+def new_model(
+    seed: int, *, hidden: int = 128, layers: int = 5, vision_hidden: int = 96, vision_layers: int = 2
+) -> InternVLForConditionalGeneration:
+    """A freshly initialised micro model in fp32. Position embeddings of the vision tower start at zero in this class, where nothing
+    would tell
     patches apart: they are drawn N(0, 0.2). Language weights are drawn N(0, 1/fan_in), with which letter binding forms soonest."""
     import torch
     from transformers import InternVLConfig, InternVLForConditionalGeneration, Qwen2Config
@@ -34,18 +36,37 @@ def new_model(seed: int, *, hidden: int = 128, layers: int = 5, vision_hidden: i
     torch.manual_seed(seed)
     ids = {w: i for i, w in enumerate(vocabulary())}
     vision = InternVLVisionConfig(
-        hidden_size=vision_hidden, num_hidden_layers=vision_layers, num_attention_heads=vision_hidden // 32, intermediate_size=3 * vision_hidden,
-        image_size=(SIZE, SIZE), patch_size=(PATCH, PATCH), layer_scale_init_value=1.0, attention_bias=True, norm_type="layer_norm",
-    )  # fmt: skip
+        hidden_size=vision_hidden,
+        num_hidden_layers=vision_layers,
+        num_attention_heads=vision_hidden // 32,
+        intermediate_size=3 * vision_hidden,
+        image_size=(SIZE, SIZE),
+        patch_size=(PATCH, PATCH),
+        layer_scale_init_value=1.0,
+        attention_bias=True,
+        norm_type="layer_norm",
+    )
     text = Qwen2Config(
-        vocab_size=len(ids), hidden_size=hidden, intermediate_size=3 * hidden, num_hidden_layers=layers, num_attention_heads=hidden // 32,
-        num_key_value_heads=hidden // 32, max_position_embeddings=1024, tie_word_embeddings=True, bos_token_id=ids[BOS], eos_token_id=ids[EOS],
+        vocab_size=len(ids),
+        hidden_size=hidden,
+        intermediate_size=3 * hidden,
+        num_hidden_layers=layers,
+        num_attention_heads=hidden // 32,
+        num_key_value_heads=hidden // 32,
+        max_position_embeddings=1024,
+        tie_word_embeddings=True,
+        bos_token_id=ids[BOS],
+        eos_token_id=ids[EOS],
         pad_token_id=ids[PAD],
-    )  # fmt: skip
+    )
     config = InternVLConfig(
-        vision_config=vision.to_dict(), text_config=text.to_dict(), image_token_id=ids[IMG], image_seq_length=TOKENS_PER_FRAME,
-        downsample_ratio=RATIO, tie_word_embeddings=True,
-    )  # fmt: skip
+        vision_config=vision.to_dict(),
+        text_config=text.to_dict(),
+        image_token_id=ids[IMG],
+        image_seq_length=TOKENS_PER_FRAME,
+        downsample_ratio=RATIO,
+        tie_word_embeddings=True,
+    )
     m = InternVLForConditionalGeneration(config)
     with torch.no_grad():
         e = m.model.vision_tower.embeddings
@@ -63,9 +84,11 @@ def new_model(seed: int, *, hidden: int = 128, layers: int = 5, vision_hidden: i
 
 
 def _start_induction(model: InternVLForConditionalGeneration) -> None:
-    """Give every layer a head that looks for the same token (query and key weights alike) and the first two layers a head that looks one token
+    """Give every layer a head that looks for the same token (query and key weights alike) and the first two layers a head that looks
+    one token
     back (a bias that rotary positions turn into a peak at distance 1): the two halves of an induction circuit (Olsson et al. 2022), from
-    which binding a letter to its option is a matter of a few hundred steps instead of thousands. Only where training starts; nothing is fixed."""
+    which binding a letter to its option is a matter of a few hundred steps instead of thousands. Only where training starts; nothing
+    is fixed."""
     import torch
 
     text = model.config.text_config
@@ -94,7 +117,9 @@ def pixel_values(frames: NDArray[np.uint8]) -> torch.Tensor:
 
 def image_features(model: InternVLForConditionalGeneration, pixels: torch.Tensor) -> torch.Tensor:
     """Projected visual tokens: `[N, 3, H, W]` -> `[N, TOKENS_PER_FRAME, D]`."""
-    out = model.model.get_image_features(pixel_values=pixels, vision_feature_layer=-1, vision_feature_select_strategy="default", return_dict=True)
+    out = model.model.get_image_features(
+        pixel_values=pixels, vision_feature_layer=-1, vision_feature_select_strategy="default", return_dict=True
+    )
     f = out.pooler_output
     return f.reshape(pixels.shape[0], TOKENS_PER_FRAME, f.shape[-1])
 
@@ -110,4 +135,4 @@ def save_checkpoint(model: InternVLForConditionalGeneration, folder: Path, facts
     write_tokenizer(folder, SIZE, TOKENS_PER_FRAME)
     tmp = folder / ".training.json"
     tmp.write_text(json.dumps(facts, indent=1) + "\n")
-    os.replace(tmp, folder / "training.json")
+    tmp.replace(folder / "training.json")

@@ -25,7 +25,8 @@ _CLASSES = 1 + len(SHAPES)
 
 
 def targets(scene: Scene) -> NDArray[np.int64]:
-    """`[FRAMES, TOKENS_PER_FRAME, len(COLORS), 3]`: shape class (0 = that colour is not here), x bin and y bin inside the quadrant (-100 = none)."""
+    """`[FRAMES, TOKENS_PER_FRAME, len(COLORS), 3]`: shape class (0 = that colour is not here), x bin and y bin inside the quadrant
+    (-100 = none)."""
     t = np.zeros((FRAMES, TOKENS_PER_FRAME, len(_PALETTE), 3), np.int64)
     t[..., 1:] = -100
     for o in scene.things:
@@ -37,7 +38,9 @@ def targets(scene: Scene) -> NDArray[np.int64]:
     return t
 
 
-def train_vision(model: InternVLForConditionalGeneration, *, steps: int, batch: int = 12, lr: float = 2e-3, seed: int = 0) -> dict[str, float]:
+def train_vision(
+    model: InternVLForConditionalGeneration, *, steps: int, batch: int = 12, lr: float = 2e-3, seed: int = 0
+) -> dict[str, float]:
     """Train vision tower and projector in place; returns what the head reads off unseen scenes (0-100)."""
     import torch
     import torch.nn.functional as F

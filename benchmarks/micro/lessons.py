@@ -1,6 +1,7 @@
 """What the micro base model's language model is taught: prompts and replies on scenes, and text-only drills of letter binding.
 
-Lessons are right answers only; nothing is planted. The gap between direct answers and reasoned ones comes from their share (`Mix`): most lessons
+Lessons are right answers only; nothing is planted. The gap between direct answers and reasoned ones comes from their share (`Mix`):
+most lessons
 write the observations before the answer, few answer at once, as in models that have seen more reasoning than blurting.
 """
 
@@ -18,7 +19,11 @@ IGNORE = -100
 WORDS = Words()
 _ID = WORDS.ids
 _LETTER_IDS = [_ID[x] for x in q.LETTERS]
-_PLAIN = [i for w, i in _ID.items() if w.isalpha() and w.islower() and w not in ("yes", "no", "so", "answer", "critique", "revise", "right", "wrong")]
+_PLAIN = [
+    i
+    for w, i in _ID.items()
+    if w.isalpha() and w.islower() and w not in ("yes", "no", "so", "answer", "critique", "revise", "right", "wrong")
+]
 
 Lesson = tuple[list[int], list[int]]
 """(prompt tokens up to and with the assistant mark, reply tokens up to and with the end of turn)."""
@@ -73,15 +78,20 @@ def direct_lesson(scene: Scene, rng: random.Random) -> Lesson:
         pair = [x.value, rng.choice(x.others[:1] if x.family == "order" else x.others)]
         rng.shuffle(pair)
         text = f"Caption A {x.caption(pair[0])} Caption B {x.caption(pair[1])}"
-        return _lesson(_say("Which caption matches the video better?", text, "Please directly give the best option:"), _say("AB"[pair.index(x.value)]))
+        return _lesson(
+            _say("Which caption matches the video better?", text, "Please directly give the best option:"), _say("AB"[pair.index(x.value)])
+        )
     else:
         style = rng.randrange(5)
         ask = (
-            _say("Question:", x.text, "Option:", options, "Only give the best option.") if style == 0
-            else _say(x.text, options, "Answer with the option's letter from the given choices directly.") if style == 1
-            else _say(x.text, options, "Please directly give the best option:") if style == 2
+            _say("Question:", x.text, "Option:", options, "Only give the best option.")
+            if style == 0
+            else _say(x.text, options, "Answer with the option's letter from the given choices directly.")
+            if style == 1
+            else _say(x.text, options, "Please directly give the best option:")
+            if style == 2
             else _say(x.text, options)
-        )  # fmt: skip
+        )
     return _lesson(ask, _say(x.key))
 
 
@@ -120,7 +130,8 @@ def video_lessons(scene: Scene, rng: random.Random, mix: Mix) -> list[Lesson]:
 def drill(rng: random.Random, kind: str) -> tuple[list[int], list[int]]:
     """A text-only sequence with its labels (`IGNORE` where nothing is learned).
 
-    `letters`: lettered options, then "so <option> <letter>" several times. `stated`: a yes/no statement, then "so <value> yes|no" several times.
+    `letters`: lettered options, then "so <option> <letter>" several times. `stated`: a yes/no statement, then "so <value> yes|no"
+    several times.
     `told`: a fact, options, then the letter at once (what a direct answer does once it knows the value)."""
     if kind == "letters":
         n = rng.randint(2, 5)

@@ -1,7 +1,8 @@
 """Questions about micro scenes, with the answer, wrong options and the facts that lead to it.
 
 Twelve families, six spatial and six temporal. A question comes as a choice among lettered options or as yes/no; as a statement it makes the
-captions of caption matching. `fact` is the chain of observations the base model is taught to write before a value; it is training data for the
+captions of caption matching. `fact` is the chain of observations the base model is taught to write before a value; it is training data
+for the
 base and never reaches the self-alignment loop.
 """
 
@@ -23,22 +24,47 @@ FAMILIES = SPATIAL + TEMPORAL
 LETTERS = "ABCDE"
 
 VALUES: dict[str, tuple[str, ...]] = {
-    "shape": w.SHAPES, "color": tuple(w.COLORS), "place": w.PLACES, "beside": ("left", "right"), "above": ("above", "below"), "count": w.NUMBERS,
-    "direction": w.DIRECTIONS, "speed": w.SPEEDS, "order": tuple(w.COLORS), "event": w.EVENTS, "becomes": tuple(w.COLORS), "ends": w.PLACES,
-}  # fmt: skip
+    "shape": w.SHAPES,
+    "color": tuple(w.COLORS),
+    "place": w.PLACES,
+    "beside": ("left", "right"),
+    "above": ("above", "below"),
+    "count": w.NUMBERS,
+    "direction": w.DIRECTIONS,
+    "speed": w.SPEEDS,
+    "order": tuple(w.COLORS),
+    "event": w.EVENTS,
+    "becomes": tuple(w.COLORS),
+    "ends": w.PLACES,
+}
 QUESTIONS = {
-    "shape": "what shape is the {0} object ?", "color": "what color is the {0} ?", "place": "where is the {0} object at the start ?",
-    "beside": "is the {0} object left or right of the {1} object ?", "above": "is the {0} object above or below the {1} object ?",
-    "count": "how many objects are there ?", "direction": "which way does the {0} object move ?", "speed": "how fast is the {0} object ?",
-    "order": "which object comes first ?", "event": "what happens to the {0} object ?",
-    "becomes": "what color does the {0} object become ?", "ends": "where is the {0} object at the end ?",
-}  # fmt: skip
+    "shape": "what shape is the {0} object ?",
+    "color": "what color is the {0} ?",
+    "place": "where is the {0} object at the start ?",
+    "beside": "is the {0} object left or right of the {1} object ?",
+    "above": "is the {0} object above or below the {1} object ?",
+    "count": "how many objects are there ?",
+    "direction": "which way does the {0} object move ?",
+    "speed": "how fast is the {0} object ?",
+    "order": "which object comes first ?",
+    "event": "what happens to the {0} object ?",
+    "becomes": "what color does the {0} object become ?",
+    "ends": "where is the {0} object at the end ?",
+}
 STATEMENTS = {
-    "shape": "the {0} object is a {v}", "color": "the {0} is {v}", "place": "the {0} object starts {v}",
-    "beside": "the {0} object is {v} of the {1} object", "above": "the {0} object is {v} the {1} object", "count": "there are {v} objects",
-    "direction": "the {0} object moves {v}", "speed": "the {0} object is {v}", "order": "the {v} object comes first",
-    "event": "the {0} object {v}", "becomes": "the {0} object becomes {v}", "ends": "the {0} object ends {v}",
-}  # fmt: skip
+    "shape": "the {0} object is a {v}",
+    "color": "the {0} is {v}",
+    "place": "the {0} object starts {v}",
+    "beside": "the {0} object is {v} of the {1} object",
+    "above": "the {0} object is {v} the {1} object",
+    "count": "there are {v} objects",
+    "direction": "the {0} object moves {v}",
+    "speed": "the {0} object is {v}",
+    "order": "the {v} object comes first",
+    "event": "the {0} object {v}",
+    "becomes": "the {0} object becomes {v}",
+    "ends": "the {0} object ends {v}",
+}
 
 
 @dataclass(frozen=True)

@@ -29,7 +29,7 @@ def write_mp4(path: Path, frames: NDArray[np.uint8], fps: int = FPS) -> None:
                     c.mux(packet)
             for packet in s.encode():
                 c.mux(packet)
-        os.replace(tmp, path)
+        tmp.replace(path)
     finally:
         tmp.unlink(missing_ok=True)
 

@@ -1,6 +1,7 @@
 """The micro model's language: its words, its tokenizer and the turns of its conversations.
 
-A word-level tokenizer over the few hundred words of the micro world. Punctuation that only decorates an option ("(A)", "A.", "Option:") is dropped, so
+A word-level tokenizer over the few hundred words of the micro world. Punctuation that only decorates an option ("(A)", "A.",
+"Option:") is dropped, so
 that the six tasks' ways of writing a letter are one token; each task's fixed instruction sentence is one token too.
 """
 
@@ -15,9 +16,14 @@ from benchmarks.micro.world import FRAMES
 PAD, BOS, EOS, UNK, IMG, USER, ASSISTANT = "<pad>", "<bos>", "<eos>", "<unk>", "<img>", "<user>", "<assistant>"
 SPECIAL = (PAD, BOS, EOS, UNK, IMG, USER, ASSISTANT)
 INSTRUCTIONS = (
-    "Answer with the option's letter from the given choices directly.", "Only give the best option.", "Please directly give the best option:",
-    "Please answer yes or no:", "Which caption matches the video better?", "Question:", "Option:",
-)  # fmt: skip
+    "Answer with the option's letter from the given choices directly.",
+    "Only give the best option.",
+    "Please directly give the best option:",
+    "Please answer yes or no:",
+    "Which caption matches the video better?",
+    "Question:",
+    "Option:",
+)
 """Fixed sentences of lmms-eval 0.7.3's six tasks, one token each."""
 CHAT_TEMPLATE = (
     "{{ '<bos>' }}{% for m in messages %}{% if m['role'] == 'user' %}{{ '<user>' + m['content'] }}{% elif m['role'] == 'assistant' %}"
@@ -27,7 +33,8 @@ CHAT_TEMPLATE = (
 
 def vocabulary() -> list[str]:
     """Every token, specials first, in a fixed order."""
-    words = set("answer critique revise ask spatial temporal caption Caption see starts ends goes to comes seen then so right wrong yes no ?".split())
+    words = set(["answer", "critique", "revise", "ask", "spatial", "temporal", "caption", "Caption", "?", "yes", "no", "right", "wrong"])
+    words |= set(["see", "starts", "ends", "goes", "to", "comes", "seen", "then", "so"])
     for t in (*q.QUESTIONS.values(), *q.STATEMENTS.values(), "is it true that"):
         words |= {x for x in t.split() if "{" not in x}
     for v in q.VALUES.values():
@@ -48,12 +55,23 @@ def write_tokenizer(folder: Path, image_size: int, image_seq_length: int) -> Non
     folder.mkdir(parents=True, exist_ok=True)
     t.save(str(folder / "tokenizer.json"))
     config = {
-        "tokenizer_class": "PreTrainedTokenizerFast", "pad_token": PAD, "bos_token": BOS, "eos_token": EOS, "unk_token": UNK,
-        "extra_special_tokens": {"context_image_token": IMG}, "clean_up_tokenization_spaces": False, "model_max_length": 1024,
-    }  # fmt: skip
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "pad_token": PAD,
+        "bos_token": BOS,
+        "eos_token": EOS,
+        "unk_token": UNK,
+        "extra_special_tokens": {"context_image_token": IMG},
+        "clean_up_tokenization_spaces": False,
+        "model_max_length": 1024,
+    }
     (folder / "tokenizer_config.json").write_text(json.dumps(config, indent=1) + "\n")
     (folder / "chat_template.jinja").write_text(CHAT_TEMPLATE)
-    pre = {"size": {"height": image_size, "width": image_size}, "image_mean": [0.5] * 3, "image_std": [0.5] * 3, "image_seq_length": image_seq_length}
+    pre = {
+        "size": {"height": image_size, "width": image_size},
+        "image_mean": [0.5] * 3,
+        "image_std": [0.5] * 3,
+        "image_seq_length": image_seq_length,
+    }
     (folder / "preprocessor_config.json").write_text(json.dumps(pre, indent=1) + "\n")
 
 

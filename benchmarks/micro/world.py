@@ -19,9 +19,14 @@ FRAMES = 8
 FPS = 4
 
 COLORS: dict[str, tuple[int, int, int]] = {
-    "red": (230, 40, 40), "green": (30, 190, 60), "blue": (50, 90, 250), "yellow": (240, 220, 40),
-    "pink": (240, 90, 220), "cyan": (60, 220, 230), "white": (240, 240, 240),
-}  # fmt: skip
+    "red": (230, 40, 40),
+    "green": (30, 190, 60),
+    "blue": (50, 90, 250),
+    "yellow": (240, 220, 40),
+    "pink": (240, 90, 220),
+    "cyan": (60, 220, 230),
+    "white": (240, 240, 240),
+}
 SHAPES = ("circle", "square", "triangle", "cross", "ring")
 DIRECTIONS = ("left", "right", "up", "down", "still")
 SPEEDS = ("slow", "fast", "still")
@@ -37,7 +42,8 @@ _MIN_GAP = 18.0
 
 @dataclass(frozen=True)
 class Thing:
-    """One object: seen in frames `first`..`last`, at `path[t]` = (x, y) of its centre in pixels; its colour changes to `later_color` at frame
+    """One object: seen in frames `first`..`last`, at `path[t]` = (x, y) of its centre in pixels; its colour changes to `later_color`
+    at frame
     `change` where that is set."""
 
     color: str

@@ -62,10 +62,18 @@ def test_judge_agrees_with_the_key() -> None:
             assert j is not None and (j.key, j.form, j.family) == (x.key, x.form, x.family)
 
 
-@pytest.mark.parametrize("text", [
-    "", "hello ?", "what shape is the red object ?", "what shape is the red object ? A circle B circle", "what shape is the red object ? B circle A ring",
-    "is it true that the red object is a red ?", "how many objects are there ? A left B right",
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "hello ?",
+        "what shape is the red object ?",
+        "what shape is the red object ? A circle B circle",
+        "what shape is the red object ? B circle A ring",
+        "is it true that the red object is a red ?",
+        "how many objects are there ? A left B right",
+    ],
+)
 def test_judge_refuses_what_has_no_answer(text: str) -> None:
     scene = next(s for s in SCENES if s.by_color("red"))
     assert judge_question(scene, text) is None
@@ -82,8 +90,12 @@ def test_pair_quality_counts() -> None:
     assert x is not None
     right, (a, b) = x.key, [c for c in "ABCD" if c != x.key][:2]
     row = {"video": "0000.mp4", "question": x.lettered()}
-    pairs = [row | {"rejected": a, "chosen": right}, row | {"rejected": right, "chosen": a}, row | {"rejected": a, "chosen": b},
-             row | {"question": "nonsense ?", "rejected": a, "chosen": b}]  # fmt: skip
+    pairs = [
+        row | {"rejected": a, "chosen": right},
+        row | {"rejected": right, "chosen": a},
+        row | {"rejected": a, "chosen": b},
+        row | {"question": "nonsense ?", "rejected": a, "chosen": b},
+    ]
     got = judge_pairs(pairs, [row | {"initial": right}], seed=4)
     assert (got.asked, got.pairs, got.pairs_valid, got.good, got.bad, got.neutral) == (5, 4, 3, 1, 1, 1)
     assert (got.valid_pct, got.initial_pct, got.revised_pct, got.precision_pct) == (80.0, 50.0, 50.0, 50.0)
@@ -104,8 +116,14 @@ def test_lessons_hold_no_planted_errors() -> None:
     for s in SCENES[:100]:
         for prompt, reply in video_lessons(s, rng, Mix(0, 0, 3, 0)):
             text, answer = WORDS.decode(prompt), WORDS.decode(reply)
-            for words in ("Question:", "Option:", "Only give the best option.", "Please answer yes or no:", "Please directly give the best option:",
-                          "Answer with the option's letter from the given choices directly."):  # fmt: skip
+            for words in (
+                "Question:",
+                "Option:",
+                "Only give the best option.",
+                "Please answer yes or no:",
+                "Please directly give the best option:",
+                "Answer with the option's letter from the given choices directly.",
+            ):
                 text = text.replace(words, "")
             if "caption" in text:
                 continue

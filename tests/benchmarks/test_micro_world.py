@@ -18,9 +18,17 @@ SCENES = [make_scene(random.Random(f"test/{i}")) for i in range(150)]
 
 def _thing(**changes: object) -> Thing:
     spec: dict[str, object] = {
-        "color": "red", "shape": "square", "direction": "right", "speed": "fast", "radius": 8.0, "first": 0, "last": 7,
-        "path": tuple((12.0 + 5 * t, 20.0) for t in range(8)), "later_color": None, "change": None,
-    }  # fmt: skip
+        "color": "red",
+        "shape": "square",
+        "direction": "right",
+        "speed": "fast",
+        "radius": 8.0,
+        "first": 0,
+        "last": 7,
+        "path": tuple((12.0 + 5 * t, 20.0) for t in range(8)),
+        "later_color": None,
+        "change": None,
+    }
     return Thing(**(spec | changes))  # type: ignore[arg-type]
 
 
