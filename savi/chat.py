@@ -11,9 +11,13 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+from jinja2 import TemplateError
 from torch import Tensor
 
 from savi.families.base import Family, FamilyError, VideoFeatures
+
+_REMEMBERED = 64
+"""Distinct prefixes kept: families that write times have a new one for nearly every video."""
 
 _VIDEO, _PROMPT, _REPLY = "SAVI0VIDEO0HERE", "SAVI0PROMPT0HERE", "SAVI0REPLY0HERE"
 
@@ -27,11 +31,7 @@ class ChatFormat:
 
     def __init__(self, tokenizer: Any, family: Family, where: str = "the tokenizer") -> None:
         self.tokenizer, self.family, self.where = tokenizer, family, where
-        turn = self._render([("user", _VIDEO + family.after_video + _PROMPT)], add_generation_prompt=True)
-        if turn.count(_VIDEO) != 1 or turn.count(_PROMPT) != 1:
-            raise FamilyError(f"{where}: the chat template does not keep the user's text as it is")
-        self.before, rest = turn.split(_VIDEO)
-        self.between, self.after = rest.split(_PROMPT)
+        self.before, self.between, self.after = self._placed_by_template() or self._placed_by_us()
         answered = self._render([("user", _PROMPT), ("assistant", _REPLY)], add_generation_prompt=False)
         tail = answered.split(_REPLY)[-1] if _REPLY in answered else ""
         self.visual_token = str(tokenizer.convert_ids_to_tokens(family.visual_token_id))
@@ -40,14 +40,39 @@ class ChatFormat:
         self.end_of_turn_id = self._end_of_turn(tail, set(specials))
         self._prefix_cache: dict[tuple[str | int, ...], Tensor] = {}
 
+    def _placed_by_template(self) -> tuple[str, str, str] | None:
+        """Texts before the video, between video and prompt, and behind, where the template itself places a video."""
+        mark = self.family.placeholder
+        if not mark or not self.tokenizer.chat_template:
+            return None
+        content = [{"type": "video"}, {"type": "text", "text": _PROMPT}]
+        try:
+            turn = str(
+                self.tokenizer.apply_chat_template([{"role": "user", "content": content}], tokenize=False, add_generation_prompt=True)
+            )
+        except (TemplateError, TypeError):
+            return None
+        if turn.count(mark) != 1 or turn.count(_PROMPT) != 1 or turn.index(mark) > turn.index(_PROMPT):
+            return None
+        before, rest = turn.split(mark)
+        between, after = rest.split(_PROMPT)
+        return before, self.family.outro + between, after
+
+    def _placed_by_us(self) -> tuple[str, str, str]:
+        """The same where the video is text in the user's turn."""
+        turn = self._render([("user", _VIDEO + self.family.after_video + _PROMPT)], add_generation_prompt=True)
+        if turn.count(_VIDEO) != 1 or turn.count(_PROMPT) != 1:
+            raise FamilyError(f"{self.where}: the chat template does not keep the user's text as it is")
+        before, rest = turn.split(_VIDEO)
+        between, after = rest.split(_PROMPT)
+        return before, between, after
+
     def _render(self, turns: Sequence[tuple[str, str]], *, add_generation_prompt: bool) -> str:
         """The template's text; templates that want a list of parts get one."""
         if not self.tokenizer.chat_template:
             raise FamilyError(f"{self.where}: no chat template; put chat_template.jinja beside the tokenizer")
         plain = [{"role": role, "content": text} for role, text in turns]
         parts = [{"role": role, "content": [{"type": "text", "text": text}]} for role, text in turns]
-        from jinja2 import TemplateError
-
         for messages in (plain, parts):
             try:
                 text = self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=add_generation_prompt)
@@ -73,6 +98,8 @@ class ChatFormat:
         pieces = self.family.pieces(features)
         key = tuple(pieces)
         if key not in self._prefix_cache:
+            if len(self._prefix_cache) >= _REMEMBERED:
+                self._prefix_cache.clear()
             self._prefix_cache[key] = self._encode_pieces(pieces)
         return self._prefix_cache[key]
 

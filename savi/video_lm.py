@@ -241,10 +241,11 @@ class VideoLM:
 
         from savi.prefix import read_prefixes
 
-        groups: dict[int, list[int]] = {}
+        groups: dict[tuple[Any, ...], list[int]] = {}
         ids = [self.chat.prefix_ids(feature) for feature in features]
-        for i, tensor in enumerate(ids):
-            groups.setdefault(id(tensor), []).append(i)
+        for i, feature in enumerate(features):
+            key = (tuple(self.family.pieces(feature)), feature.grid, self.family.clock(feature))
+            groups.setdefault(key, []).append(i)
         prefixes: dict[int, Prefix] = {}
         for members in groups.values():
             tokens = ids[members[0]].to(self.device)

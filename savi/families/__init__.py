@@ -15,8 +15,12 @@ class UnsupportedFamily(FamilyError):
 
 def _families() -> dict[str, type[Family]]:
     from savi.families.internvl import InternVL
+    from savi.families.llava_onevision import LlavaOnevision
+    from savi.families.qwen_vl import Qwen3VL, Qwen25VL
+    from savi.families.smolvlm import SmolVLM
 
-    return {model_type: family for family in (InternVL,) for model_type in family.model_types}
+    families: tuple[type[Family], ...] = (InternVL, LlavaOnevision, Qwen25VL, Qwen3VL, SmolVLM)
+    return {model_type: family for family in families for model_type in family.model_types}
 
 
 def supported() -> list[str]:

@@ -107,7 +107,14 @@ class Family(ABC):
     model_types: ClassVar[tuple[str, ...]]
     modality: ClassVar[Literal["image", "video"]]
     after_video: ClassVar[str] = "\n"
-    """Text between the last visual token and the user's prompt."""
+    """Text between the last visual token and the user's prompt, where the chat template does not place the video itself."""
+    outro: ClassVar[str] = ""
+    """Text the family's own processor writes right behind a video that the template placed."""
+
+    @property
+    def placeholder(self) -> str:
+        """What a chat template that knows videos writes for one; empty where templates of this family do not."""
+        return ""
 
     def __init__(self, config: Any, tokenizer: Any, preprocessing: Preprocessing) -> None:
         self.config = config
@@ -130,6 +137,10 @@ class Family(ABC):
     @abstractmethod
     def pieces(self, features: VideoFeatures) -> list[str | int]:
         """The video as it is written in the user's turn: texts, and the length of each run of visual tokens."""
+
+    def clock(self, features: VideoFeatures) -> tuple[float, ...]:
+        """What of a video's timing enters its positions: videos that differ here do not share a forward."""
+        return ()
 
     def last_token(self) -> str:
         """The special token that `pieces` ends with, where it is not the visual token itself."""

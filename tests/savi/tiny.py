@@ -17,14 +17,17 @@ if TYPE_CHECKING:
 
 SPECIALS = ("<pad>", "<bos>", "<eos>", "<unk>", "<user>", "<assistant>", "<img>")
 COLOURS = ("red", "green", "blue", "yellow", "white", "cyan", "purple")
+# fmt: off
 WORDS = (
     *(f"Frame{i}" for i in range(1, 65)),
     *COLOURS,
-    *["A", "B", "C", "D", "yes", "no", "ask", "spatial", "temporal", "answer", "critique", "revise", "right", "wrong", "so", "goes", "from", "to"],
-    *["what", "where", "is", "the", "circle", "square", "triangle", "cross", "left", "up", "down", "of", "still", "count", "one", "two", "three"],
+    "A", "B", "C", "D", "yes", "no", "ask", "spatial", "temporal", "answer", "critique", "revise", "right", "wrong", "so", "goes",
+    "from", "to", "what", "where", "is", "the", "circle", "square", "triangle", "cross", "left", "up", "down", "of", "still", "count",
+    "one", "two", "three",
     *(f"x{i}" for i in range(10)),
     *(f"y{i}" for i in range(10)),
 )
+# fmt: on
 TEMPLATE = (
     "<bos>{% for message in messages %}{% if message['role'] == 'user' %}<user>{{ message['content'] }}"
     "{% else %}<assistant>{{ message['content'] }}<eos>{% endif %}{% endfor %}{% if add_generation_prompt %}<assistant>{% endif %}"
@@ -113,6 +116,119 @@ def tiny_video_lm(lm: str = "qwen2", **keywords: Any) -> VideoLM:
 
     half = {"image_mean": [0.5] * 3, "image_std": [0.5] * 3, "size": {"height": 64, "width": 64}}
     return VideoLM(tiny_model(lm, **keywords), tiny_tokenizer(), Preprocessing.from_json(half, {}), name=f"tiny-{lm}")
+
+
+FAMILY_SPECIALS = ("<pad>", "<bos>", "<eos>", "<unk>", "<user>", "<assistant>", "<img>", "<video>", "<vstart>", "<vend>", "<global-img>")
+FAMILY_TEMPLATES = {
+    "qwen2_5_vl": "<vstart><video><vend>",
+    "qwen3_vl": "<vstart><video><vend>",
+    "llava_onevision": "<video>",
+    "smolvlm": "<video>",
+}
+
+
+def _family_tokenizer(family: str) -> Any:
+    """As `tiny_tokenizer`, with the special tokens of the other families and a template that places the video itself."""
+    from tokenizers import Regex, Tokenizer, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    vocabulary = {word: i for i, word in enumerate((*FAMILY_SPECIALS, *WORDS, "seconds>", "Frame", *(str(i) for i in range(20))))}
+    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(r"[\s.,:()]+"), "removed")
+    part = "{{ '" + FAMILY_TEMPLATES[family] + "' if part['type'] == 'video' else part['text'] }}"
+    content = "{% if message['content'] is string %}{{ message['content'] }}{% else %}{% for part in message['content'] %}" + part
+    content += "{% endfor %}{% endif %}"
+    template = "<bos>{% for message in messages %}{% if message['role'] == 'user' %}<user>" + content
+    template += "{% else %}<assistant>" + content + "<eos>{% endif %}{% endfor %}{% if add_generation_prompt %}<assistant>{% endif %}"
+    named = {"fake_image_token": "<vstart>", "global_image_token": "<global-img>"}
+    result = PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, bos_token="<bos>", eos_token="<eos>", pad_token="<pad>", unk_token="<unk>", chat_template=template
+    )
+    result.add_special_tokens({"extra_special_tokens": [t for t in FAMILY_SPECIALS if t not in result.all_special_tokens]})
+    if family == "smolvlm":
+        for key, token in named.items():
+            setattr(result, key, token)
+    return result
+
+
+def tiny_family_model(family: str, *, vocabulary: int, seed: int = 0) -> Any:
+    """A tiny random model of another family: 2-4 layers, four heads, head dimension 32."""
+    from savi.compat import mend_torchvision
+
+    mend_torchvision()
+    import transformers as tf
+
+    torch.manual_seed(seed)
+    text: dict[str, Any] = {
+        "vocab_size": vocabulary,
+        "hidden_size": 128,
+        "intermediate_size": 192,
+        "num_hidden_layers": 3,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "max_position_embeddings": 2048,
+        "pad_token_id": 0,
+        "bos_token_id": 1,
+        "eos_token_id": 2,
+        "tie_word_embeddings": False,
+    }
+    plain = {"rope_parameters": {"rope_type": "default", "rope_theta": 10_000.0}}
+    marks = {"image_token_id": 6, "video_token_id": 7, "vision_start_token_id": 8, "vision_end_token_id": 9}
+    eye: dict[str, Any] = {"hidden_size": 64, "intermediate_size": 96, "num_attention_heads": 4}
+    tower: dict[str, Any] = {"depth": 2, "hidden_size": 64, "intermediate_size": 96, "num_heads": 4, "out_hidden_size": 128}
+    model: Any
+    if family == "qwen2_5_vl":
+        rope = {"rope_parameters": {"rope_type": "default", "rope_theta": 10_000.0, "mrope_section": [4, 6, 6]}}
+        vision = {**tower, "window_size": 56, "fullatt_block_indexes": [1], "tokens_per_second": 2}
+        model = tf.Qwen2_5_VLForConditionalGeneration(tf.Qwen2_5_VLConfig(text_config={**text, **rope}, vision_config=vision, **marks))
+    elif family == "qwen3_vl":
+        rope = {"rope_theta": 10_000.0, "rope_type": "default", "mrope_section": [6, 5, 5], "mrope_interleaved": True}
+        vision = {**tower, "num_position_embeddings": 64, "deepstack_visual_indexes": [0, 1]}
+        config = tf.Qwen3VLConfig(text_config={**text, "head_dim": 32, "rope_parameters": rope}, vision_config=vision, **marks)
+        model = tf.Qwen3VLForConditionalGeneration(config)
+    elif family == "llava_onevision":
+        vision = {
+            **eye,
+            "model_type": "siglip_vision_model",
+            "num_hidden_layers": 2,
+            "image_size": 56,
+            "patch_size": 14,
+            "vision_use_head": False,
+        }
+        config = tf.LlavaOnevisionConfig(
+            text_config={"model_type": "qwen2", **text, **plain}, vision_config=vision, image_token_index=6, video_token_index=7
+        )
+        model = tf.LlavaOnevisionForConditionalGeneration(config)
+    elif family == "smolvlm":
+        vision = {**eye, "num_hidden_layers": 2, "image_size": 64, "patch_size": 8}
+        config = tf.SmolVLMConfig(
+            text_config={"model_type": "llama", **text, **plain}, vision_config=vision, image_token_id=6, scale_factor=2
+        )
+        model = tf.SmolVLMForConditionalGeneration(config)
+    else:
+        raise KeyError(family)
+    model = sharpen(model, seed)
+    model.generation_config.eos_token_id, model.generation_config.pad_token_id = 2, 0
+    return model
+
+
+def tiny_family_lm(family: str, *, seed: int = 0) -> VideoLM:
+    """A `VideoLM` of any supported family; frames of any size become a few dozen tokens."""
+    from savi.families import Preprocessing
+    from savi.video_lm import VideoLM
+
+    if family.startswith("internvl"):
+        return tiny_video_lm(family.removeprefix("internvl-"), seed=seed)
+    tokenizer = _family_tokenizer(family)
+    video = {"image_mean": [0.5] * 3, "image_std": [0.5] * 3, "size": {"shortest_edge": 56 * 56, "longest_edge": 8 * 112 * 112}}
+    if family == "qwen2_5_vl":
+        video["size"] = {"shortest_edge": 28 * 28, "longest_edge": 112 * 168}
+    return VideoLM(
+        tiny_family_model(family, vocabulary=len(tokenizer), seed=seed), tokenizer, Preprocessing.from_json({}, video), name=family
+    )
+
+
+FAMILIES = ("internvl-qwen2", "internvl-llama", "qwen2_5_vl", "qwen3_vl", "llava_onevision", "smolvlm")
 
 
 def tiny_checkpoint(folder: Path, lm: str = "qwen2", *, dtype: torch.dtype = torch.float16, **keywords: Any) -> Path:
