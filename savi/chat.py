@@ -136,7 +136,7 @@ class ChatFormat:
         lead = len(self._encode(anchor))
         plain = [p for p in prompts if not (self._special and self._special.search(p))]
         encoded: dict[str, list[int]] = {}
-        if plain:
+        if plain:  # a tokenizer fails on an empty list
             texts = [anchor + self.between + p + self.after for p in plain]
             for prompt, ids in zip(plain, self.tokenizer(texts, add_special_tokens=False)["input_ids"], strict=True):
                 encoded[prompt] = list(ids[lead:])

@@ -311,7 +311,7 @@ class VideoLM:
 
         with self._evaluating():
             generated = self._in_batches(rows, settings.max_new_tokens, settings.max_batch, work)
-        texts = self.tokenizer.batch_decode([g.ids for g in generated], skip_special_tokens=True)
+        texts = self.tokenizer.batch_decode([g.ids for g in generated], skip_special_tokens=True) if generated else []
         return [Reply(text.strip(), len(g.ids), g.finished) for text, g in zip(texts, generated, strict=True)]
 
     def score(self, items: Sequence[tuple[Watched, str, str]], *, max_batch: int | None = None) -> list[ResponseScore]:
