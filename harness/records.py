@@ -13,7 +13,7 @@ import tempfile
 from collections.abc import Iterable
 from dataclasses import asdict
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
@@ -27,6 +27,9 @@ Status = Literal["ok", "unparsed", "empty", "degenerate", "judged", "failed"]
 `degenerate`: one token repeated. `judged`: an outside judge decided. `failed`: no answer was made (see `error`)."""
 
 _STRICT = ConfigDict(extra="forbid")
+Count = Annotated[int, Field(ge=0)]
+Credit = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
+Percent = Annotated[float, Field(ge=0, le=100, allow_inf_nan=False)]
 
 
 class RecordError(ValueError):
@@ -44,17 +47,17 @@ class QuestionRecord:
 
     benchmark: str
     task: str
-    doc_id: int = Field(ge=0)
+    doc_id: Count
     question_id: str
     video_id: str
     prompt: str
     target: str
     answer: str
     parsed: str | None
-    upstream: float = Field(ge=0, le=1, allow_inf_nan=False)
-    strict: float = Field(ge=0, le=1, allow_inf_nan=False)
+    upstream: Credit
+    strict: Credit
     status: Status
-    frames: int = Field(ge=0)
+    frames: Count
     """Frames decoded and shown to the model; 0 where decoding failed."""
     video_path: str = ""
     """Relative to the data folder (HF_HOME), for the report's pictures; empty where unknown."""
@@ -92,19 +95,19 @@ class Score:
 
     benchmark: str
     scale: str
-    n: int = Field(ge=0)
-    n_expected: int = Field(ge=0)
-    videos: int = Field(ge=0)
-    upstream_pct: float = Field(ge=0, le=100, allow_inf_nan=False)
-    strict_pct: float = Field(ge=0, le=100, allow_inf_nan=False)
-    se_pct: float = Field(ge=0, allow_inf_nan=False)
-    chance_pct: float = Field(ge=0, le=100, allow_inf_nan=False)
+    n: Count
+    n_expected: Count
+    videos: Count
+    upstream_pct: Percent
+    strict_pct: Percent
+    se_pct: Annotated[float, Field(ge=0, allow_inf_nan=False)]
+    chance_pct: Percent
     subtasks: dict[str, float]
     """Strict percentage of each lmms-eval task in the benchmark."""
     statuses: dict[str, int]
     """Number of records of each `Status`."""
     provenance: Provenance
-    wall_s: float = Field(default=0.0, ge=0)
+    wall_s: Annotated[float, Field(ge=0)] = 0.0
     schema_version: int = SCHEMA_VERSION
 
 
