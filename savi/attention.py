@@ -20,8 +20,8 @@ TREE_ATTENTION = "savi_tree"
 """The name this attention is registered under (`model.set_attn_implementation`)."""
 
 SPLIT_FROM = 512
-"""From this prefix length on, attention is computed in two calls (prefix plainly causal, branches with a small mask): about twice as fast at
-8k tokens. Below it, one call with the whole mask is faster."""
+"""From this prefix length on, attention is computed in two calls (prefix plainly causal, branches with a small mask): about twice as fast
+at 8k tokens. Below it, one call with the whole mask is faster."""
 
 
 class MaskDroppedError(RuntimeError):
@@ -83,9 +83,7 @@ def tree_attention(
     return out.transpose(1, 2).contiguous(), None
 
 
-def tree_mask(
-    batch_size: int, q_length: int, kv_length: int, attention_mask: Tensor | None = None, **kwargs: Any
-) -> Tensor | None:
+def tree_mask(batch_size: int, q_length: int, kv_length: int, attention_mask: Tensor | None = None, **kwargs: Any) -> Tensor | None:
     """transformers' mask interface. A call without padding and cache is plainly causal or brings its tree: no mask is made. Any other call
     gets transformers' own sdpa mask."""
     from transformers.masking_utils import sdpa_mask
@@ -120,7 +118,7 @@ def require_tree_attention(model: nn.Module) -> None:
     found = text_implementation(model)
     if found != TREE_ATTENTION:
         raise MaskDroppedError(
-            f"attention implementation {found!r} would drop the mask of a packed batch: branches would see each other and the loss would be "
+            f"attention implementation {found!r} would drop the mask of a packed batch: branches would see each other, the loss would be "
             f"wrong without a word; run it inside savi.attention.use_tree_attention(model), or set engine='plain'"
         )
 

@@ -23,11 +23,12 @@ LossType = Literal["sigmoid", "ipo", "hinge"]
 class DPOSettings(BaseModel):
     """How one iteration is trained.
 
-    `method` "sft" trains on the chosen answers alone (negative log-likelihood), with no reference model. `rpo_alpha` weighs the same term next
-    to the preference loss (0: none). `pairs_per_step` bounds the pairs of an optimiser step, over all processes. `lora_r` 0 is full
-    fine-tuning of the language model. `max_batch_tokens` bounds the padded tokens of one forward pass (memory), and never changes the result
-    beyond rounding. `engine` "plain" runs one sequence at a time, the oracle. `save_steps` 0 keeps no checkpoints on the way; else it is
-    rounded up to a multiple of `logging_steps`, so that a resumed log equals an uninterrupted one. `num_frames` None: as the pairs were made.
+    `method` "sft" trains on the chosen answers alone (negative log-likelihood), with no reference model. `rpo_alpha` weighs the same term
+    next to the preference loss (0: none). `pairs_per_step` bounds the pairs of an optimiser step, over all processes. `lora_r` 0 is full
+    fine-tuning of the language model. `max_batch_tokens` bounds the padded tokens of one forward pass (memory), and never changes the
+    result beyond rounding. `engine` "plain" runs one sequence at a time, the oracle. `save_steps` 0 keeps no checkpoints on the way; else
+    it is rounded up to a multiple of `logging_steps`, so that a resumed log equals an uninterrupted one. `num_frames` None: as the pairs
+    were made.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -58,7 +59,9 @@ class DPOSettings(BaseModel):
     @model_validator(mode="after")
     def _check(self) -> DPOSettings:
         if self.method == "sft" and self.rpo_alpha:
-            raise ValueError("rpo_alpha adds the SFT term to the preference loss; with method 'sft' that term is all there is: leave it out")
+            raise ValueError(
+                "rpo_alpha adds the SFT term to the preference loss; with method 'sft' that term is all there is: leave it out"
+            )
         return self
 
     @property
@@ -88,51 +91,53 @@ class DPOSettings(BaseModel):
             losses = [self.loss_type] + (["sft"] if self.rpo_alpha else [])
             weights = [1.0, self.rpo_alpha] if self.rpo_alpha else None
         every = self.checkpoint_every()
-        options: dict[str, Any] = dict(
-            output_dir=str(output_dir),
-            beta=self.beta,
-            loss_type=losses,
-            loss_weights=weights,
-            learning_rate=self.learning_rate,
-            num_train_epochs=1,  # the plan of steps spans all epochs, see savi.trainer
-            per_device_train_batch_size=1,
-            gradient_accumulation_steps=1,
-            warmup_steps=round(self.warmup_ratio * total_steps),
-            lr_scheduler_type=self.lr_scheduler,
-            max_grad_norm=self.max_grad_norm,
-            weight_decay=self.weight_decay,
-            adam_beta2=self.adam_beta2,
-            seed=self.seed,
-            data_seed=self.seed,
-            gradient_checkpointing=self.gradient_checkpointing,
-            gradient_checkpointing_kwargs={"use_reentrant": False} if self.gradient_checkpointing else None,
-            logging_steps=self.logging_steps,
-            logging_first_step=True,
-            save_strategy="steps" if every else "no",
-            save_steps=every or 500,
-            save_total_limit=2,
-            eval_strategy="no",
-            report_to=[],
-            disable_tqdm=True,
-            remove_unused_columns=False,
-            dataloader_num_workers=0,
-            dataloader_pin_memory=False,
-            use_cpu=use_cpu,
-            bf16=bf16,
-            precompute_ref_log_probs=self.needs_reference,
-        )
+        options: dict[str, Any] = {
+            "output_dir": str(output_dir),
+            "beta": self.beta,
+            "loss_type": losses,
+            "loss_weights": weights,
+            "learning_rate": self.learning_rate,
+            "num_train_epochs": 1,  # the plan of steps spans all epochs, see savi.trainer
+            "per_device_train_batch_size": 1,
+            "gradient_accumulation_steps": 1,
+            "warmup_steps": round(self.warmup_ratio * total_steps),
+            "lr_scheduler_type": self.lr_scheduler,
+            "max_grad_norm": self.max_grad_norm,
+            "weight_decay": self.weight_decay,
+            "adam_beta2": self.adam_beta2,
+            "seed": self.seed,
+            "data_seed": self.seed,
+            "gradient_checkpointing": self.gradient_checkpointing,
+            "gradient_checkpointing_kwargs": {"use_reentrant": False} if self.gradient_checkpointing else None,
+            "logging_steps": self.logging_steps,
+            "logging_first_step": True,
+            "save_strategy": "steps" if every else "no",
+            "save_steps": every or 500,
+            "save_total_limit": 2,
+            "eval_strategy": "no",
+            "report_to": [],
+            "disable_tqdm": True,
+            "remove_unused_columns": False,
+            "dataloader_num_workers": 0,
+            "dataloader_pin_memory": False,
+            "use_cpu": use_cpu,
+            "bf16": bf16,
+            "precompute_ref_log_probs": self.needs_reference,
+        }
         return DPOConfig(**options)
 
 
 def preference_losses(policy: Tensor, reference: Tensor, lengths: Tensor, *, beta: float, loss_type: LossType) -> Tensor:
-    """The loss of each pair [n], from summed log-probabilities [n, 2] (chosen, rejected) of policy and reference; `lengths` [n, 2] in tokens.
+    """The loss of each pair [n], from summed log-probabilities [n, 2] (chosen, rejected) of policy and reference; `lengths` [n, 2] in
+    tokens.
 
     With h = log pi(c)/pi_ref(c) - log pi(r)/pi_ref(r):
 
     * sigmoid: -log sigmoid(beta h). Rafailov et al. 2023 (arXiv 2305.18290), eq. 7.
-    * hinge: max(0, 1 - beta h). Zhao et al. 2023 (SLiC-HF, arXiv 2305.10425) in DPO's parametrisation (Liu et al. 2024, RSO, arXiv 2309.06657).
-    * ipo: (h' - 1 / (2 beta))^2, h' with each log-ratio divided by its number of tokens, as TRL does on the word of IPO's authors. Azar et al.
-      2023 (arXiv 2310.12036), eq. 17, beta being its tau.
+    * hinge: max(0, 1 - beta h). Zhao et al. 2023 (SLiC-HF, arXiv 2305.10425) in DPO's parametrisation (Liu et al. 2024, RSO, arXiv
+      2309.06657).
+    * ipo: (h' - 1 / (2 beta))^2, h' with each log-ratio divided by its number of tokens, as TRL does on the word of IPO's authors. Azar
+      et al. 2023 (arXiv 2310.12036), eq. 17, beta being its tau.
     """
     ratios = policy - reference
     if loss_type == "ipo":
@@ -153,8 +158,8 @@ def step_loss(
 
         sum of pair losses / step_pairs + sft_weight * (- sum of log p(chosen)) / step_chosen_tokens
 
-    The second term is the NLL term of iterative RPO (Pang et al. 2024, arXiv 2404.19733, eq. 1), divided by the number of chosen tokens of the
-    step as TRL's "sft" loss is (the paper divides by each answer's own length).
+    The second term is the NLL term of iterative RPO (Pang et al. 2024, arXiv 2404.19733, eq. 1), divided by the number of chosen tokens
+    of the step as TRL's "sft" loss is (the paper divides by each answer's own length).
     """
     loss = policy.new_zeros(())
     if settings.method == "dpo":

@@ -64,8 +64,8 @@ class Step:
 def tokenise(lm: VideoLM, pairs: Iterable[PreferencePair], settings: DPOSettings) -> tuple[list[Example], list[DroppedPair]]:
     """Tokens of pairs, in an order of their own (by video and pair_id), and the pairs that cannot be trained on.
 
-    Dropped are a pair whose two answers have the same tokens (its gradient is nothing but noise) unless only the chosen one is trained, a text
-    with the visual placeholder in it, and a second pair of the same pair_id.
+    Dropped are a pair whose two answers have the same tokens (its gradient is nothing but noise) unless only the chosen one is trained, a
+    text with the visual placeholder in it, and a second pair of the same pair_id.
     """
     examples: list[Example] = []
     dropped: list[DroppedPair] = []
@@ -131,7 +131,9 @@ class VideoStore:
         """
         broken: dict[str, str] = {}
         waiting: list[tuple[str, Frames]] = []
-        for done, (video, (_, frames)) in enumerate(zip(videos, prefetch(videos, num_frames=self._num_frames, depth=4), strict=True), start=1):
+        for done, (video, (_, frames)) in enumerate(
+            zip(videos, prefetch(videos, num_frames=self._num_frames, depth=4), strict=True), start=1
+        ):
             if isinstance(frames, VideoError):
                 broken[video] = frames.reason
             elif self._bytes < self._keep_bytes:
@@ -219,4 +221,3 @@ def frames_of_pairs(pairs: Sequence[PreferencePair], settings: DPOSettings) -> i
     if len(found) == 1 and isinstance(number := next(iter(found)), int):
         return number
     raise ValueError(f"the pairs were made with num_frames {sorted(map(str, found))}: set num_frames in DPOSettings")
-

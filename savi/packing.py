@@ -2,9 +2,9 @@
 
     row = [ video prefix | q1 c1 r1 | q2 c2 r2 | ... | padding ]
 
-A question sees the prefix; chosen (c) and rejected (r) see the prefix and their question, not each other; positions go on from the prefix in
-every branch. So each completion has exactly the log-probability it has in a sequence of its own (held by tests/invariants). The module knows
-token ids only: no files, no losses.
+A question sees the prefix; chosen (c) and rejected (r) see the prefix and their question, not each other; positions go on from the prefix
+in every branch. So each completion has exactly the log-probability it has in a sequence of its own (held by tests/invariants). The module
+knows token ids only: no files, no losses.
 """
 
 from __future__ import annotations
@@ -39,8 +39,8 @@ class VideoPrefix:
 
 @dataclass(frozen=True)
 class PairTokens:
-    """A pair as token ids. `question`: what follows the prefix up to and with the assistant's header, may be empty; `chosen`, `rejected`: the
-    replies with their end of turn. An empty `rejected` (SFT) takes no room."""
+    """A pair as token ids. `question`: what follows the prefix up to and with the assistant's header, may be empty; `chosen`, `rejected`:
+    the replies with their end of turn. An empty `rejected` (SFT) takes no room."""
 
     question: tuple[int, ...]
     chosen: tuple[int, ...]
@@ -67,9 +67,9 @@ class Row:
 class PackedBatch:
     """A packed batch of B rows, S positions, N scored tokens, n pairs (numbered row after row).
 
-    `input_ids` [B, S]; `position_ids` [B, S] or [3, B, S]; `keep` [U]: the positions any row predicts a scored token from; token j is predicted
-    by row `row[j]` at `keep[at[j]]`, its id is `target[j]`, and its place in the [2n, L] grid of completions is `slot[j]` (completion 2i is
-    pair i's chosen, 2i+1 its rejected). `lengths` [n, 2]: tokens of each completion.
+    `input_ids` [B, S]; `position_ids` [B, S] or [3, B, S]; `keep` [U]: the positions any row predicts a scored token from; token j is
+    predicted by row `row[j]` at `keep[at[j]]`, its id is `target[j]`, and its place in the [2n, L] grid of completions is `slot[j]`
+    (completion 2i is pair i's chosen, 2i+1 its rejected). `lengths` [n, 2]: tokens of each completion.
     """
 
     input_ids: Tensor
@@ -89,7 +89,9 @@ class PackedBatch:
         return int(self.lengths.shape[0])
 
 
-def pack(rows: Sequence[Row], family: Family, *, dtype: torch.dtype, device: torch.device | str = "cpu", split: bool | None = None) -> PackedBatch:
+def pack(
+    rows: Sequence[Row], family: Family, *, dtype: torch.dtype, device: torch.device | str = "cpu", split: bool | None = None
+) -> PackedBatch:
     """Pack rows whose prefixes are equally long.
 
     `dtype` is the model's (of the additive mask). `split`: attention in two calls (see `savi.attention`); None decides by the prefix.
@@ -210,8 +212,8 @@ def token_logps(logits: Tensor, targets: Tensor) -> Tensor:
 def packed_logps(model: nn.Module, batch: PackedBatch, family: Family) -> Tensor:
     """Sum of log-probabilities of each completion [n, 2] (chosen, rejected; 0 for an empty one) in one forward pass.
 
-    `model` may be wrapped (DDP, FSDP, peft): only its forward is called. The sum is taken over a padded grid and not by index_add, whose order
-    on a GPU is not fixed.
+    `model` may be wrapped (DDP, FSDP, peft): only its forward is called. The sum is taken over a padded grid and not by index_add, whose
+    order on a GPU is not fixed.
 
     Raises:
         MaskDroppedError: the model's attention would ignore the mask, or did.
@@ -271,7 +273,8 @@ def unwrap(model: nn.Module) -> Any:
 
 
 def batches(rows: Sequence[Row], max_tokens: int) -> list[list[int]]:
-    """Group row numbers into batches of equal prefix length and at most `max_tokens` padded tokens (one row at least), order kept otherwise.
+    """Group row numbers into batches of equal prefix length and at most `max_tokens` padded tokens (one row at least), order kept
+    otherwise.
 
     Rows of like length are put together, so that little is padded; ties keep their order, so the grouping is a function of the rows alone.
     """

@@ -26,9 +26,9 @@ ExchangeFormat = Literal["conversational", "messages"]
 class PreferencePair:
     """One preference.
 
-    `video` is a path (in files: relative to the file's folder). `initial` and `critique` are kept as the model wrote them; `rejected` equals
-    `initial` and `chosen` the revision unless a control changed them (see `savi.iterate`). `meta` holds what belongs to the making (index
-    of the question, the revision before a control) and must be JSON.
+    `video` is a path (in files: relative to the file's folder). `initial` and `critique` are kept as the model wrote them; `rejected`
+    equals `initial` and `chosen` the revision unless a control changed them (see `savi.iterate`). `meta` holds what belongs to the making
+    (index of the question, the revision before a control) and must be JSON.
     """
 
     pair_id: str
@@ -46,8 +46,8 @@ class PreferencePair:
 
     @property
     def prompt(self) -> str:
-        """What the model was asked when it gave its initial answer, and is asked in training: the answer template of `meta["prompts"]` around
-        the question, the question alone where no prompt set is named.
+        """What the model was asked when it gave its initial answer, and is asked in training: the answer template of `meta["prompts"]`
+        around the question, the question alone where no prompt set is named.
 
         Raises:
             ValueError: a prompt set of that name is not known.

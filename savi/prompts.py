@@ -7,7 +7,6 @@ no model, no video and no right answers.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -92,9 +91,10 @@ PROMPTS: dict[str, PromptSet] = {
     "videosavi": PromptSet(
         name="videosavi",
         ask_spatial=(
-            "Watch the video closely. Write one question that can only be answered by looking at where things are: the position of objects or "
-            "people, what is next to, behind, above or inside what, their shape, colour or number. The answer must be visible in the video. "
-            "Do not ask about names, places or anything outside the video. Reply with the question alone, ending in a question mark."
+            "Watch the video closely. Write one question that can only be answered by looking at where things are: the position of "
+            "objects or people, what is next to, behind, above or inside what, their shape, colour or number. The answer must be "
+            "visible in the video. Do not ask about names, places or anything outside the video. Reply with the question alone, ending "
+            "in a question mark."
         ),
         ask_temporal=(
             "Watch the video closely. Write one question that can only be answered by following it over time: the order of events, what "
@@ -231,8 +231,11 @@ def parse_revision(text: str, question: Question | None = None) -> str | Unreada
 
 def same_answer(one: str, other: str) -> bool:
     """Whether two answers say the same but for case, blanks and a final full stop."""
-    plain: Callable[[str], str] = lambda text: " ".join(text.casefold().split()).rstrip(" .")  # noqa: E731
-    return plain(one) == plain(other)
+    return _plain(one) == _plain(other)
+
+
+def _plain(text: str) -> str:
+    return " ".join(text.casefold().split()).rstrip(" .")
 
 
 def question_shape(question: Question) -> str:

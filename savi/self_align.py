@@ -1,8 +1,8 @@
 """The loop's first half: from unlabelled videos to preference pairs, by the model alone.
 
-For each video the model poses questions, answers them (sampled: the dispreferred answer), criticises its answer and revises it (the preferred
-answer). A pair is made where the revision differs from the answer; the critique's own verdict is not read. Every question leaves exactly one
-row, a pair or a dropped one with its reason. No right answers exist here, and none can be passed in.
+For each video the model poses questions, answers them (sampled: the dispreferred answer), criticises its answer and revises it (the
+preferred answer). A pair is made where the revision differs from the answer; the critique's own verdict is not read. Every question
+leaves exactly one row, a pair or a dropped one with its reason. No right answers exist here, and none can be passed in.
 """
 
 from __future__ import annotations
@@ -48,9 +48,10 @@ class ResumeError(ValueError):
 
 @dataclass(frozen=True)
 class AlignSettings:
-    """How pairs are made. `questions_per_kind` spatial and as many temporal questions a video (the paper: 3 and 3); `prompts` names a set of
-    `savi.prompts`; the four generation settings' own seeds are replaced by `seed`. `chunk_videos` videos are worked on together and are what a
-    crash can lose; it changes no result. `keep_equal` also makes pairs of unchanged answers (for training on all revisions, `method` "sft")."""
+    """How pairs are made. `questions_per_kind` spatial and as many temporal questions a video (the paper: 3 and 3); `prompts` names a set
+    of `savi.prompts`; the four generation settings' own seeds are replaced by `seed`. `chunk_videos` videos are worked on together and
+    are what a crash can lose; it changes no result. `keep_equal` also makes pairs of unchanged answers (for training on all revisions,
+    `method` "sft")."""
 
     num_frames: int
     questions_per_kind: int = 1
@@ -136,10 +137,10 @@ def self_align(
 ) -> Iterator[PreferencePair]:
     """Make preference pairs from videos; yields them in the order of the videos, as chunks are finished.
 
-    With `out`, pairs are written there chunk by chunk, dropped questions to `dropped` (default: dropped.jsonl beside it), and a run that was
-    killed goes on behind its last whole chunk: the same bytes as an uninterrupted one, the stored pairs yielded first. A sampled row's random
-    stream is named by video, kind, index and stage, so results do not depend on chunks or batches. A video that cannot be read is listed in
-    `failures` and the rest goes on.
+    With `out`, pairs are written there chunk by chunk, dropped questions to `dropped` (default: dropped.jsonl beside it), and a run that
+    was killed goes on behind its last whole chunk: the same bytes as an uninterrupted one, the stored pairs yielded first. A sampled
+    row's random stream is named by video, kind, index and stage, so results do not depend on chunks or batches. A video that cannot be
+    read is listed in `failures` and the rest goes on.
 
     Raises:
         ResumeError: `out` was begun with another model, other settings or other videos.
@@ -226,7 +227,9 @@ def _align_chunk(
     """All four stages over a chunk, each in one batch -> pairs, dropped rows, failures."""
     prompts = prompt_set(settings.prompts)
     broken = [
-        {"what": key, "where": key, "why": f"{frames.kind}: {frames.reason}", "stage": STAGE} for key, _, frames in chunk if isinstance(frames, VideoError)
+        {"what": key, "where": key, "why": f"{frames.kind}: {frames.reason}", "stage": STAGE}
+        for key, _, frames in chunk
+        if isinstance(frames, VideoError)
     ]
     readable = [(key, path, frames) for key, path, frames in chunk if isinstance(frames, Frames)]
     watched = lm.watch_batch([frames for _, _, frames in readable])
@@ -255,7 +258,12 @@ def _align_chunk(
     for one, reply in _stage(lm, asked, "answer", settings.answer, settings.seed, lambda one: prompts.fill("answer", question=_text(one))):
         one.initial = _keep(one, "unreadable answer", reply, _cut_off(reply) or parse_answer(reply.text, one.question))
     for one, reply in _stage(
-        lm, asked, "critique", settings.critique, settings.seed, lambda one: prompts.fill("critique", question=_text(one), answer=one.initial)
+        lm,
+        asked,
+        "critique",
+        settings.critique,
+        settings.seed,
+        lambda one: prompts.fill("critique", question=_text(one), answer=one.initial),
     ):
         one.critique = _keep(one, "unreadable critique", reply, _cut_off(reply) or parse_critique(reply.text))
     for one, reply in _stage(
@@ -374,7 +382,12 @@ class _Journal:
         return read_pairs(self._out)
 
     def add(
-        self, pairs: Sequence[PreferencePair], dropped: Sequence[dict[str, Any]], failures: Sequence[dict[str, str]], videos_done: int, counts: AlignCounts
+        self,
+        pairs: Sequence[PreferencePair],
+        dropped: Sequence[dict[str, Any]],
+        failures: Sequence[dict[str, str]],
+        videos_done: int,
+        counts: AlignCounts,
     ) -> None:
         with JsonlWriter(self._out) as writer:
             writer.write(*iter_rows(pairs, self._out.parent))

@@ -1,8 +1,8 @@
 """Training on preference pairs: a small `transformers.Trainer` that runs packed steps, and `train_dpo` around it.
 
-Accelerate brings what Trainer brings (several processes, mixed precision, resume); what is ours is the plan of steps, the packed forward pass
-and the loss. A step's pairs do not depend on the number of processes, its loss is divided by its global number of pairs, and the reference is
-scored once, before the first step, from the same packing. No second model is held in memory.
+Accelerate brings what Trainer brings (several processes, mixed precision, resume); what is ours is the plan of steps, the packed forward
+pass and the loss. A step's pairs do not depend on the number of processes, its loss is divided by its global number of pairs, and the
+reference is scored once, before the first step, from the same packing. No second model is held in memory.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from savi.attention import use_tree_attention
 from savi.compat import mend_torchvision
 from savi.dpo import DPOSettings, reward_sums, step_loss
 from savi.examples import DroppedPair, Example, NoPairsError, Step, Unit, VideoStore, frames_of_pairs, make_plan, make_units, tokenise
-from savi.files import write_jsonl_atomic
+from savi.files import sha256_json, write_json_atomic, write_jsonl_atomic
 from savi.packing import Row, batches, pack, packed_logps, separate_logps, unwrap
 from savi.preferences import PreferencePair
 
@@ -58,7 +58,8 @@ class TrainResult:
 
 
 class PackedDPOTrainer(Trainer):
-    """`transformers.Trainer` whose data are the steps of a plan (one batch of its loader = one optimiser step of any number of micro-batches).
+    """`transformers.Trainer` whose data are the steps of a plan (one batch of its loader = one optimiser step of any number of
+    micro-batches).
 
     `args` is TRL's `DPOConfig`; what it does not say (method, engine, micro-batch size) is in `settings`.
     """
@@ -100,7 +101,8 @@ class PackedDPOTrainer(Trainer):
     # one step
 
     def training_step(self, model: nn.Module, inputs: Step, num_items_in_batch: Tensor | int | None = None) -> Tensor:
-        """Forward and backward of all micro-batches of a step; returns the step's loss times the number of processes, as Trainer averages it."""
+        """Forward and backward of all micro-batches of a step; returns the step's loss times the number of processes, as Trainer averages
+        it."""
         model.train()
         total = torch.zeros((), device=self.args.device)
         micros = self._micro_batches(inputs)
@@ -117,8 +119,8 @@ class PackedDPOTrainer(Trainer):
     def _micro_batches(self, step: Step) -> list[tuple[list[Unit], list[Row], float]]:
         """This process's units of a step in batches that fit, each with a weight of 1 (times processes, undoing their averaging).
 
-        All processes run the same number of forward passes, or those that shard the model would wait for each other: who has fewer repeats one
-        with weight 0.
+        All processes run the same number of forward passes, or those that shard the model would wait for each other: who has fewer
+        repeats one with weight 0.
         """
         world, rank = self.args.world_size, self.args.process_index
         mine = list(step.units[rank::world])
@@ -256,9 +258,9 @@ def train_dpo(
 ) -> TrainResult:
     """Train `lm` on preference pairs (DPO, Rafailov et al. 2023) and write `out_dir`/{train/log.jsonl, model/}.
 
-    The same pairs (in any order), settings and weights give the same bytes on one machine. With `save_steps`, a run that was killed goes on from
-    its last checkpoint and ends in the same bytes. `lm` holds the trained weights afterwards (LoRA merged): what it watched before is stale.
-    `store` brings videos that are encoded already. Under torchrun every process calls this; the first one writes.
+    The same pairs (in any order), settings and weights give the same bytes on one machine. With `save_steps`, a run that was killed goes
+    on from its last checkpoint and ends in the same bytes. `lm` holds the trained weights afterwards (LoRA merged): what it watched
+    before is stale. `store` brings videos that are encoded already. Under torchrun every process calls this; the first one writes.
 
     Raises:
         NoPairsError: no pair is left to train on, with the reasons.
@@ -279,6 +281,8 @@ def train_dpo(
     _check_context(lm, examples, store)
 
     plan = make_plan(examples, settings)
+    if settings.save_steps:
+        _claim(out / TRAIN_FOLDER, lm, examples, settings)
     args = settings.trl_config(
         out / TRAIN_FOLDER, total_steps=len(plan), use_cpu=lm.device.type == "cpu", bf16=lm.model.dtype == torch.bfloat16
     )
@@ -334,8 +338,30 @@ def _check_context(lm: VideoLM, examples: Sequence[Example], store: VideoStore) 
         end = store.next_pos.get(example.video, 0) + len(tokens.question) + max(len(tokens.chosen), len(tokens.rejected))
         if end > limit:
             raise ValueError(
-                f"pair {example.pair_id}: {end} positions, but {lm.name} has a context of {limit}; use fewer frames (num_frames) or shorter answers"
+                f"pair {example.pair_id}: {end} positions, but {lm.name} has a context of {limit}; use fewer frames or shorter answers"
             )
+
+
+def _claim(folder: Path, lm: VideoLM, examples: Sequence[Example], settings: DPOSettings) -> None:
+    """Write down what the checkpoints in a folder are made from.
+
+    Raises:
+        ValueError: the folder holds checkpoints made from something else.
+    """
+    speed_only = {"max_batch_tokens", "gradient_checkpointing", "engine"}
+    made_from = sha256_json(
+        {
+            "model": lm.fingerprint,
+            "settings": settings.model_dump(mode="json", exclude=speed_only),
+            "examples": [
+                [example.pair_id, example.tokens.question, example.tokens.chosen, example.tokens.rejected] for example in examples
+            ],
+        }
+    )
+    path = folder / "made_from.json"
+    if path.exists() and json.loads(path.read_text(encoding="utf-8")) != made_from and any(folder.glob("checkpoint-*")):
+        raise ValueError(f"{folder}: holds checkpoints of another model, other pairs or other settings; take another folder or delete it")
+    write_json_atomic(path, made_from)
 
 
 def _last_checkpoint(folder: Path) -> str | None:
