@@ -132,6 +132,8 @@ def write_text_atomic(path: Path, text: str) -> None:
             f.write(text)
             f.flush()
             os.fsync(f.fileno())
+        os.umask(mask := os.umask(0))
+        Path(tmp).chmod(0o666 & ~mask)  # mkstemp makes it readable by its owner alone
         Path(tmp).replace(path)
     except BaseException:
         Path(tmp).unlink(missing_ok=True)

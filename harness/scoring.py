@@ -1,0 +1,311 @@
+"""From lmms-eval's samples to question records and a score: what upstream credited, what the strict rule credits, and why.
+
+Upstream's credit is taken as lmms-eval's own tasks gave it. The strict rule only ever takes credit away: a guess, an accident of parsing ("It is
+a blue cube" read as option A) or an empty, failed or degenerate answer earns nothing. So strict <= upstream for every question, and the
+difference is free credit. Reads plain dictionaries; knows no model, no lmms-eval and no files.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import re
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from benchmarks.catalog import Benchmark
+from benchmarks.datasets import video_file, video_id
+from harness.records import Evaluation, Provenance, QuestionRecord, Score, Status
+
+LETTERS = "ABCDE"
+Form = Literal["letter", "yes_no", "caption"]
+
+_OPENING = re.compile(r"\s*(?:\(([A-E])\)|([A-E])(?=\s*$|[.):,]))")
+"""A reply that opens with a letter: "A", "A.", "A) up", "(A) up", "A: up"."""
+_SAID = re.compile(r"\b(?i:answer|option|choice|caption)(?i:\s+is)?\s*:?\s*\(?([B-E]\b|A\b(?!\s+(?!because|since|as |for |which)[a-z]))")
+_ALONE = re.compile(r"(?<![\w'-])([A-E])(?![\w'-])")
+_ARTICLE = re.compile(r"(?<![\w'-])A(?=\s+[a-z])")
+_DEGENERATE_WORDS = 4
+_DEGENERATE_CHARS = 8
+
+
+class ScoringError(ValueError):
+    """A sample that does not look as its task makes it: names the task, the document and the field."""
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A document in one form for all six: the question, its options, the right reply, the video (relative to HF_HOME)."""
+
+    question: str
+    options: tuple[str, ...]
+    target: str
+    form: Form
+    video: str
+
+    @property
+    def chance(self) -> float:
+        """What blind guessing earns, 0-1."""
+        return 1.0 / len(self.options)
+
+
+@dataclass(frozen=True)
+class Reply:
+    """What the model said to one question, and how it came about. `guessed`: no rule of upstream's read it (a random choice or a judge's turn)."""
+
+    text: str
+    frames: int
+    error: str | None = None
+    guessed: bool = False
+
+
+def form_of(task: str) -> Form:
+    """How a task's replies are read."""
+    return "yes_no" if task == "tempcompass_yes_no" else "caption" if task == "tempcompass_caption_matching" else "letter"
+
+
+def describe(b: Benchmark, task: str, doc: Mapping[str, Any]) -> Asked:
+    """Bring a benchmark's document into the common form.
+
+    Raises:
+        ScoringError: the document lacks a field, or its answer is none of its options.
+    """
+    try:
+        question, options, target = _describe(b.name, task, doc)
+        video = video_file(b, task, doc)
+    except (KeyError, IndexError, ValueError, TypeError) as e:
+        raise ScoringError(f"{task}: a document does not look as expected ({type(e).__name__}: {e}); fields: {', '.join(map(str, doc))}") from e
+    return Asked(question, tuple(options), target, form_of(task), video)
+
+
+def _describe(name: str, task: str, doc: Mapping[str, Any]) -> tuple[str, list[str], str]:
+    if name == "mvbench":
+        options = list(doc["candidates"])
+        return doc["question"], options, LETTERS[options.index(doc["answer"])]
+    if name == "perceptiontest":
+        return doc["question"], list(doc["options"]), LETTERS[int(doc["answer_id"])]
+    if name == "nextqa":
+        return doc["question"], [doc[f"a{k}"] for k in range(5)], LETTERS[int(doc["answer"])]
+    if name == "egoschema":
+        return doc["question"], [re.sub(r"^[A-E]\.\s*", "", o) for o in doc["option"]], LETTERS[int(doc["answer"])]
+    if name == "longvideobench":
+        options = []
+        for k in range(5):
+            if doc[f"option{k}"] == "N/A":
+                break
+            options.append(doc[f"option{k}"])
+        return doc["question"], options, LETTERS[int(doc["correct_choice"])]
+    if task == "tempcompass_yes_no":
+        return doc["question"], ["yes", "no"], str(doc["answer"])
+    question, *lines = doc["question"].split("\n")
+    if task == "tempcompass_caption_matching":
+        return question, [x.split(": ", 1)[1] for x in lines], LETTERS[lines.index(doc["answer"])]
+    return question, [re.sub(r"^[A-E]\.\s*", "", x) for x in lines], doc["answer"][0]
+
+
+def question_id(task: str, asked: Asked) -> str:
+    """Hash of a question's content: task, video, question, options and key. Equal between runs, whatever the order of the documents."""
+    content = [task, asked.video, asked.question, list(asked.options), asked.target]
+    return hashlib.sha256(json.dumps(content, ensure_ascii=False).encode()).hexdigest()[:20]
+
+
+def unique_ids(ids: Sequence[str]) -> list[str]:
+    """Tell apart documents with the very same content (real sets have some): the second becomes `<id>-2`, in document order."""
+    seen: Counter[str] = Counter()
+    out = []
+    for i in ids:
+        seen[i] += 1
+        out.append(i if seen[i] == 1 else f"{i}-{seen[i]}")
+    return out
+
+
+def read_letter(answer: str, options: Sequence[str]) -> str | None:
+    """The option a reply names beyond doubt, or None.
+
+    In this order: an opening letter ("B", "B.", "(B) up", "B up" where "up" is an option); "answer is B"; the only lone capital letter in the text
+    (the article "A" does not count); the only option whose text occurs.
+    """
+    valid = LETTERS[: len(options)]
+    texts = [_plain(o) for o in options]
+    first = _OPENING.match(answer)
+    if first:
+        letter = first.group(1) or first.group(2)
+        return letter if letter in valid else None
+    head, _, rest = answer.strip().partition(" ")
+    if head in tuple(valid) and _plain(rest) in texts:
+        return head
+    said = {x for x in _SAID.findall(answer) if x in valid}
+    if len(said) == 1:
+        return said.pop()
+    alone = {x for x in _ALONE.findall(_ARTICLE.sub(" ", answer)) if x in valid}
+    if alone:
+        return alone.pop() if len(alone) == 1 else None
+    plain = f" {_plain(answer)} "
+    named = [k for k, t in enumerate(texts) if t and f" {t} " in plain]
+    return valid[named[0]] if len(named) == 1 else None
+
+
+def _plain(text: str) -> str:
+    """Lower-case words with single blanks, punctuation dropped."""
+    return " ".join(re.findall(r"[\w'-]+", text.lower()))
+
+
+def read_yes_no(answer: str) -> str | None:
+    """ "yes" or "no" where that is the reply's first word ("Not sure" is neither)."""
+    first = re.match(r"\W*(\w+)", answer.lower())
+    return first.group(1) if first and first.group(1) in ("yes", "no") else None
+
+
+def read_reply(asked: Asked, answer: str) -> str | None:
+    """What a reply says beyond doubt: a letter, or yes/no; None where that cannot be told."""
+    if asked.form == "yes_no":
+        return read_yes_no(answer)
+    if asked.form == "caption":
+        plain = _plain(answer)
+        for k, o in enumerate(asked.options):
+            # lmms-eval's rule takes the whole caption, its sentence, "Caption A" or "A".
+            if plain in (_plain(o), _plain(f"Caption {LETTERS[k]} {o}"), f"caption {LETTERS[k].lower()}") or answer.strip(" .") == LETTERS[k]:
+                return LETTERS[k]
+    return read_letter(answer, asked.options)
+
+
+def is_degenerate(answer: str) -> bool:
+    """One token repeated and nothing else: four words or more of one kind, or eight characters."""
+    words = answer.split()
+    if len(words) >= _DEGENERATE_WORDS:
+        return len(set(words)) == 1
+    text = "".join(words)
+    return len(text) >= _DEGENERATE_CHARS and len(set(text)) == 1
+
+
+def upstream_credit(b: Benchmark, sample: Mapping[str, Any]) -> float:
+    """The credit (0 or 1) lmms-eval gave one sample, from the fields its task writes.
+
+    Raises:
+        ScoringError: the sample lacks its task's metric.
+    """
+    try:
+        m = sample[b.metric]
+        if b.name == "mvbench":
+            return float(m["score"])
+        if b.name == "perceptiontest":
+            return float(m["correct"])
+        if b.name == "tempcompass":
+            return float(m["rating"] == 1)
+        if b.name == "nextqa":
+            return float(m)
+        if b.name == "egoschema":
+            return float(str(m["pred"]) == str(m["ground_truth"]))
+        return float(m["parsed_pred"] == m["answer"])
+    except (KeyError, TypeError, ValueError) as e:
+        raise ScoringError(f"{b.title}, document {sample.get('doc_id')}: no {b.metric} as expected ({type(e).__name__}: {e})") from e
+
+
+def status_of(reply: Reply, parsed: str | None) -> Status:
+    """How a reply was read; see `harness.records.Status`."""
+    if reply.error is not None:
+        return "failed"
+    if not reply.text.strip():
+        return "empty"
+    if is_degenerate(reply.text):
+        return "degenerate"
+    return "unparsed" if reply.guessed or parsed is None else "ok"
+
+
+def record(b: Benchmark, task: str, sample: Mapping[str, Any], reply: Reply, qid: str) -> QuestionRecord:
+    """One question's record. Strict credit needs upstream's credit, status `ok` and the right option named beyond doubt."""
+    asked = describe(b, task, sample["doc"])
+    upstream = upstream_credit(b, sample)
+    parsed = read_reply(asked, reply.text) if reply.error is None else None
+    status = status_of(reply, parsed)
+    return QuestionRecord(
+        benchmark=b.name,
+        task=task,
+        doc_id=int(sample["doc_id"]),
+        question_id=qid,
+        video_id=video_id(b, asked.video),
+        prompt=str(sample["arguments"][0]),
+        target=asked.target,
+        answer=reply.text,
+        parsed=parsed,
+        upstream=upstream,
+        strict=upstream if status == "ok" and parsed == asked.target else 0.0,
+        status=status,
+        frames=reply.frames,
+        video_path=asked.video,
+        error=reply.error,
+    )
+
+
+def clustered_se_pct(records: Sequence[QuestionRecord]) -> float:
+    """Standard error (points) of the mean over tasks of the strict credit, questions on one video taken as one draw.
+
+    Linearised: a question weighs 1 / (tasks * questions of its task), its residual is taken from its task's mean, residuals are summed by video,
+    and their squares over videos, times G / (G - 1). 0 with fewer than two videos.
+    """
+    by_task: dict[str, list[float]] = defaultdict(list)
+    for r in records:
+        by_task[r.task].append(r.strict)
+    mean = {t: sum(v) / len(v) for t, v in by_task.items()}
+    cluster: dict[str, float] = defaultdict(float)
+    for r in records:
+        cluster[r.video_id] += (r.strict - mean[r.task]) / (len(by_task) * len(by_task[r.task]))
+    g = len(cluster)
+    return 100.0 * math.sqrt(sum(x * x for x in cluster.values()) * g / (g - 1)) if g > 1 else 0.0
+
+
+def prompts_fingerprint(records: Sequence[QuestionRecord]) -> str:
+    """SHA-256 over (question_id, prompt) in order."""
+    return hashlib.sha256("".join(f"{r.question_id}\t{r.prompt}\n" for r in records).encode()).hexdigest()
+
+
+def score(
+    b: Benchmark,
+    records: Sequence[QuestionRecord],
+    chances: Sequence[float],
+    upstream_by_task: Mapping[str, float],
+    *,
+    scale: str,
+    n_expected: int,
+    provenance: Provenance,
+    wall_s: float,
+) -> Evaluation:
+    """Aggregate records to a benchmark's score.
+
+    `chances`: blind guessing's expectation of each record (0-1); `upstream_by_task`: lmms-eval's own headline value of each task in 0-100.
+
+    Raises:
+        ScoringError: no records, or a task without records or upstream value.
+    """
+    strict: dict[str, list[float]] = {t: [] for t in b.tasks}
+    chance: dict[str, list[float]] = {t: [] for t in b.tasks}
+    for r, c in zip(records, chances, strict=True):
+        strict[r.task].append(r.strict)
+        chance[r.task].append(c)
+    empty = [t for t in b.tasks if not strict[t] or t not in upstream_by_task]
+    if empty:
+        raise ScoringError(f"{b.title}: no answers for {', '.join(empty)}; a mean over its {len(b.tasks)} tasks needs all of them")
+    subtasks = {t: 100.0 * sum(v) / len(v) for t, v in strict.items()}
+    counts = Counter(r.status for r in records)
+    k = len(b.tasks)
+    return Evaluation(
+        Score(
+            benchmark=b.name,
+            scale=scale,
+            n=len(records),
+            n_expected=n_expected,
+            videos=len({r.video_id for r in records}),
+            upstream_pct=sum(upstream_by_task[t] for t in b.tasks) / k,
+            strict_pct=sum(subtasks.values()) / k,
+            se_pct=clustered_se_pct(records),
+            chance_pct=sum(100.0 * sum(v) / len(v) for v in chance.values()) / k,
+            subtasks=subtasks,
+            statuses={s: counts[s] for s in sorted(counts)},
+            provenance=provenance,
+            wall_s=wall_s,
+        ),
+        list(records),
+    )
