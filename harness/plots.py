@@ -133,7 +133,7 @@ def plot_iterations(
             if p.interval:
                 y1, y2 = y_of(p.interval[0]), y_of(p.interval[1])
                 out.append(f'<line x1="{x:.1f}" x2="{x:.1f}" y1="{y1:.1f}" y2="{y2:.1f}" stroke="{colour}" stroke-width="1.2"/>')
-            tip = f"{name}, {labels[i]}: {p.value:.1f}" + (f" [{p.interval[0]:.1f}, {p.interval[1]:.1f}]" if p.interval else "")
+            tip = f"{name}, {labels[i]}: {p.value:.1f}" + (f" ({p.interval[0]:.1f} to {p.interval[1]:.1f})" if p.interval else "")
             out.append(f"<g><title>{_t(tip, 200)}</title>{_mark(mark, x, y_of(p.value), colour)}</g>")
         out.append("</g>")
         out.append(_mark(mark, right + 20, row_y, colour))

@@ -16,6 +16,7 @@ from typing import Any, Literal
 
 from benchmarks.catalog import CATALOG, select
 from harness import escape
+from harness.plots import Point
 from harness.plots import plot_iterations as plot_iterations
 from harness.records import Evaluation
 
@@ -110,7 +111,8 @@ class Table:
                 rows.append([f"**{escape.markdown(group)}**"] + [""] * len(self.columns))
             for row in members:
                 label = escape.markdown(row.label)
-                rows.append([f"*{label}*" if label and _published(row) else label, *(_markdown_cell(c) for c in row.cells)])
+                cells = [_markdown_cell(c, best) for c, best in zip(row.cells, self._best(row), strict=True)]
+                rows.append([f"*{label}*" if label and _published(row) else label, *cells])
         header = [escape.markdown(c) for c in (self.label_title, *self.columns)]
         align = ["left", *("left" if self._is_text(i) else "right" for i in range(len(self.columns)))]
         body = tabulate(rows, headers=header, tablefmt="pipe", disable_numparse=True, colalign=align if rows else None)
@@ -134,7 +136,8 @@ class Table:
                 label = rf"\textit{{{label}}}" if _published(row) else label
                 # A leading bracket would be read as the optional argument of the line before.
                 label = "{}" + label if label.startswith("[") else label
-                lines.append(" & ".join([label, *(_latex_cell(c) for c in row.cells)]) + r" \\")
+                cells = [_latex_cell(c, best) for c, best in zip(row.cells, self._best(row), strict=True)]
+                lines.append(" & ".join([label, *cells]) + r" \\")
         lines += [r"\bottomrule", r"\end{tabular}"]
         if self.notes:
             lines.append(r"\par\smallskip\footnotesize " + r"\\ ".join("{}" + escape.latex(n, 4000) for n in self.notes))
@@ -169,7 +172,7 @@ class Table:
         env = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
         env.filters["v"] = lambda s: escape.visible(str(s), 4000)
         env.filters["link"] = escape.safe_link
-        groups = [(g, [(r, _published(r)) for r in rows]) for g, rows in self._groups()]
+        groups = [(g, [(r, _published(r), self._best(r)) for r in rows]) for g, rows in self._groups()]
         return env.from_string(_HTML).render(t=self, groups=groups, text=[self._is_text(i) for i in range(len(self.columns))])
 
     def to_json(self) -> str:
@@ -183,6 +186,10 @@ class Table:
                 out.append((row.group, []))
             out[-1][1].append(row)
         return out
+
+    def _best(self, row: Row) -> list[bool]:
+        """Whether each cell is set in bold: the first rank, in a column where not all share it."""
+        return [c.rank == 1 and any((r.cells[i].rank or 1) > 1 for r in self.rows) for i, c in enumerate(row.cells)]
 
     def _is_text(self, i: int) -> bool:
         values = [r.cells[i].value for r in self.rows if r.cells[i].value is not None]
@@ -223,17 +230,17 @@ def _published(row: Row) -> bool:
     return bool(filled) and any(c.source == "published" for c in filled) and all(c.source != "measured" for c in filled)
 
 
-def _markdown_cell(cell: Cell) -> str:
+def _markdown_cell(cell: Cell, best: bool) -> str:
     text = escape.markdown(cell.text)
-    if cell.rank == 1 and text:
+    if best and text:
         text = f"**{text}**"
     link = escape.safe_link(cell.link)
     return f"[{text}](<{link}>)" if link and text else text
 
 
-def _latex_cell(cell: Cell) -> str:
+def _latex_cell(cell: Cell, best: bool) -> str:
     text = escape.latex(cell.text)
-    if cell.rank == 1 and text:
+    if best and text:
         text = rf"\textbf{{{text}}}"
     link = escape.safe_link(cell.link)
     if not link or not text:
@@ -251,10 +258,10 @@ _HTML = """<figure class="table" data-scale="{{ t.scale|v }}">
 {% if group %}
 <tr class="group"><th scope="rowgroup" colspan="{{ t.columns|length + 1 }}">{{ group|v }}</th></tr>
 {% endif %}
-{% for row, published in rows %}
+{% for row, published, best in rows %}
 <tr{% if published %} class="published"{% endif %}><th scope="row"><bdi>{{ row.label|v }}</bdi></th>
 {%- for c in row.cells %}
-<td class="{{ c.source }}{{ ' text' if text[loop.index0] else '' }}{{ ' best' if c.rank == 1 else '' }}"
+<td class="{{ c.source }}{{ ' text' if text[loop.index0] else '' }}{{ ' best' if best[loop.index0] else '' }}"
 {%- if c.value is number %} data-value="{{ c.value }}"{% endif %}
 {%- if c.interval %} data-low="{{ c.interval[0] }}" data-high="{{ c.interval[1] }}"{% endif %}
 {%- if c.note %} title="{{ c.note|v }}"{% endif %}>
@@ -281,38 +288,31 @@ def pct_cell(
     note: str = "",
     signed: bool = False,
 ) -> Cell:
-    """A percentage (0-100) with one decimal and, where given, its interval in brackets: `52.3 [49.1, 55.4]`. None is shown as a dash."""
+    """A percentage (0-100) with one decimal and, where given, its interval: `52.3 (49.1 to 55.4)`. None is shown as a dash."""
     if value is None:
         return Cell(None, "–", source=source, note=note)
     text = f"{value:+.1f}" if signed else f"{value:.1f}"
     if interval is not None:
         form = "+.1f" if signed else ".1f"
-        text += f" [{interval[0]:{form}}, {interval[1]:{form}}]"
+        text += f" ({interval[0]:{form}} to {interval[1]:{form}})"
     return Cell(float(value), text, interval, rank, source, link, note)
 
 
 def clustered_se(evaluation: Evaluation, rule: ScoreRule) -> tuple[float, int]:
     """Standard error in points of a benchmark's score, clustered by video, and the number of videos.
 
-    The score is the unweighted mean over lmms-eval tasks of each task's mean, so a question's share in it is
-    (credit - its task's mean) / (questions of the task x tasks); shares are summed by video, G/(G-1) corrected. Without records the
-    score's own `se_pct` is taken (which is of the strict rule).
+    Without records the score's own `se_pct` is taken, which is of the strict rule. Infinite for a single video.
     """
     records = evaluation.records
     if not records:
         return evaluation.score.se_pct, evaluation.score.videos
-    by_task: dict[str, list[float]] = {}
-    for r in records:
-        by_task.setdefault(r.task, []).append(r.strict if rule == "strict" else r.upstream)
-    means = {t: sum(v) / len(v) for t, v in by_task.items()}
-    shares: dict[str, float] = {}
-    for r in records:
-        credit = r.strict if rule == "strict" else r.upstream
-        shares[r.video_id] = shares.get(r.video_id, 0.0) + (credit - means[r.task]) / (len(by_task[r.task]) * len(by_task))
-    g = len(shares)
-    if g < 2:
-        return 0.0, g
-    return 100 * math.sqrt(g / (g - 1) * sum(x * x for x in shares.values())), g
+    import numpy as np
+
+    from harness.stats import cluster_mean, design
+
+    credits = np.asarray([r.strict if rule == "strict" else r.upstream for r in records])
+    m = cluster_mean(credits, design([r.video_id for r in records], [r.task for r in records]))
+    return 100 * float(m.se), m.df + 1
 
 
 @dataclass(frozen=True)
@@ -326,20 +326,19 @@ class ScoredCell:
 
     @property
     def interval(self) -> tuple[float, float] | None:
-        return (max(0.0, self.value - self.half), min(100.0, self.value + self.half)) if self.videos > 1 else None
+        """The interval within 0-100; None where one video, or answers all right or all wrong, tell nothing of the error."""
+        return (max(0.0, self.value - self.half), min(100.0, self.value + self.half)) if self.videos > 1 and self.se > 0 else None
 
 
 def scored(evaluation: Evaluation, rule: ScoreRule, confidence: float = 0.95) -> ScoredCell:
     """A benchmark's score by `rule` with a clustered t interval (videos - 1 degrees of freedom)."""
     value = evaluation.score.strict_pct if rule == "strict" else evaluation.score.upstream_pct
     se, videos = clustered_se(evaluation, rule)
-    return ScoredCell(value, se, _t_quantile(confidence, videos - 1) * se if videos > 1 else 0.0, videos)
+    if videos < 2:
+        return ScoredCell(value, 0.0, 0.0, videos)
+    from harness.stats import t_quantile
 
-
-def _t_quantile(confidence: float, df: int) -> float:
-    from scipy import stats
-
-    return float(stats.t.ppf(0.5 + confidence / 2, df))
+    return ScoredCell(value, se, t_quantile(0.5 + confidence / 2, videos - 1) * se, videos)
 
 
 def mean_cell(parts: Sequence[ScoredCell | None], confidence: float = 0.95) -> Cell:
@@ -351,7 +350,9 @@ def mean_cell(parts: Sequence[ScoredCell | None], confidence: float = 0.95) -> C
     se = math.sqrt(sum(p.se**2 for p in known)) / len(known)
     if se == 0:
         return pct_cell(value, source="derived")
-    half = _t_quantile(confidence, max(1, min(p.videos for p in known) - 1)) * se
+    from harness.stats import t_quantile
+
+    half = t_quantile(0.5 + confidence / 2, max(1, min(p.videos for p in known) - 1)) * se
     return pct_cell(value, (max(0.0, value - half), min(100.0, value + half)), source="derived")
 
 
@@ -422,7 +423,7 @@ def results_table(
     sizes = "; ".join(f"{CATALOG[b].title} {_sizes(counts[b])}" for b in counts)
     all_notes = [f"Accuracy in percent; {RULE_NOTES[rule]}.", f"Questions / videos: {sizes}." if sizes else ""]
     if intervals:
-        all_notes.append("Brackets: 95 % interval, clustered by video; the mean's takes the benchmarks as independent.")
+        all_notes.append("In parentheses: 95 % interval, clustered by video; the mean's takes the benchmarks as independent.")
     if scale not in PAPER_SCALES:
         all_notes.append(f"Scale {scale}: a small world of its own; no number here reproduces a number of the paper.")
     all_notes += [n for row in published for n in (f"{row.label}: {row.source}", *row.notes)]
@@ -433,3 +434,32 @@ def results_table(
 
 def _sizes(seen: set[tuple[int, int]]) -> str:
     return " or ".join(f"{n} / {v}" for n, v in sorted(seen))
+
+
+def results_plot(
+    rows: Mapping[str, Mapping[str, Evaluation]],
+    *,
+    scale: str,
+    rule: ScoreRule,
+    benchmarks: Sequence[str] | None = None,
+    bands: Mapping[str, tuple[float, float]] | None = None,
+    title: str = "Scores over iterations",
+) -> str:
+    """`plot_iterations` of the same rows as `results_table`: a line a benchmark and, where all are measured, their mean.
+
+    Raises:
+        ValueError: nothing was measured.
+    """
+    chosen = select(benchmarks)
+    series: dict[str, list[Point | None]] = {b.title: [] for b in chosen}
+    means: list[Point | None] = []
+    for evaluations in rows.values():
+        parts = [scored(evaluations[b.name], rule) if b.name in evaluations else None for b in chosen]
+        for b, part in zip(chosen, parts, strict=True):
+            series[b.title].append(Point(part.value, part.interval) if part else None)
+        mean = mean_cell(parts)
+        means.append(Point(mean.value, mean.interval) if isinstance(mean.value, float) else None)
+    drawn = {name: points for name, points in series.items() if any(points)}
+    if len(chosen) > 1 and any(means):
+        drawn["Mean"] = means
+    return plot_iterations(drawn, list(rows), title=title, scale=scale, bands=bands, y_label=f"accuracy, % ({rule})")
