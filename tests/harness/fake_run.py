@@ -64,7 +64,7 @@ def make_records(
         odd = move.random()
         if odd < 0.015:
             status, answer, parsed, right = "unparsed", "the shape goes somewhere I cannot tell", None, False
-        elif odd < 0.018:
+        elif flawed and odd < 0.03:
             status, answer, parsed, right = "empty", "", None, False
         elif flawed and odd < 0.05:
             status, answer, parsed, right = "failed", "", None, False
