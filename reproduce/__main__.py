@@ -1,0 +1,27 @@
+"""`python -m reproduce`: the experiment, its tables, the audit of the published numbers."""
+
+from __future__ import annotations
+
+import typer
+
+from reproduce import audit_cli, paper_cli, tables_cli
+
+app = typer.Typer(
+    name="reproduce",
+    help="Reproduce the VideoSAVi experiment, at the paper's scales or small enough for two CPU cores.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_show_locals=False,
+)
+paper_cli.register(app)
+tables_cli.register(app)
+audit_cli.register(app)
+
+
+def main() -> None:
+    """Run the command line."""
+    app(prog_name="python -m reproduce")
+
+
+if __name__ == "__main__":
+    main()

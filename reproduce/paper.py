@@ -1,0 +1,212 @@
+"""The experiment: prepare, measure the base, then for each iteration propose, train, measure, decide; at the end tables and a report.
+
+`build_stages` is the whole method, top to bottom; what a stage does is in `reproduce.work`, whether it has to be done in
+`reproduce.stages`.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from reproduce.console import RunConsole, duration
+from reproduce.run_dir import FAILURES_FILE
+from reproduce.stages import Stage, StageContext, failures_path, run_stages
+from reproduce.work import TABLES, Experiment, Work, all_evaluations
+
+
+def build_stages(x: Experiment, work: Work, *, base_fingerprint: str | None = None) -> list[Stage]:
+    """Every stage of the run in order. Settings are given to the stages that depend on them, so that a change of the training, say,
+    leaves the base's evaluation standing."""
+    s = x.scale
+    data = {k: s.section("evaluation")[k] for k in ("twins", "twins_seed", "benchmarks")}
+    small = s.evaluation.twins.value is not None
+    measure = s.section("evaluation") | {"scale": s.name}
+    loop = {k: v for k, v in s.section("loop").items() if k not in ("iterations", "videos_per_iteration", "chunk_videos")}
+    deal = {"n": s.loop.videos_per_iteration.value, "seed": s.loop.seed.value, "folder": str(x.videos) if x.videos else None}
+    train = {k: v for k, v in s.section("training").items() if k != "max_batch_tokens"} | {"seed": s.loop.seed.value}
+
+    stages = [
+        Stage(
+            "prepare",
+            "benchmark data",
+            data,
+            (),
+            ("data/benchmarks.json", *(("data/hf_home",) if small else ())),
+            lambda c: work.prepare(x, c.progress),
+        ),
+        Stage(
+            "base/model",
+            "base model",
+            {"base": s.model.base.value, "fingerprint": base_fingerprint},
+            (),
+            ("data/base.json",),
+            lambda c: work.base(x, c.progress),
+        ),
+        Stage(
+            "base/evaluate",
+            "measure the base model",
+            measure,
+            ("prepare", "base/model"),
+            ("base/eval",),
+            lambda c: work.evaluate(x, 0, c.progress, c.failures),
+        ),
+    ]
+    for t in range(1, x.iterations + 1):
+        stages += _iteration(x, work, t, loop=loop, deal=deal, train=train, measure=measure)
+    evaluations = ("base/evaluate", *(f"iter-{t}/evaluate" for t in range(1, x.iterations + 1)))
+    gates = tuple(f"iter-{t}/gate" for t in range(1, x.iterations + 1))
+    stages.append(Stage("tables", "tables", {"scale": s.name}, evaluations, (TABLES,), lambda c: work.tables(x)))
+
+    def report(c: StageContext) -> str:
+        x.run.collect_failures([failures_path(x.run.path, stage.name) for stage in stages])
+        return work.report(x)
+
+    trained = tuple(f"iter-{t}/{name}" for t in range(1, x.iterations + 1) for name in ("propose", "train"))
+    stages.append(Stage("report", "report", {}, (*evaluations, *trained, *gates, "tables"), ("report.html", FAILURES_FILE), report))
+    return stages
+
+
+def _iteration(
+    x: Experiment, work: Work, t: int, *, loop: dict[str, Any], deal: dict[str, Any], train: dict[str, Any], measure: dict[str, Any]
+) -> list[Stage]:
+    here, before = f"iter-{t}", "base" if t == 1 else f"iter-{t - 1}"
+    model_before = "base/model" if t == 1 else f"{before}/train"
+    videos = f"data/videos/{here}" + (".txt" if x.videos else "")
+
+    def stage(
+        name: str,
+        title: str,
+        settings: dict[str, Any],
+        after: tuple[str, ...],
+        outputs: tuple[str, ...],
+        run: Callable[[StageContext], str],
+    ) -> Stage:
+        return Stage(f"{here}/{name}", title, settings, after, outputs, run)
+
+    gate_after = tuple(dict.fromkeys((f"{here}/evaluate", f"{before}/evaluate", "base/evaluate")))
+    return [
+        stage("videos", "unlabelled videos", deal, (), (videos,), lambda c: work.videos(x, t, c.progress)),
+        stage(
+            "propose",
+            "ask, answer, criticise, revise",
+            loop,
+            (f"{here}/videos", model_before),
+            tuple(f"{here}/{f}" for f in ("pairs.jsonl", "dropped.jsonl", "pairs.journal.jsonl")),
+            lambda c: work.propose(x, t, c.progress, c.failures),
+        ),
+        stage(
+            "train",
+            "train on the pairs",
+            train,
+            (f"{here}/propose", model_before),
+            (f"{here}/train", f"{here}/model"),
+            lambda c: work.train(x, t, c.progress, c.failures),
+        ),
+        stage(
+            "evaluate",
+            f"measure iteration {t}",
+            measure,
+            ("prepare", f"{here}/train"),
+            (f"{here}/eval",),
+            lambda c: work.evaluate(x, t, c.progress, c.failures),
+        ),
+        stage(
+            "gate",
+            "decide",
+            {"alpha": measure["alpha"], "last": t == x.iterations, "scale": x.scale.name},
+            gate_after,
+            (f"{here}/gate.json",),
+            lambda c: work.gate(x, t),
+        ),
+    ]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a run came to: the gate's verdicts of every iteration by what it was held against, and integrity problems, in words."""
+
+    verdicts: dict[str, dict[str, str]]
+    integrity: list[str]
+    failures: int
+
+
+def run_paper(x: Experiment, stages: list[Stage], console: RunConsole) -> Outcome:
+    """Run what is not done and print the summary.
+
+    Raises: whatever a stage raises; finished stages stay finished.
+    """
+    run_stages(x.run.path, stages, console, note_timing=x.run.note_timing)
+    return summarise(x, stages, console)
+
+
+def summarise(x: Experiment, stages: list[Stage], console: RunConsole) -> Outcome:
+    """Print the table, the verdicts and where things are."""
+    failures = x.run.collect_failures([failures_path(x.run.path, stage.name) for stage in stages])
+    console.say("")
+    print_table(x.run.path, x.scale.name, console, x.benchmarks, x.iterations)
+    verdicts, integrity = read_verdicts(x)
+    console.say("")
+    for name, by in verdicts.items():
+        console.say(f"  {name}: " + "; ".join(f"against {other}: {verdict}" for other, verdict in by.items()))
+    for problem in integrity:
+        console.say(f"  integrity: {problem}")
+    timings = x.run.timings()
+    spent = sum(float(v.get("wall_s", 0)) for v in timings.values())
+    memory = max((float(v.get("peak_memory_gb", 0)) for v in timings.values()), default=0.0)
+    console.say("")
+    console.say(f"  {duration(spent)} of work in {len(timings)} stages, peak memory {memory:.1f} GB")
+    console.say(f"  {failures} failures listed in {FAILURES_FILE}")
+    console.say(f"  report  {shown(x.run.path / 'report.html')}")
+    console.say(f"  tables  {shown(x.run.path / TABLES)} (md, tex, csv)")
+    console.say(f"  run     {shown(x.run.path)} (settings and sources in run.json)")
+    return Outcome(verdicts, integrity, failures)
+
+
+def shown(path: Path) -> str:
+    """A path as short as it can be said from here."""
+    try:
+        return str(path.resolve().relative_to(Path.cwd()))
+    except ValueError:
+        return str(path)
+
+
+def print_table(run: Path, scale: str, console: RunConsole, benchmarks: list[str] | None = None, iterations: int | None = None) -> None:
+    """The main table on the terminal: strict scores by row, with what the table itself says about scale and intervals."""
+    from rich.table import Table as RichTable
+
+    from reproduce.published import experiment_table
+
+    table = experiment_table(all_evaluations(run, iterations), scale=scale, rule="strict", benchmarks=benchmarks, intervals=False)
+    view = RichTable(title=table.caption, title_justify="left", show_edge=False, pad_edge=False)
+    view.add_column("", no_wrap=True)
+    for column in table.columns:
+        view.add_column(column, justify="right")
+    for row in table.rows:
+        view.add_row(row.label, *(cell.text for cell in row.cells))
+    console.rich.print(view)
+    for note in table.notes:
+        console.rich.print(f"[dim]{note}[/dim]" if "[" not in note else note, markup="[" not in note)
+
+
+def read_verdicts(x: Experiment) -> tuple[dict[str, dict[str, str]], list[str]]:
+    """Verdicts of every finished iteration, and the integrity problems the gate found."""
+    from harness.gate import GateResult
+
+    verdicts: dict[str, dict[str, str]] = {}
+    integrity: list[str] = []
+    for t in range(1, x.iterations + 1):
+        path = x.run.iteration(t) / "gate.json"
+        if not path.is_file():
+            continue
+        by: dict[str, str] = {}
+        for name, raw in json.loads(path.read_text(encoding="utf-8")).items():
+            result = GateResult.from_json(raw)
+            by[name] = result.verdict + (f" ({result.reasons[0]})" if result.reasons else "")
+            if result.exit_code == 4:
+                integrity += [f"iteration {t} against {name}: {problem}" for problem in result.integrity]
+        verdicts[f"iteration {t}"] = by
+    return verdicts, list(dict.fromkeys(integrity))

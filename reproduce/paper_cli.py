@@ -1,0 +1,264 @@
+"""`python -m reproduce paper`: resolves the settings, says what will be done and why, and runs it in the right environment."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn, get_args
+
+import typer
+
+if TYPE_CHECKING:
+    from reproduce.work import Experiment, Work
+
+USAGE, INTEGRITY, INFRASTRUCTURE, INTERRUPTED = 2, 4, 5, 130
+LINE = "command line: --{}"
+
+
+def register(app: typer.Typer) -> None:
+    """Mount the command."""
+    app.command("paper")(paper_command)
+
+
+def fail(text: str, code: int) -> NoReturn:
+    """A user's error: one message on stderr, no traceback."""
+    typer.echo(f"reproduce: {text}", err=True)
+    raise typer.Exit(code)
+
+
+def make_work() -> Work:
+    """What the stages call; tests put another in its place."""
+    from reproduce.work import RealWork
+
+    return RealWork()
+
+
+def default_out(scale: str, seed: int, control: str) -> Path:
+    """runs/micro, runs/micro-seed3-reversed."""
+    return Path("runs") / (scale + (f"-seed{seed}" if seed else "") + ("" if control == "none" else f"-{control}"))
+
+
+def paper_command(
+    scale: Annotated[str, typer.Option(help="auto, smoke, micro, 1b, 2b, 4b or 8b. auto: the largest the GPU holds, else micro.")] = "auto",
+    iterations: Annotated[int | None, typer.Option(help="Iterations of the loop (the paper: 4).", min=1)] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="The run's folder; runs/SCALE by default. Run again to go on where a run stopped.")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Seed of the loop: videos, samples, order of training.")] = 0,
+    benchmarks: Annotated[list[str] | None, typer.Option(help="A benchmark by name; give several times. All six by default.")] = None,
+    limit: Annotated[int | None, typer.Option(help="At most so many questions of each lmms-eval task.", min=1)] = None,
+    videos: Annotated[Path | None, typer.Option(help="Folder of unlabelled videos (needed at the paper's scales).")] = None,
+    base: Annotated[str | None, typer.Option(help="Another base model: a folder or a hub id.")] = None,
+    control: Annotated[str, typer.Option(help="none, or a control: reversed, blind or sft.")] = "none",
+    twins_seed: Annotated[int | None, typer.Option(help="Seed of the small benchmarks (micro, smoke).")] = None,
+    offline: Annotated[bool, typer.Option("--offline", help="Never fetch anything, not even the base model.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan and its cost for every scale, and do nothing.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="With --dry-run: the plans as JSON.")] = False,
+) -> None:
+    """Run the experiment: measure the base, align it with its own critiques, measure again, decide, and print the tables.
+
+    Exit codes: 0 the experiment is complete; 2 usage, or a folder of another configuration; 4 scores that may not be compared; 5 something
+    the run needs is missing or broke (run the same command again to go on).
+    """
+    from benchmarks.catalog import UnknownBenchmarkError, select
+    from reproduce.scale import Control, ScaleError, choose_scale, find_gpus, load_scale
+
+    overrides: dict[str, tuple[Any, str]] = {}
+
+    def override(key: str, value: Any, option: str) -> None:
+        overrides[key] = (value, LINE.format(option))
+
+    names = [n for text in benchmarks or [] for n in text.split(",") if n]
+    if control not in get_args(Control):
+        fail(f"unknown control {control!r}; choose from {', '.join(get_args(Control))}", USAGE)
+    for key, value, option in (
+        ("loop.iterations", iterations, "iterations"),
+        ("evaluation.limit", limit, "limit"),
+        ("model.base", base, "base"),
+        ("evaluation.twins_seed", twins_seed, "twins-seed"),
+        ("loop.seed", seed or None, "seed"),
+        ("training.control", None if control == "none" else control, "control"),
+    ):
+        if value is not None:
+            override(key, value, option)
+    try:
+        if names:
+            override("evaluation.benchmarks", [b.name for b in select(names)], "benchmarks")
+        gpus = find_gpus()
+        choice = choose_scale(scale, gpus, videos=videos is not None)
+        chosen = load_scale(choice.name, overrides)
+    except (ScaleError, UnknownBenchmarkError) as e:
+        fail(str(e), USAGE)
+    if dry_run:
+        _print_plans(choice.name, choice.why, overrides, as_json)
+        return
+    if chosen.is_paper and videos is None:
+        fail(f"scale {chosen.name} aligns on unlabelled videos of your own: give --videos DIR (the paper: Star, Vidal, WebVid)", USAGE)
+    if not chosen.is_paper and videos is not None:
+        fail(f"--videos is for the paper's scales; scale {chosen.name} makes its own", USAGE)
+    if videos is not None and not videos.is_dir():
+        fail(f"--videos {videos}: no such folder", USAGE)
+    if base is not None and base != "shipped" and not chosen.is_paper and not Path(base).is_dir():
+        fail(f"--base {base}: no such folder (scale {chosen.name} takes the shipped base or a folder)", USAGE)
+
+    from reproduce.run_dir import RunDir
+    from reproduce.work import Experiment
+
+    folder = out or default_out(chosen.name, seed, control)
+    if folder.exists() and not folder.is_dir():
+        fail(f"--out {folder} is a file, not a folder", USAGE)
+    home = (
+        folder.resolve() / "data" / "hf_home"
+        if not chosen.is_paper
+        else Path(os.environ.get("HF_HOME") or Path.home() / ".cache" / "huggingface")
+    )
+    x = Experiment(chosen, RunDir(folder), home, videos.resolve() if videos else None, offline)
+    sys.exit(execute(x, why=choice.why, asked=scale, gpus=gpus))
+
+
+def execute(x: Experiment, *, why: str, asked: str, gpus: list[Any], relaunch: Callable[[dict[str, str]], None] | None = None) -> int:
+    """Run an experiment in its folder; returns the exit code."""
+    from reproduce.console import RunConsole
+    from reproduce.launch import reexec, worker_environment
+    from reproduce.paper import build_stages, run_paper, summarise
+    from reproduce.run_dir import LockedError, RunDirError, base_identity, new_facts
+    from reproduce.stages import statuses
+    from reproduce.work import base_path
+
+    s = x.scale
+    console = RunConsole()
+    try:
+        identity = base_identity(base_path(x)) if not s.is_paper else None
+        wanted = worker_environment(x.hf_home, device=s.machine.device.value)
+        settings = dict(s.settings())
+        if x.videos is not None:
+            from reproduce.scale import Setting
+
+            settings["loop.videos"] = Setting[Any](value=str(x.videos), source="command line: --videos")
+        found = x.run.read()
+        stages = build_stages(x, make_work(), base_fingerprint=identity)
+        status = statuses(x.run.path, stages) if found else {}
+        finished = bool(status) and all(v.done for v in status.values())
+        if not finished:
+            (relaunch or reexec)(wanted)  # the lines below are said once, by the process that does the work
+        console.say(f"scale {s.name}: {s.title}")
+        console.say(f"  {'chosen' if asked == 'auto' else 'taken'} because: {why}")
+        with x.run.lock():
+            facts = new_facts(
+                scale=s.name,
+                why=why,
+                title=s.title,
+                seed=s.loop.seed.value,
+                gpus=gpus,
+                base_fingerprint=identity,
+                hf_home="data/hf_home" if not s.is_paper else str(x.hf_home),
+            )
+            new = x.run.open(settings, facts)
+            _say_plan(console, x, stages, status, new, facts)
+            with console:
+                outcome = summarise(x, stages, console) if finished else run_paper(x, stages, console)
+    except LockedError as e:
+        return _problem(str(e), INFRASTRUCTURE)
+    except RunDirError as e:
+        return _problem(str(e), USAGE)
+    except KeyboardInterrupt:
+        return _problem("interrupted; nothing finished is lost, run the same command to go on", INTERRUPTED)
+    except OSError as e:
+        return _problem(
+            f"{e.filename or 'a file'}: {e.strerror or e}; what is finished is kept, run the same command to go on", INFRASTRUCTURE
+        )
+    except Exception as e:  # noqa: BLE001 - the edge of the program: named here, with its traceback in a file, and never exit 0
+        return _crash(x, e)
+    return INTEGRITY if outcome.integrity else 0
+
+
+def _say_plan(console: Any, x: Experiment, stages: list[Any], status: dict[str, Any], new: bool, facts: dict[str, Any]) -> None:
+    done = sum(v.done for v in status.values())
+    s = x.scale
+    console.say(
+        f"  {s.loop.iterations.value} iterations, {s.loop.videos_per_iteration.value} videos each, seed {s.loop.seed.value}"
+        + ("" if s.training.control.value == "none" else f", control {s.training.control.value}")
+    )
+    if new:
+        console.say(f"  new run in {x.run.path}, {len(stages)} stages")
+        return
+    console.say(f"  run in {x.run.path}: {done} of {len(stages)} stages are done" + ("" if done == len(stages) else ", going on"))
+    found = x.run.read() or {}
+    for name in ("versions", "git"):
+        if found.get(name) != facts[name]:
+            changed = [k for k in facts[name] if (found.get(name) or {}).get(k) != facts[name][k]]
+            console.say(f"  note: this run was begun with another {name} ({', '.join(changed)}); run.json keeps the first")
+
+
+def _problem(text: str, code: int) -> int:
+    typer.echo(f"reproduce: {text}", err=True)
+    return code
+
+
+def _crash(x: Experiment, error: Exception) -> int:
+    """A stage that broke: the message and where its traceback is; a missing data set and the like need no traceback."""
+    import traceback
+
+    from harness.records import write_text_atomic
+
+    name = type(error).__name__
+    known = {
+        "MissingInputError",
+        "DatasetError",
+        "InfrastructureError",
+        "CheckpointError",
+        "ModelError",
+        "VideoError",
+        "ResumeError",
+        "StageError",
+        "RecordError",
+    }
+    if name in known:
+        return _problem(f"{error}\n(finished stages are kept; mend it and run the same command)", INFRASTRUCTURE)
+    path = x.run.path / "crash.txt"
+    text = "".join(traceback.format_exception(error))
+    try:
+        write_text_atomic(path, text)
+        where = f"traceback in {path}"
+    except OSError:
+        typer.echo(text, err=True)
+        where = "traceback above"
+    return _problem(f"{name}: {error} ({where}); finished stages are kept, run the same command to go on", INFRASTRUCTURE)
+
+
+def _print_plans(chosen: str, why: str, overrides: dict[str, tuple[Any, str]], as_json: bool) -> None:
+    """The plan of every scale (the chosen one with the options given), as a table or JSON."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from reproduce.plan import all_plans, hours_text, make_plan
+    from reproduce.scale import load_scale
+
+    plans = [p if p.scale != chosen else make_plan(load_scale(chosen, overrides)) for p in all_plans()]
+    if as_json:
+        typer.echo(json.dumps({"chosen": chosen, "why": why, "plans": [p.to_dict() for p in plans]}, indent=1))
+        return
+    console = Console(highlight=False, soft_wrap=True)
+    console.print(f"dry run: nothing is fetched, made or trained\nscale {chosen}: {why}\n", markup=False)
+
+    def table(title: str, first: str, rows: list[tuple[str, Any]]) -> None:
+        view = Table(title=title, title_justify="left", show_edge=False, pad_edge=False)
+        for i, column in enumerate((first, "videos", "prompts", "M tokens", "PFLOP", "time", "disk GB")):
+            view.add_column(column, justify="left" if i == 0 else "right")
+        for label, c in rows:
+            view.add_row(
+                label, f"{c.videos:,}", f"{c.prompts:,}", f"{c.tokens_m:,.1f}", f"{c.pflop:,.3g}", hours_text(c.hours), f"{c.disk_gb:,.1f}"
+            )
+        console.print(view)
+
+    plan = next(p for p in plans if p.scale == chosen)
+    table(f"scale {plan.scale}: {plan.title}", "stage", [*((c.stage, c) for c in plan.costs), ("all", plan.total)])
+    console.print()
+    table("all scales (time: on one GPU; micro and smoke: 2 CPU cores)", "scale", [(p.scale, p.total) for p in plans])
+    console.print()
+    for p in plans:
+        console.print(f"{p.scale} needs {p.needs}", markup=False)
+    console.print("assumed: " + "; ".join(plan.assumptions), markup=False)

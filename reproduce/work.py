@@ -1,0 +1,418 @@
+"""What the experiment's stages do: the one place that calls savi, the harness and the benchmarks for the main job.
+
+Heavy modules are imported inside the functions, so that a run that is already finished costs none of them.
+"""
+
+from __future__ import annotations
+
+import gc
+import json
+import os
+import random
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+from harness.records import Evaluation, read_evaluations, write_text_atomic
+from reproduce.run_dir import RunDir, base_identity, sha256_json
+from reproduce.scale import Scale
+from reproduce.stages import Progress
+
+if TYPE_CHECKING:
+    from savi.dpo import DPOSettings
+    from savi.self_align import AlignSettings
+    from savi.video_lm import VideoLM
+
+SHIPPED = "shipped"
+TABLES = "tables"
+
+
+class MissingInputError(Exception):
+    """Something the run needs is not there; the message says what, where it was looked for and what mends it."""
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """One resolved run: its scale (settings and sources), its folder, and where its inputs are."""
+
+    scale: Scale
+    run: RunDir
+    hf_home: Path
+    videos: Path | None = None
+    """Folder of the user's unlabelled videos (paper scales)."""
+    offline: bool = False
+
+    @property
+    def iterations(self) -> int:
+        return self.scale.loop.iterations.value
+
+    @property
+    def benchmarks(self) -> list[str] | None:
+        return self.scale.evaluation.benchmarks.value or None
+
+    def model(self, t: int) -> Path:
+        """The checkpoint of iteration t; 0 is the base model."""
+        return base_path(self) if t == 0 else self.run.iteration(t) / "model"
+
+    def video_folder(self, t: int) -> Path:
+        """Where the micro world's videos of iteration t are made."""
+        return self.run.path / "data" / "videos" / f"iter-{t}"
+
+    def video_list(self, t: int) -> Path:
+        """The names of the user's videos that iteration t was dealt."""
+        return self.run.path / "data" / "videos" / f"iter-{t}.txt"
+
+
+def shipped_base() -> Path:
+    """The micro base that comes with the package."""
+    from benchmarks.micro.base import BASE_DIR
+
+    return BASE_DIR
+
+
+def base_path(x: Experiment) -> Path:
+    """Where the native base checkpoint is, or will be once prepared."""
+    name = x.scale.model.base.value
+    if name == SHIPPED:
+        return shipped_base()
+    local = Path(name)
+    if local.is_dir() and not _is_remote_code(local):
+        return local
+    return x.run.path / "data" / "base-model"
+
+
+def _is_remote_code(folder: Path) -> bool:
+    """Whether the folder holds InternVL2.5 as published (`internvl_chat`), which has to be converted first."""
+    try:
+        return json.loads((folder / "config.json").read_text(encoding="utf-8")).get("model_type") == "internvl_chat"
+    except (OSError, ValueError):
+        return False
+
+
+class Work(Protocol):
+    """What the stages call. Each returns a line for people, without times."""
+
+    def prepare(self, x: Experiment, progress: Progress) -> str: ...
+    def base(self, x: Experiment, progress: Progress) -> str: ...
+    def videos(self, x: Experiment, t: int, progress: Progress) -> str: ...
+    def propose(self, x: Experiment, t: int, progress: Progress, failures: Path) -> str: ...
+    def train(self, x: Experiment, t: int, progress: Progress, failures: Path) -> str: ...
+    def evaluate(self, x: Experiment, t: int, progress: Progress, failures: Path) -> str: ...
+    def gate(self, x: Experiment, t: int) -> str: ...
+    def tables(self, x: Experiment) -> str: ...
+    def report(self, x: Experiment) -> str: ...
+
+
+@dataclass
+class RealWork:
+    """The stages as they are. Keeps the model it loaded last, since evaluation and the next proposals ask the same one."""
+
+    _loaded: tuple[str, VideoLM] | None = field(default=None, repr=False)
+
+    def prepare(self, x: Experiment, progress: Progress) -> str:
+        """Make the twins, or check that the six data sets are on this machine (paper scales)."""
+        from benchmarks.catalog import select
+
+        size = x.scale.evaluation.twins.value
+        out = x.run.path / "data" / "benchmarks.json"
+        if size is not None:
+            from benchmarks.micro.twins import build_twins
+
+            twins = build_twins(x.hf_home, seed=x.scale.evaluation.twins_seed.value, size=size)
+            wanted = [b.name for b in select(x.benchmarks)]
+            n = {name: twins.n[name] for name in wanted}
+            write_text_atomic(
+                out, json.dumps({"n": n, "videos": {k: twins.videos[k] for k in wanted}, "fingerprint": twins.fingerprint}, indent=1) + "\n"
+            )
+            return f"twins of {len(n)} data sets, {sum(n.values())} questions ({', '.join(f'{k} {v}' for k, v in n.items())})"
+        from benchmarks.datasets import check, fingerprint, mend
+
+        chosen = select(x.benchmarks)
+        found = []
+        for i, b in enumerate(chosen):
+            progress(i, len(chosen))
+            found.append(check(x.hf_home, b))
+        lacking = [s for s in found if not s.ready]
+        if lacking:
+            lines = [
+                f"  {s.benchmark}: {s.n} of {s.n_expected} questions, {len(s.missing)} files missing (about {s.download_gb:.0f} GB"
+                f"{', gated' if s.gated else ''}); {mend(x.hf_home, s.benchmark)}"
+                for s in lacking
+            ]
+            raise MissingInputError(f"data sets below {x.hf_home} are not complete:\n" + "\n".join(lines))
+        prints = {b.name: fingerprint(x.hf_home, b) for b in chosen}
+        write_text_atomic(out, json.dumps({"n": {s.benchmark: s.n for s in found}, "fingerprint": sha256_json(prints)}, indent=1) + "\n")
+        return f"{len(found)} data sets, {sum(s.n for s in found)} questions"
+
+    def base(self, x: Experiment, progress: Progress) -> str:
+        """Have the base model as a native checkpoint: the shipped one, a folder, or the hub's, converted."""
+        name = x.scale.model.base.value
+        target = base_path(x)
+        source = Path(name)
+        if name != SHIPPED and target != source:
+            from savi.checkpoint import convert
+
+            if not source.is_dir():
+                source = _fetch(name, x.hf_home, offline=x.offline)
+            if _is_remote_code(source):
+                target = convert(source, target)
+            else:
+                raise MissingInputError(f"{source}: neither a native checkpoint nor InternVL2.5 as published")
+        identity = base_identity(target)
+        write_text_atomic(x.run.path / "data" / "base.json", json.dumps({"model": name, "fingerprint": identity}, indent=1) + "\n")
+        return f"{'the shipped micro base' if name == SHIPPED else name}, {identity[:12]}"
+
+    def videos(self, x: Experiment, t: int, progress: Progress) -> str:
+        """Make, or deal out, the unlabelled videos of iteration t. Nothing but videos comes from here."""
+        n = x.scale.loop.videos_per_iteration.value
+        seed = x.scale.loop.seed.value
+        if x.videos is None:
+            from benchmarks.micro.videos import build_videos
+
+            build_videos(x.video_folder(t), n, seed=1000 * seed + t)
+            return f"{n} unlabelled videos made"
+        from savi.frames import find_videos
+
+        every = find_videos(x.videos)
+        order = list(range(len(every)))
+        random.Random(f"deal/{seed}").shuffle(order)
+        dealt = sorted(order[(t - 1) * n : t * n])
+        if not dealt:
+            raise MissingInputError(
+                f"{x.videos}: {len(every)} videos are used up before iteration {t} ({n} an iteration); give more, or fewer --iterations"
+            )
+        write_text_atomic(x.video_list(t), "".join(f"{every[i].relative_to(x.videos).as_posix()}\n" for i in dealt))
+        return f"{len(dealt)} of {len(every)} videos" + ("" if len(dealt) == n else f" ({n} were asked for)")
+
+    def _videos(self, x: Experiment, t: int) -> list[Path]:
+        if x.videos is None:
+            return sorted(x.video_folder(t).glob("*.mp4"))
+        return [x.videos / line for line in x.video_list(t).read_text(encoding="utf-8").splitlines()]
+
+    def propose(self, x: Experiment, t: int, progress: Progress, failures: Path) -> str:
+        """Ask, answer, criticise, revise: preference pairs of iteration t by the model of t - 1."""
+        from savi.files import FailureLog
+        from savi.self_align import read_counts, self_align
+
+        out = x.run.iteration(t) / "pairs.jsonl"
+        lm = self._model(x.model(t - 1))
+        for _ in self_align(
+            lm,
+            self._videos(x, t),
+            align_settings(x.scale, t),
+            out=out,
+            dropped=out.with_name("dropped.jsonl"),
+            failures=FailureLog(failures),
+            progress=progress,
+        ):
+            pass
+        return read_counts(out).line()
+
+    def train(self, x: Experiment, t: int, progress: Progress, failures: Path) -> str:
+        """Train on the pairs (or on what the control makes of them); the result is the plain checkpoint iter-t/model."""
+        from savi.files import FailureLog
+        from savi.iterate import run_iteration
+
+        self._loaded = None
+        gc.collect()
+        result = run_iteration(
+            x.model(t - 1),
+            self._videos(x, t),
+            x.run.iteration(t),
+            align_settings(x.scale, t),
+            dpo_settings(x.scale, t),
+            x.scale.training.control.value,
+            failures=FailureLog(failures),
+            progress=lambda stage, done, total: progress(done, total) if stage == "train" else None,
+        )
+        if not result.trained:
+            return "no pair to train on: the model stays as it is"
+        left = f", {len(result.pairs_dropped)} left out" if result.pairs_dropped else ""
+        return f"{result.steps} steps on {result.pairs_used} pairs{left}"
+
+    def evaluate(self, x: Experiment, t: int, progress: Progress, failures: Path) -> str:
+        """All benchmarks by lmms-eval's own tasks."""
+        from benchmarks.catalog import select
+        from benchmarks.datasets import expected_n
+        from harness.evaluate import evaluate
+
+        e = x.scale.evaluation
+        counts = {b.name: expected_n(x.hf_home, b, e.limit.value) for b in select(x.benchmarks)}
+        names = list(counts)
+
+        def tell(name: str, done: int, total: int) -> None:
+            progress(sum(counts[n] for n in names[: names.index(name)]) + done, sum(counts.values()))
+
+        found = evaluate(
+            self._model(x.model(t)),
+            benchmarks=x.benchmarks,
+            hf_home=x.hf_home,
+            out=x.run.iteration(t) / "eval",
+            num_frames=e.num_frames.value,
+            scale=x.scale.name,
+            limit=e.limit.value,
+            seed=e.seed.value,
+            progress=tell,
+        )
+        list_failed(found, x.run.iteration(t).name, failures)
+        return score_line(found, read_evaluations(x.run.iteration(0)) if t else None)
+
+    def gate(self, x: Experiment, t: int) -> str:
+        return write_gate(x, t)
+
+    def tables(self, x: Experiment) -> str:
+        written = write_tables(x.run.path, x.scale.name, all_evaluations(x.run.path, x.iterations), x.benchmarks)
+        return ", ".join(p.relative_to(x.run.path).as_posix() for p in written)
+
+    def report(self, x: Experiment) -> str:
+        from harness.report import write_report
+
+        out = write_report(x.run.path)
+        return f"{out.name}, {out.stat().st_size / 1e6:.1f} MB"
+
+    def _model(self, path: Path) -> VideoLM:
+        from savi.video_lm import VideoLM
+
+        if self._loaded is None or self._loaded[0] != str(path):
+            self._loaded = None  # let go of the old one before the new one takes memory
+            gc.collect()
+            self._loaded = (str(path), VideoLM.from_pretrained(path))
+        return self._loaded[1]
+
+
+def align_settings(scale: Scale, t: int) -> AlignSettings:
+    """How iteration t makes its pairs; each iteration has its own random streams."""
+    from savi.self_align import AlignSettings
+    from savi.video_lm import GenerationSettings
+
+    s = scale.loop
+    return AlignSettings(
+        num_frames=s.num_frames.value,
+        questions_per_kind=s.questions_per_kind.value,
+        prompts=s.prompts.value,
+        ask=GenerationSettings(max_new_tokens=s.ask_tokens.value, temperature=s.ask_temperature.value, top_p=s.top_p.value),
+        answer=GenerationSettings(max_new_tokens=s.answer_tokens.value, temperature=s.answer_temperature.value, top_p=s.top_p.value),
+        critique=GenerationSettings(max_new_tokens=s.critique_tokens.value),
+        revise=GenerationSettings(max_new_tokens=s.revise_tokens.value),
+        chunk_videos=s.chunk_videos.value,
+        seed=1000 * s.seed.value + t,
+        keep_equal=s.keep_equal.value,
+    )
+
+
+def dpo_settings(scale: Scale, t: int) -> DPOSettings:
+    """How iteration t is trained."""
+    from savi.dpo import DPOSettings
+
+    values: dict[str, Any] = scale.section("training")
+    control = values.pop("control")
+    if control == "sft":
+        values |= {"method": "sft", "rpo_alpha": 0.0}
+    return DPOSettings(**values, seed=1000 * scale.loop.seed.value + t)
+
+
+def _fetch(repo: str, hf_home: Path, *, offline: bool) -> Path:
+    """The folder of a hub model: where it is already, or downloaded by huggingface_hub's own command, said aloud, unless `offline`.
+
+    Raises:
+        MissingInputError: it is not here and may not or cannot be fetched.
+    """
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
+    try:
+        return Path(snapshot_download(repo, local_files_only=True))
+    except (LocalEntryNotFoundError, HfHubHTTPError, OSError) as e:
+        if offline:
+            raise MissingInputError(
+                f"{repo} is not on this machine ({hf_home}) and --offline forbids fetching it; run: hf download {repo}"
+            ) from e
+    print(f"    fetching {repo} from the hub (hf download {repo})", flush=True)
+    env = {k: v for k, v in os.environ.items() if k not in ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE", "HF_DATASETS_OFFLINE")}
+    done = subprocess.run(
+        [sys.executable, "-m", "huggingface_hub.cli.hf", "download", repo], env=env, stdin=subprocess.DEVNULL, check=False
+    )
+    if done.returncode:
+        raise MissingInputError(f"{repo} could not be fetched (hf download ended with {done.returncode}); fetch it yourself and run again")
+    return Path(snapshot_download(repo, local_files_only=True))
+
+
+def list_failed(found: Mapping[str, Evaluation], where: str, failures: Path) -> None:
+    """Write a row for each question without an answer; the file is made anew, since scores are."""
+    rows = [
+        {"what": r.video_path or r.video_id, "where": f"{where}/{name}", "why": r.error or "no answer", "stage": "evaluate"}
+        for name, e in found.items()
+        for r in e.records
+        if r.status == "failed"
+    ]
+    write_text_atomic(failures, "".join(json.dumps(row, ensure_ascii=False, sort_keys=True) + "\n" for row in rows))
+
+
+def mean_pct(found: Mapping[str, Evaluation]) -> float:
+    """Unweighted mean of the benchmarks' strict percentages."""
+    return sum(e.score.strict_pct for e in found.values()) / len(found)
+
+
+def score_line(found: Mapping[str, Evaluation], base: Mapping[str, Evaluation] | None) -> str:
+    """Mean and each benchmark, percent."""
+    each = ", ".join(f"{name} {e.score.strict_pct:.1f}" for name, e in found.items())
+    change = f" (base {mean_pct(base):.1f}, {mean_pct(found) - mean_pct(base):+.1f})" if base else ""
+    return f"mean {mean_pct(found):.1f} %{change}; {each}"
+
+
+def all_evaluations(run: Path, iterations: int | None = None) -> dict[str, dict[str, Evaluation]]:
+    """Evaluations by row label: base, iteration 1.. (those there are, where `iterations` is not given)."""
+    out: dict[str, dict[str, Evaluation]] = {}
+    folders = RunDir(run)
+    t = 0
+    while (iterations is None or t <= iterations) and any((folders.iteration(t) / "eval").glob("*/score.json")):
+        out["base" if t == 0 else f"iteration {t}"] = read_evaluations(folders.iteration(t))
+        t += 1
+    return out
+
+
+def write_gate(x: Experiment, t: int) -> str:
+    """gate.json of iteration t: against the iteration before and against the base; at paper scales the last one against the paper too."""
+    from harness.gate import GateResult, GateSettings, gate_published, gate_runs
+
+    settings = GateSettings(alpha=x.scale.evaluation.alpha.value, benchmarks=tuple(x.benchmarks) if x.benchmarks else None)
+    candidate = read_evaluations(x.run.iteration(t))
+    results: dict[str, GateResult] = {}
+    for name, other in (("previous", t - 1), ("base", 0)):
+        if name == "base" and t == 1:
+            results[name] = results["previous"]
+            continue
+        label = "base" if other == 0 else f"iteration {other}"
+        results[name] = gate_runs(
+            candidate, read_evaluations(x.run.iteration(other)), settings, candidate_name=f"iteration {t}", reference_name=label
+        )
+    if x.scale.is_paper and t == x.iterations and x.scale.evaluation.limit.value is None:
+        from reproduce.published import published_pair
+
+        base, aligned = published_pair(x.scale.name)
+        if aligned is not None:
+            results["paper"] = gate_published(
+                candidate, read_evaluations(x.run.iteration(0)), aligned, settings, published_base=base, candidate_name=f"iteration {t}"
+            )
+    content = {name: json.loads(r.to_json()) for name, r in results.items()}
+    write_text_atomic(x.run.iteration(t) / "gate.json", json.dumps(content, indent=1, ensure_ascii=False) + "\n")
+    return "; ".join(f"against {name}: {r.verdict}" for name, r in results.items())
+
+
+def write_tables(
+    run: Path, scale: str, rows: Mapping[str, Mapping[str, Evaluation]], benchmarks: Sequence[str] | None = None
+) -> list[Path]:
+    """tables/results.* (strict scores) and tables/upstream.* (exactly as lmms-eval reports), as Markdown, LaTeX and CSV."""
+    from reproduce.published import experiment_table
+
+    out = []
+    for rule, name in (("strict", "results"), ("upstream", "upstream")):
+        table = experiment_table(rows, scale=scale, rule=rule, benchmarks=benchmarks)  # type: ignore[arg-type]
+        for suffix, text in (("md", table.to_markdown()), ("tex", table.to_latex()), ("csv", table.to_csv())):
+            path = run / TABLES / f"{name}.{suffix}"
+            write_text_atomic(path, text if text.endswith("\n") else text + "\n")
+            out.append(path)
+    return out
