@@ -35,7 +35,8 @@ from harness.tables import (
 
 HOSTILE = [
     "<script>alert(1)</script>", "a|b|c", "\x1b[31mred\x1b[0m", "nul\x00byte", "\u202egnp.exe", r"\input{/etc/passwd}", "$\\write18{ls}$",
-    "=HYPERLINK(1)", "line\nbreak\r\n| x |", "**bold** _it_ `code` [a](javascript:b)", "&lt;b&gt; &amp;", "\ud800 lone", "]]> --> \"'", "~^#%&{}_",
+    "=HYPERLINK(1)", "line\nbreak\r\n| x |", "**bold** _it_ `code` [a](javascript:b)", "&lt;b&gt; &amp;",
+    "\ud800 lone", "]]> --> \"'", "~^#%&{}_",
 ]  # fmt: skip
 
 
