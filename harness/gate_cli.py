@@ -81,9 +81,14 @@ def gate(
             assert reference.published is not None
             base = base_of(candidate) if reference.published_base else None
             result = gate_published(
-                mine, base, reference.published, settings, published_base=reference.published_base,
-                candidate_name=str(candidate), reference_name=reference.name,
-            )  # fmt: skip
+                mine,
+                base,
+                reference.published,
+                settings,
+                published_base=reference.published_base,
+                candidate_name=str(candidate),
+                reference_name=reference.name,
+            )
     except (GateUsageError, ExceptionsError) as e:
         stop(str(e), EXIT_CODES["usage"], junit=junit)
     except RecordError as e:
@@ -108,7 +113,7 @@ def _known(wanted: tuple[str, ...] | None, present: set[str]) -> None:
         raise GateUsageError(f"unknown benchmark {', '.join(map(repr, unknown))}; choose from {', '.join(sorted(present | set(CATALOG)))}")
 
 
-def publish(result: GateResult, *, as_json: bool, junit: Path | None, summary: Path | None) -> None:
+def publish(result: GateResult, *, as_json: bool, junit: Path | None, summary: Path | None, quiet: bool = False) -> None:
     """Print a result and write the files asked for; in GitHub Actions also its annotations (on stderr, so that --json stays clean)."""
     from harness import ci
     from harness.records import write_text_atomic
@@ -123,7 +128,7 @@ def publish(result: GateResult, *, as_json: bool, junit: Path | None, summary: P
         print("\n".join(ci.workflow_commands(result)), file=sys.stderr)
     if as_json:
         typer.echo(result.to_json())
-    else:
+    elif not quiet:
         show(result)
 
 
@@ -190,14 +195,139 @@ def reference(
     except OSError as e:
         stop(f"{e.filename or out}: {e.strerror or e}", EXIT_CODES["infrastructure"])
     typer.echo(
-
-            f"{out}: {len(evaluations)} benchmarks, {sum(len(e.records) for e in evaluations.values()):,} questions, "
-            f"{out.stat().st_size:,} bytes"
-
+        f"{out}: {len(evaluations)} benchmarks, {sum(len(e.records) for e in evaluations.values()):,} questions, "
+        f"{out.stat().st_size:,} bytes"
     )
+
+
+def check(
+    model: Annotated[str, typer.Argument(help="Checkpoint folder or hub id of the candidate.", show_default=False)],
+    against: Annotated[Path, typer.Option(help="Run folder or reference file of the baseline.", show_default=False)],
+    margin: Margin = None,
+    benchmarks: Benchmarks = None,
+    alpha: Alpha = 0.05,
+    seed: Annotated[int, typer.Option(help="Seed of the order in which videos are drawn.")] = 0,
+    batch: Annotated[int | None, typer.Option(help="Videos between two looks; default: 1/200 of the videos, at least 8.")] = None,
+    familywise: Annotated[
+        bool, typer.Option(help=("Share alpha among the benchmarks, so that an overall fail is wrong at most alpha of the time."))
+    ] = False,
+    data: Annotated[Path | None, typer.Option(envvar="HF_HOME", help="Folder with the data sets (HF_HOME).", show_envvar=True)] = None,
+    out: Annotated[Path, typer.Option(help="Folder for the journal and check.json; the same folder resumes.")] = Path("runs/check"),
+    as_json: AsJson = False,
+    junit: Junit = None,
+    summary: Summary = None,
+) -> None:
+    """Evaluate in random video order and stop as soon as every verdict is certain."""
+    from harness.evaluate import offline_environment
+    from harness.gate import EXIT_CODES, GateUsageError
+    from harness.gate_files import load_run
+    from harness.records import RecordError
+
+    if data is None:
+        stop("no data folder: give --data or set HF_HOME", EXIT_CODES["usage"], junit=junit)
+    try:
+        baseline = load_run(against)
+        wanted = names(benchmarks)
+        _known(wanted, set(baseline))
+    except GateUsageError as e:
+        stop(str(e), EXIT_CODES["usage"], junit=junit)
+    except RecordError as e:
+        stop(str(e), EXIT_CODES["integrity"], junit=junit)
+    os.environ.update(offline_environment(data))  # before anything imports datasets or lmms-eval
+    from harness.check_cli import run_check
+
+    run_check(
+        model,
+        baseline,
+        against=against,
+        margin=margin,
+        benchmarks=wanted,
+        alpha=alpha,
+        seed=seed,
+        batch=batch,
+        familywise=familywise,
+        data=data,
+        out=out,
+        as_json=as_json,
+        junit=junit,
+        summary=summary,
+    )
+
+
+def simulate(
+    sims: Annotated[int, typer.Option(min=10, help="Simulations of each error rate.")] = 2000,
+    saving_sims: Annotated[int, typer.Option(min=10, help="Simulations of each cell of the savings table.")] = 500,
+    seed: Annotated[int, typer.Option(help="Seed.")] = 2412,
+    alpha: Alpha = 0.05,
+    discordance: Annotated[float, typer.Option(min=0.5, max=60, help="Percent of questions that change between two models.")] = 13.0,
+    rho: Annotated[
+        float, typer.Option(min=0, max=0.9, help=("Correlation of the changes within a video (of the normal variables behind them)."))
+    ] = 0.05,
+    margin: Annotated[float, typer.Option(help="Margin of the savings table, in points.")] = 1.5,
+    benchmarks: Benchmarks = None,
+    out: Annotated[Path | None, typer.Option(help="Folder for gate_simulation.{md,json,svg}.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Test the gate on itself: error rates, power, coverage and savings with the six benchmarks' real sizes."""
+    import json
+
+    from benchmarks.catalog import UnknownBenchmarkError, select
+    from harness.gate import EXIT_CODES
+    from harness.simulate import Plan
+    from harness.simulate import simulate as run
+    from harness.simulate_report import markdown, write
+
+    try:
+        chosen = tuple(b.name for b in select(names(benchmarks)))
+    except UnknownBenchmarkError as e:
+        stop(str(e), EXIT_CODES["usage"])
+    plan = Plan(
+        sims=sims,
+        seed=seed,
+        alpha=alpha,
+        discordance=discordance / 100,
+        rho=rho,
+        benchmarks=chosen,
+        saving_margin=margin,
+        saving_sims=saving_sims,
+    )
+    result = run(plan)
+    if out is not None:
+        write(result, out)
+    typer.echo(json.dumps(result.to_dict(), indent=1) if as_json else markdown(result))
+    if not result.holds:
+        raise typer.Exit(EXIT_CODES["fail"])
+
+
+def power(
+    effect: Annotated[float | None, typer.Option(help="Effect in points: how many questions does it take?")] = None,
+    n: Annotated[int | None, typer.Option(min=2, help="Questions: what effect can be seen? Default: each benchmark's own number.")] = None,
+    discordance: Annotated[float, typer.Option(min=0.1, max=100, help="Percent of questions that change between two models.")] = 12.0,
+    per_video: Annotated[float | None, typer.Option(min=1, help="Questions a video; default: each benchmark's own.")] = None,
+    icc: Annotated[float, typer.Option(min=0, max=1, help="Intra-video correlation of the differences.")] = 0.05,
+    alpha: Alpha = 0.05,
+    target: Annotated[float, typer.Option("--power", min=0.5, max=0.999, help="Power.")] = 0.8,
+    benchmarks: Benchmarks = None,
+    as_json: AsJson = False,
+) -> None:
+    """What effect can so many questions show, and how many questions does an effect take?"""
+    import json
+    from dataclasses import asdict
+
+    from benchmarks.catalog import UnknownBenchmarkError, select
+    from harness.gate import EXIT_CODES, GateUsageError
+    from harness.power import power_table, text
+
+    try:
+        rows = power_table(
+            select(names(benchmarks)), effect=effect, n=n, discordance=discordance, per_video=per_video, icc=icc, alpha=alpha, power=target
+        )
+    except (UnknownBenchmarkError, GateUsageError) as e:
+        stop(str(e), EXIT_CODES["usage"])
+    typer.echo(json.dumps([asdict(r) for r in rows], indent=1) if as_json else text(rows))
 
 
 def register(app: typer.Typer) -> None:
     """Mount the gate's commands on the harness's command line."""
-    app.command()(gate)
-    app.command()(reference)
+    for command in (gate, reference, check, simulate, power):
+        app.command()(command)
