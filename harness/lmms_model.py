@@ -23,6 +23,7 @@ from lmms_eval.api.model import lmms  # noqa: E402
 from benchmarks.catalog import CATALOG, Benchmark  # noqa: E402
 from benchmarks.datasets import MediaIndex  # noqa: E402
 from harness.journal import Answer, Journal, answer_key  # noqa: E402
+from harness.offline import InfrastructureError  # noqa: E402
 from harness.scoring import describe, question_id  # noqa: E402
 from savi.frames import FramePrefetcher, Frames, VideoError, segment_indices  # noqa: E402
 from savi.sampling import GenerationSettings  # noqa: E402
@@ -100,19 +101,34 @@ def settings_record(settings: GenerationSettings) -> dict[str, str | int | float
 
 
 def weights_of(model: str | Path | VideoLM) -> str:
-    """Fingerprint of a checkpoint (a path is hashed without loading it) or of a model in memory."""
-    if isinstance(model, (str, Path)):
-        from savi.checkpoint import weights_fingerprint
+    """Fingerprint of a checkpoint (a folder is hashed without loading it) or of a model in memory.
 
-        return weights_fingerprint(Path(model))
+    Raises:
+        InfrastructureError: there is no such checkpoint, or its files cannot be read.
+    """
+    if isinstance(model, (str, Path)):
+        from savi.checkpoint import CheckpointError, weights_fingerprint
+
+        try:
+            return weights_fingerprint(Path(model))
+        except (CheckpointError, OSError) as e:
+            raise InfrastructureError(f"no usable checkpoint: {e}") from e
     return model.fingerprint
 
 
 def load_model(path: str | Path, *, device: str = "auto", dtype: str = "auto", attn_implementation: str | None = None) -> VideoLM:
-    """`VideoLM.from_pretrained`."""
-    from savi.video_lm import VideoLM
+    """`VideoLM.from_pretrained`.
 
-    return VideoLM.from_pretrained(path, device=device, dtype=dtype, attn_implementation=attn_implementation)
+    Raises:
+        InfrastructureError: nothing usable there; the message has the reason.
+    """
+    from savi.families import FamilyError
+    from savi.video_lm import ModelError, VideoLM
+
+    try:
+        return VideoLM.from_pretrained(path, device=device, dtype=dtype, attn_implementation=attn_implementation)
+    except (ModelError, FamilyError, OSError) as e:
+        raise InfrastructureError(f"the model could not be loaded: {e}") from e
 
 
 class SaviLmms(lmms):

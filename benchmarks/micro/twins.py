@@ -52,6 +52,8 @@ THREE = tuple(f for f in questions.FAMILIES if len(questions.VALUES[f]) >= 3)
 FOUR = tuple(f for f in questions.FAMILIES if len(questions.VALUES[f]) >= 4)
 FIVE = tuple(f for f in questions.FAMILIES if len(questions.VALUES[f]) >= 5)
 
+_MARK = ".twins"
+"""Tells a folder of twins whose stamp is gone (interrupted build, deleted file) from somebody's real data sets."""
 _TRIES = 40
 """Draws of a question on one scene before the next scene is tried."""
 
@@ -399,13 +401,13 @@ def build_twins(hf_home: Path, *, seed: int, size: Size = "micro") -> TwinSet:
         raise ValueError(f"unknown twin size {size!r}; choose from {', '.join(QUESTIONS)}")
     made = {"schema": SCHEMA, "seed": seed, "size": size, "code": _code()}
     stamp = twins_stamp(hf_home)
-    if stamp is None and any((hf_home / b.data_dir).exists() and not (hf_home / f".{TWINS_STAMP}").exists() for b in CATALOG.values()):
+    if stamp is None and any((hf_home / b.data_dir).exists() and not (hf_home / _MARK).exists() for b in CATALOG.values()):
         raise DatasetError(f"{hf_home} holds data sets that are no twins; give the twins a folder of their own")
     if stamp is not None and all(stamp.get(k) == v for k, v in made.items()) and not check_twins(hf_home):
         return TwinSet(hf_home, seed, size, stamp["n"], stamp["videos"], stamp["fingerprint"])
     kept = stamp["files"] if stamp is not None and stamp.get("code") == made["code"] and stamp.get("seed") == seed else {}
     hf_home.mkdir(parents=True, exist_ok=True)
-    _write_bytes(hf_home / f".{TWINS_STAMP}", b"being built\n")  # tells an interrupted build from somebody's data sets
+    _write_bytes(hf_home / _MARK, b"this folder is the twins' own\n")
     (hf_home / TWINS_STAMP).unlink(missing_ok=True)
     files: dict[str, list[Any]] = {}
     n: dict[str, int] = {}
@@ -429,5 +431,4 @@ def build_twins(hf_home: Path, *, seed: int, size: Size = "micro") -> TwinSet:
     fingerprint = hashlib.sha256("".join(f"{k} {v[1]}\n" for k, v in sorted(files.items())).encode()).hexdigest()
     out = {**made, "n": n, "videos": count, "tasks": tasks, "fingerprint": fingerprint, "files": files}
     _write_bytes(hf_home / TWINS_STAMP, json.dumps(out).encode())
-    (hf_home / f".{TWINS_STAMP}").unlink(missing_ok=True)
     return TwinSet(hf_home, seed, size, n, count, fingerprint)

@@ -1,0 +1,170 @@
+"""`python -m benchmarks`: what is measured, what of it is on this machine, and the embedded small world."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Annotated, NoReturn
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from benchmarks.catalog import CATALOG, UnknownBenchmarkError, select
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, help="The six benchmarks and the embedded small world.")
+
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
+Home = Annotated[Path | None, typer.Option("--hf-home", help="Where the data sets lie (default: HF_HOME, else ~/.cache/huggingface).")]
+
+
+def _home(given: Path | None) -> Path:
+    return (given or Path(os.environ.get("HF_HOME", "~/.cache/huggingface"))).expanduser().resolve()
+
+
+def _stop(message: object, code: int) -> NoReturn:
+    typer.echo(f"error: {message}", err=True)
+    raise typer.Exit(code)
+
+
+def _print(table: Table) -> None:
+    Console(width=None if sys.stdout.isatty() else 140).print(table)
+
+
+@app.command("list")
+def list_(as_json: AsJson = False) -> None:
+    """The six benchmarks: lmms-eval task, questions, videos, headline key, margin."""
+    if as_json:
+        typer.echo(json.dumps([asdict(b) for b in CATALOG.values()], indent=1))
+        return
+    t = Table("benchmark", "lmms-eval task", "data set", "split", "questions", "videos", "key", "margin", "download")
+    for b in CATALOG.values():
+        t.add_row(
+            b.name, b.group, b.repo, b.split, f"{b.n:,}", f"{b.videos:,}", f"{b.metric} (0-{b.unit})", f"±{b.margin.points:g}", f"{b.download_gb:g} GB"
+        )
+    _print(t)
+
+
+@app.command()
+def check(
+    benchmarks: Annotated[list[str] | None, typer.Argument(help="Benchmarks (default: all six).")] = None,
+    hf_home: Home = None,
+    as_json: AsJson = False,
+) -> None:
+    """What of the data sets is on this machine. Exit code 5 where something is missing. Downloads nothing."""
+    from benchmarks.datasets import DatasetError, mend
+    from benchmarks.datasets import check as look
+
+    home = _home(hf_home)
+    try:
+        found = [look(home, b) for b in select(benchmarks)]
+    except UnknownBenchmarkError as e:
+        _stop(e, 2)
+    except DatasetError as e:
+        _stop(e, 5)
+    if as_json:
+        typer.echo(json.dumps({"hf_home": str(home), "benchmarks": [{**asdict(s), "ready": s.ready} for s in found]}, indent=1))
+    else:
+        t = Table("benchmark", "state", "questions", "videos", "on disk", "missing", "note", title=f"data sets below {home}")
+        for s in found:
+            state = "[green]ready[/]" if s.ready else "[red]incomplete[/]" if s.n else "[yellow]absent[/]"
+            note = f"download {s.download_gb:g} GB" + (", gated: licence and login" if s.gated else "")
+            missing = f"{len(s.missing):,}: {s.missing[0]}" if s.missing else "-"
+            t.add_row(s.benchmark, state, f"{s.n:,} of {s.n_expected:,}", f"{s.videos:,}", f"{s.bytes / 1e6:,.1f} MB", missing, "" if s.ready else note)
+        _print(t)
+        for s in found:
+            if not s.ready:
+                typer.echo(f"{s.benchmark}: {mend(home, s.benchmark)}", err=True)
+    raise typer.Exit(0 if all(s.ready for s in found) else 5)
+
+
+@app.command()
+def prepare(
+    benchmarks: Annotated[list[str], typer.Argument(help="Benchmarks to bring onto this machine.")],
+    hf_home: Home = None,
+    download: Annotated[bool, typer.Option("--download", help="Really download; without it only what would be done is said.")] = False,
+) -> None:
+    """Download and unpack real data sets (up to 162 GB each), only with --download."""
+    from benchmarks import download as d
+    from benchmarks.datasets import DatasetError
+    from benchmarks.datasets import check as look
+
+    home = _home(hf_home)
+    try:
+        wanted = select(benchmarks)
+        for b in wanted:
+            status = look(home, b)
+            if status.ready:
+                typer.echo(f"{b.name}: ready, {status.n:,} questions on {status.videos:,} videos")
+            elif not download:
+                gated = " (gated: accept the licence, log in)" if status.gated else ""
+                typer.echo(f"{b.name}: would download about {b.download_gb:g} GB from {b.repo}{gated} to {home}; say --download to do it")
+            else:
+                if os.environ.get("HF_HUB_OFFLINE") == "1":
+                    _stop("HF_HUB_OFFLINE=1 is set; unset it to download", 2)
+                os.environ["HF_HOME"] = str(home)
+                status = d.prepare(home, b)
+                typer.echo(f"{b.name}: {status.n:,} questions on {status.videos:,} videos, {len(status.missing):,} files missing")
+                if not status.ready:
+                    _stop(f"{b.name} is not complete: {', '.join(status.missing[:5]) or f'{status.n} of {status.n_expected} questions'}", 5)
+    except UnknownBenchmarkError as e:
+        _stop(e, 2)
+    except DatasetError as e:
+        _stop(e, 5)
+
+
+@app.command()
+def micro(
+    build_twins: Annotated[Path | None, typer.Option(help="Make the twins of all six benchmarks in this folder.")] = None,
+    build_videos: Annotated[Path | None, typer.Option(help="Make unlabelled videos in this folder.")] = None,
+    rebuild_base: Annotated[bool, typer.Option("--rebuild-base", help="Train the base model from nothing (over an hour on one core).")] = False,
+    out: Annotated[Path | None, typer.Option(help="Where the rebuilt base goes (needed with --rebuild-base).")] = None,
+    seed: Annotated[int | None, typer.Option(help="Seed of what is made (default: 1 for twins and videos, the recipe's for the base).")] = None,
+    size: Annotated[str, typer.Option(help="Size of the twins: smoke or micro.")] = "micro",
+    n: Annotated[int, typer.Option("-n", help="Number of unlabelled videos.")] = 900,
+    as_json: AsJson = False,
+) -> None:
+    """The embedded small world: its benchmarks, its videos, its base model."""
+    if not (build_twins or build_videos or rebuild_base):
+        _stop("say what to make: --build-twins DIR, --build-videos DIR or --rebuild-base --out DIR", 2)
+    if build_twins:
+        _build_twins(build_twins, 1 if seed is None else seed, size, as_json)
+    if build_videos:
+        from benchmarks.micro.videos import build_videos as build
+
+        paths = build(build_videos, n, 1 if seed is None else seed)
+        typer.echo(json.dumps({"videos": len(paths), "folder": str(build_videos)}) if as_json else f"{len(paths):,} videos in {build_videos}")
+    if rebuild_base:
+        if out is None:
+            _stop("--rebuild-base needs --out DIR (the shipped base is not overwritten by accident)", 2)
+        from benchmarks.micro.base import Recipe, rebuild
+
+        typer.echo(json.dumps(rebuild(out, replace(Recipe(), seed=seed) if seed is not None else None), indent=1, default=str))
+
+
+def _build_twins(folder: Path, seed: int, size: str, as_json: bool) -> None:
+    from benchmarks.datasets import DatasetError
+    from benchmarks.micro.twins import QUESTIONS
+    from benchmarks.micro.twins import build_twins as build
+
+    if size not in QUESTIONS:
+        _stop(f"unknown twin size {size!r}; choose from {', '.join(QUESTIONS)}", 2)
+    try:
+        twins = build(folder, seed=seed, size=size)  # type: ignore[arg-type]
+    except DatasetError as e:
+        _stop(e, 5)
+    if as_json:
+        typer.echo(json.dumps({**asdict(twins), "hf_home": str(twins.hf_home)}, indent=1))
+        return
+    t = Table("benchmark", "questions", "videos", title=f"twins in {folder} (seed {seed}, {size}, fingerprint {twins.fingerprint[:12]})")
+    for name, count in twins.n.items():
+        t.add_row(name, f"{count:,}", f"{twins.videos[name]:,}")
+    t.add_row("all", f"{sum(twins.n.values()):,}", f"{sum(twins.videos.values()):,}")
+    _print(t)
+
+
+if __name__ == "__main__":
+    app(prog_name="python -m benchmarks")
