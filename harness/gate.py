@@ -230,7 +230,12 @@ def conclude(
 def _checked(
     evaluations: Mapping[str, Evaluation], names: Sequence[str], side: Literal["candidate", "baseline"], s: GateSettings
 ) -> list[IntegrityProblem]:
-    return [p for n in names for p in check_evaluation(evaluations[n], side=side, limits=s.limits)]
+    misnamed = [
+        IntegrityProblem(n, side, "benchmark", f"the folder is called {n!r}, its score says {evaluations[n].score.benchmark!r}")
+        for n in names
+        if evaluations[n].score.benchmark != n
+    ]
+    return misnamed + [p for n in names for p in check_evaluation(evaluations[n], side=side, limits=s.limits)]
 
 
 def gate_runs(

@@ -58,14 +58,14 @@ def gate(
     """Decide whether a run reproduces the paper or regressed against another run."""
     from harness.exceptions import ExceptionsError, committed_exceptions
     from harness.gate import EXIT_CODES, GateSettings, GateUsageError, gate_published, gate_runs
-    from harness.gate_files import base_of, load_against, load_run, run_name, write_gates
+    from harness.gate_files import base_of, is_base, load_against, load_run, run_name, write_gates
     from harness.records import RecordError
 
     try:
         mine = load_run(candidate)
         wanted = names(benchmarks)
         scale = next(iter(mine.values())).score.scale
-        reference = load_against(against, scale=scale, row=row)
+        reference = load_against(against, scale=scale, row=row, base=is_base(candidate))
         _known(wanted, {*mine, *(reference.evaluations or {}), *(reference.published or {})})
         settings = GateSettings(
             alpha=alpha,

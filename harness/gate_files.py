@@ -6,7 +6,6 @@ results/paper). Every file is validated on reading; one that cannot be trusted i
 
 from __future__ import annotations
 
-import csv
 import gzip
 import json
 import zlib
@@ -17,6 +16,7 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from harness.gate import SMALL_SCALES, GateFileError, GateResult, GateUsageError
+from harness.published_tables import PublishedError, load_published
 from harness.records import SCORE_FILE, Evaluation, RecordError, read_evaluations, write_text_atomic
 
 PAPER_DIR = Path(__file__).resolve().parents[1] / "results" / "paper"
@@ -52,6 +52,12 @@ def run_name(path: Path) -> str:
     while p.name in (*_INNER, "base") or p.name.startswith("iter-"):
         p = p.parent
     return p.name.removesuffix(".gz").removesuffix(".json")
+
+
+def is_base(path: Path) -> bool:
+    """Whether a path names a run's base evaluation (`RUN/base` or `RUN/base/eval`)."""
+    p = path.resolve()
+    return p.name == "base" or (p.name == "eval" and p.parent.name == "base")
 
 
 def load_run(path: Path) -> dict[str, Evaluation]:
@@ -90,15 +96,15 @@ def base_of(path: Path) -> dict[str, Evaluation] | None:
     return None
 
 
-def load_against(against: str, *, scale: str, row: str | None = None) -> Reference:
-    """What `--against` names: `paper`, a run folder, a reference file or a published-scores file.
+def load_against(against: str, *, scale: str, row: str | None = None, base: bool = False) -> Reference:
+    """What `--against` names: `paper`, a run folder, a reference file or a published-scores file. `base`: the candidate is a base run.
 
     Raises:
         GateUsageError: nothing of the kind there, or a paper number for a small scale.
         RecordError: a file there that cannot be trusted.
     """
     if against == "paper":
-        return paper_reference(scale, row=row)
+        return paper_reference(scale, row=row, base=base)
     path = Path(against)
     if path.is_file():
         raw = _read_json(path)
@@ -111,40 +117,39 @@ def load_against(against: str, *, scale: str, row: str | None = None) -> Referen
     return Reference(run_name(path), evaluations=load_run(path))
 
 
-def paper_reference(scale: str, *, row: str | None = None, folder: Path = PAPER_DIR) -> Reference:
-    """The published scores for a scale: Table 1 for 8b, Table 6 for 1b, 2b and 4b. `row` names another row of the table.
+def paper_reference(scale: str, *, row: str | None = None, base: bool = False, folder: Path = PAPER_DIR) -> Reference:
+    """The published scores for a scale, from the table with most benchmarks: the row of the claimed gain, or (`base`) the one it started
+    from.
+
+    `row` names another row of that scale.
 
     Raises:
-        GateUsageError: a small scale, a row or file that does not exist.
+        GateUsageError: a small scale, a scale without published numbers, or a row that does not exist.
     """
     if scale in SMALL_SCALES:
         raise GateUsageError(
             f"this run has scale {scale!r}; its scores are of small synthetic videos and a tiny model and are never compared with the "
             "paper's numbers. Compare with another run of the same scale: --against RUN"
         )
-    small = scale in ("1b", "2b", "4b")
-    path = folder / ("table6_parameter_efficiency.csv" if small else "table1_main.csv")
     try:
-        with path.open(newline="", encoding="utf-8") as f:
-            rows = {r["model"]: r for r in csv.DictReader(f)}
-    except OSError as e:
-        raise GateUsageError(f"{path}: published numbers not found ({e.strerror})") from e
-    base = f"InternVL ({scale.upper()})" if small else "InternVL2.5"
-    wanted = row or (f"{base} + VideoSAVi" if small else "VideoSAVi")
-    if wanted not in rows:
-        raise GateUsageError(f"{path.name} has no row {wanted!r}; it has {', '.join(rows)}")
-    scores = _numbers(rows[wanted], path)
-    return Reference(
-        f"paper: {wanted}", published=scores, published_base=_numbers(rows[base], path) if base in rows and base != wanted else None
-    )
+        tables = sorted(load_published(folder).tables.values(), key=lambda t: -len(t.info.columns))
+        rows = {label: t for t in reversed(tables) for label in t.labels if t.scale_of(label) == scale}
+        gain = next((g for t in tables for g in t.info.gains if {g.candidate, g.baseline} <= rows.keys() and rows[g.candidate] is t), None)
+        wanted = row or (gain and (gain.baseline if base else gain.candidate))
+        if wanted not in rows:
+            raise GateUsageError(
 
+                    f"scale {scale!r}: no published {wanted or 'candidate'}; name a row of it with --row: "
+                    f"{', '.join(rows) or 'there is none'}"
 
-def _numbers(row: Mapping[str, str], path: Path) -> dict[str, float]:
-    skip = ("group", "block", "model", "reproduced_with_lmms_eval")
-    try:
-        return {k: float(v) for k, v in row.items() if k not in skip and v}
-    except ValueError as e:
-        raise GateUsageError(f"{path}: row {row.get('model')!r}: {e}") from e
+            )
+        scores = rows[wanted].by_benchmark(rows[wanted].position(wanted))
+        start = None
+        if gain and wanted == gain.candidate:
+            start = rows[gain.baseline].by_benchmark(rows[gain.baseline].position(gain.baseline))
+    except PublishedError as e:
+        raise GateUsageError(str(e)) from e
+    return Reference(f"paper: {wanted}", published=scores, published_base=start)
 
 
 def save_reference(path: Path, evaluations: Mapping[str, Evaluation], *, name: str) -> None:

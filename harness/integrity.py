@@ -6,7 +6,9 @@ lmms-eval and no files.
 
 from __future__ import annotations
 
+import hashlib
 import math
+import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -69,6 +71,11 @@ def task_mean_pct(records: Sequence[QuestionRecord], credit: Literal["strict", "
     return 100.0 * sum(s / n if n else 0.0 for s, n in sums.values()) / len(sums)
 
 
+def prompts_fingerprint(records: Sequence[QuestionRecord]) -> str:
+    """SHA-256 over (question_id, prompt) in order, as `Provenance.prompts` states it."""
+    return hashlib.sha256("".join(f"{r.question_id}\t{r.prompt}\n" for r in records).encode(errors="surrogatepass")).hexdigest()
+
+
 def check_evaluation(e: Evaluation, *, side: Side = "candidate", limits: StatusLimits | None = None) -> list[IntegrityProblem]:
     """Everything one benchmark's evaluation can contradict by itself: counts, ids, frames, statuses, and the score its records give."""
     limits = limits or StatusLimits()
@@ -102,6 +109,8 @@ def check_evaluation(e: Evaluation, *, side: Side = "candidate", limits: StatusL
     videos = len({r.video_id for r in records})
     if videos != score.videos:
         problem("videos", f"score.json says {score.videos:,} videos, the records name {videos:,}")
+    if prompts_fingerprint(records) != score.provenance.prompts:
+        problem("prompts", "the questions and prompts are not those score.json was made with: questions.jsonl was changed or reordered")
     out += _check_statuses(e, side, limits)
     out += _check_frames(e, side)
     out += _check_score(e, side)
@@ -136,18 +145,36 @@ def _check_statuses(e: Evaluation, side: Side, limits: StatusLimits) -> list[Int
                 score.benchmark, side, "swallowed", (f"{len(hidden):,} answers carry an error but are scored as answers: {_some(hidden)}")
             )
         )
-    credited = [
-        r.question_id
-        for r in records
-        if r.strict > 0 and (r.status in ("empty", "unparsed", "failed") or (r.parsed is None and r.status == "ok"))
-    ]
+    credited = [r.question_id for r in records if r.strict > 0 and (r.status != "ok" or r.parsed != r.target or r.strict > r.upstream)]
     if credited:
-        out.append(
-            IntegrityProblem(
-                score.benchmark, side, "credit", (f"{len(credited):,} answers no rule could read have strict credit: {_some(credited)}")
-            )
+        message = (
+            f"{len(credited):,} answers have strict credit they cannot have (read as another option, or not at all): {_some(credited)}"
         )
+        out.append(IntegrityProblem(score.benchmark, side, "credit", message))
+    read_otherwise = [r.question_id for r in records if _contradicts(r)]
+    if read_otherwise:
+        message = f"{len(read_otherwise):,} answers do not say what was read from them: {_some(read_otherwise)}; the record was changed"
+        out.append(IntegrityProblem(score.benchmark, side, "answers", message))
     return out
+
+
+_LETTER = re.compile(r"\s*(?:\(([A-E])\)|([A-E])(?=\s*$|[.):,]))")
+_WORD = re.compile(r"\W*(\w+)")
+
+
+def _contradicts(r: QuestionRecord) -> bool:
+    """Whether an answer that opens with a bare letter (or yes/no) was recorded as another, or a status does not fit the text."""
+    if r.status == "failed":
+        return bool(r.answer) or r.error is None
+    if (r.status == "empty") != (not r.answer.strip()):
+        return True
+    if r.status != "ok" or r.parsed is None:
+        return False
+    if r.parsed in ("yes", "no"):
+        word = _WORD.match(r.answer.lower())
+        return word is None or word.group(1) != r.parsed
+    first = _LETTER.match(r.answer)
+    return first is not None and len(r.parsed) == 1 and (first.group(1) or first.group(2)) != r.parsed
 
 
 def _check_frames(e: Evaluation, side: Side) -> list[IntegrityProblem]:

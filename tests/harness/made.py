@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from harness.integrity import task_mean_pct
+from harness.integrity import prompts_fingerprint, task_mean_pct
 from harness.records import Evaluation, Provenance, QuestionRecord, Score
 
 LETTERS = "ABCD"
@@ -52,7 +52,7 @@ def evaluation(
     for r in rs:
         by_task.setdefault(r.task, []).append(r.strict)
     provenance = Provenance(
-        model="m", weights=weights, media="media", prompts="prompts", generation={"temperature": 0.0}, frames={"num_frames": 8},
+        model="m", weights=weights, media="media", prompts=prompts_fingerprint(rs), generation={"temperature": 0.0}, frames={"num_frames": 8},
         versions={"lmms_eval": "0.7.3", "savi": "0.1"},
     )  # fmt: skip
     score = Score(
@@ -73,7 +73,7 @@ def evaluation(
 
 
 def flipped(recs: list[QuestionRecord], *, loss: float = 0.0, gain: float = 0.0, seed: int = 1) -> list[QuestionRecord]:
-    """The same questions answered by another model: `loss` of all questions turn from right to wrong, `gain` from wrong to right."""
+    """The same questions, another model: `loss` of all questions turn from right to wrong, `gain` from wrong to right."""
     rng = np.random.default_rng(seed)
     right = [i for i, r in enumerate(recs) if r.strict]
     wrong = [i for i, r in enumerate(recs) if not r.strict]
