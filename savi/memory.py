@@ -54,28 +54,39 @@ def available_bytes(device: torch.device) -> int:
 
 
 def row_bytes(text_config: Any, dtype: torch.dtype, prefix_length: int, prompt_length: int, new_tokens: int) -> int:
-    """Bytes one row of a batch needs at its peak: keys and values, one layer's attention, activations of the prompt, logits."""
+    """Bytes one row of a batch needs at its peak: keys and values, one layer's attention, activations of the prompt, logits.
+
+    `prefix_length` is 0 where the prefix is shared in place: it is in memory already and no row copies it.
+    """
     size = torch.empty((), dtype=dtype).element_size()
     heads = int(text_config.num_attention_heads)
     kv_heads = int(getattr(text_config, "num_key_value_heads", None) or heads)
     head_dim = int(getattr(text_config, "head_dim", None) or text_config.hidden_size // heads)
     slots = prefix_length + prompt_length + new_tokens
     cache = int(text_config.num_hidden_layers) * 2 * kv_heads * head_dim * slots * size
-    one_layer = 2 * heads * head_dim * slots * size + prompt_length * slots * size
+    one_layer = 2 * heads * head_dim * slots * size + prompt_length * slots * size + 8 * heads * prompt_length**2
     activations = prompt_length * (6 * int(text_config.hidden_size) + 3 * int(text_config.intermediate_size)) * size
     logits = int(text_config.vocab_size) * (4 + 4 + 8 + 8)
     return cache + one_layer + activations + logits
 
 
-def plan(sizes: Sequence[tuple[int, int]], row_cost: Callable[[int, int], int], budget: int, max_batch: int | None) -> list[list[int]]:
+def plan(
+    sizes: Sequence[tuple[int, int]],
+    row_cost: Callable[[int, int], int],
+    budget: int,
+    max_batch: int | None,
+    neighbours: Sequence[int] | None = None,
+) -> list[list[int]]:
     """Cut rows, given as (prefix length, prompt length), into batches of indices that stay within `budget` bytes.
 
-    Rows of like lengths stand together: a batch costs its number of rows times its longest prefix and longest prompt.
+    Rows of like lengths stand together: a batch costs its number of rows times its longest prefix and longest prompt. `neighbours`
+    numbers the videos where rows of one video should stand together before all else.
     """
     most = max_batch or MOST_ROWS
     batches: list[list[int]] = []
     longest = (0, 0)
-    for index in sorted(range(len(sizes)), key=lambda i: (*sizes[i], i)):
+    video = neighbours or [0] * len(sizes)
+    for index in sorted(range(len(sizes)), key=lambda i: (sizes[i][0], video[i], sizes[i][1], i)):
         grown = (max(longest[0], sizes[index][0]), max(longest[1], sizes[index][1]))
         if batches and len(batches[-1]) < most and (len(batches[-1]) + 1) * row_cost(*grown) <= budget:
             batches[-1].append(index)

@@ -103,6 +103,15 @@ def expand(prefixes: Sequence[Prefix], rows: Tensor, extra: int) -> BranchCache:
     return BranchCache(layers)
 
 
+def empty(like: Prefix, rows: int, extra: int) -> BranchCache:
+    """A cache for `rows` rows and `extra` tokens that begins behind the prefixes: those are attended to where they are."""
+    layers = []
+    for keys, values in like.kv:
+        shape = (rows, keys.shape[1], extra)
+        layers.append(PreallocatedLayer(keys.new_empty(*shape, keys.shape[3]), values.new_empty(*shape, values.shape[3]), 0))
+    return BranchCache(layers)
+
+
 def _aligned(parts: Sequence[Tensor], longest: int, rows: Tensor) -> Tensor:
     """`[1, H, P_i, D]` tensors, aligned at their ends, one row for each entry of `rows`."""
     if len(parts) == 1:

@@ -338,13 +338,17 @@ class VideoLM:
     def _in_batches(self, rows: Sequence[Any], new_tokens: int, max_batch: int | None, work: Any) -> list[Any]:
         """Run `work` over batches that fit, results in the order of `rows`; a batch that does not fit is halved and recorded."""
         from savi import memory
-        from savi.decoding import Row
+        from savi.decoding import Row, shares
 
         plain: list[Row] = [row if isinstance(row, Row) else row[0] for row in rows]
         dtype = next(self.model.parameters()).dtype
 
+        shared = bool(plain) and shares([row.prefix for row in plain])
+        numbers: dict[int, int] = {}
+        videos = [numbers.setdefault(id(row.prefix), len(numbers)) for row in plain] if shared else None
+
         def cost(prefix_length: int, prompt_length: int) -> int:
-            return memory.row_bytes(self.text_config, dtype, prefix_length, prompt_length, new_tokens)
+            return memory.row_bytes(self.text_config, dtype, 0 if shared else prefix_length, prompt_length, new_tokens)
 
         def on_split(part: Sequence[Any], reason: BaseException) -> None:
             longest = max((row if isinstance(row, Row) else row[0]).prefix.length for row in part)
@@ -352,7 +356,7 @@ class VideoLM:
 
         sizes = [(row.prefix.length, len(row.ids)) for row in plain]
         result: list[Any] = [None] * len(rows)
-        for indices in memory.plan(sizes, cost, memory.budget_bytes(self.device), max_batch):
+        for indices in memory.plan(sizes, cost, memory.budget_bytes(self.device), max_batch, videos):
             for i, value in zip(indices, memory.run_halving(work, [rows[i] for i in indices], on_split), strict=True):
                 result[i] = value
         return result

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+from savi import decoding
 from savi.video_lm import VideoLM, Watched
 from tests.savi.tiny import FAMILIES, tiny_family_lm, tiny_frames, tiny_prompts, tiny_video_lm
 
@@ -22,8 +23,10 @@ def separate(lm: VideoLM, watched: Watched, prompt: str, response: str) -> float
     return float(logps.gather(-1, torch.tensor(reply)[:, None]).sum())
 
 
+@pytest.mark.parametrize("way", ["copied", "shared"])
 @pytest.mark.parametrize("family", FAMILIES)
-def test_scores_equal_separate_forwards(family: str) -> None:
+def test_scores_equal_separate_forwards(family: str, way: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(decoding, "LONG_PREFIX", 1 if way == "shared" else 10**9)
     lm = tiny_family_lm(family)
     videos = lm.watch_batch([tiny_frames(0, 4), tiny_frames(1, 6), tiny_frames(2, 4)])
     items = [(videos[i % 3], p, r) for i, (p, r) in enumerate(zip(tiny_prompts(12), tiny_prompts(12, seed=9), strict=True))]

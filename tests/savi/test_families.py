@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from savi import decoding
 from savi.families import Preprocessing, Timing, UnsupportedFamily, family_for, supported
 from savi.families.base import resize_frames, smart_size
 from savi.families.smolvlm import in_words
@@ -64,8 +65,10 @@ def shared_ids(lm: VideoLM, watched: Watched, prompts: list[str], new: int) -> l
     return [g.ids for g in generate(lm.family, lm.model, rows, GenerationSettings(max_new_tokens=new), lm.end_ids)]
 
 
+@pytest.mark.parametrize("way", ["copied", "shared"])
 @pytest.mark.parametrize("family", FAMILIES)
-def test_shared_prefix_equals_stock_generate(family: str) -> None:
+def test_shared_prefix_equals_stock_generate(family: str, way: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(decoding, "LONG_PREFIX", 1 if way == "shared" else 10**9)
     lm = tiny_family_lm(family)
     clip = clip_for(family)
     watched = lm.watch(clip)
