@@ -13,7 +13,8 @@ import json
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from itertools import combinations
 from typing import TYPE_CHECKING
 
 from benchmarks.catalog import CATALOG
@@ -22,6 +23,8 @@ from harness.tables import PAPER_SCALES, RULE_NOTES, TABLE_SCHEMA, Cell, Format,
 
 if TYPE_CHECKING:
     import numpy as np
+
+    from harness.stats import Design
 
 FEW_CHANGED = 30
 """Up to this many videos with a changed answer, the exact sign-flip test must be significant too: t is too easy there."""
@@ -44,6 +47,45 @@ class Ranking:
 
     ranks: Mapping[int, int]
     unranked: Mapping[int, str]
+    wins: Mapping[int, int] = field(default_factory=dict)
+    """How many ranked entries each is significantly better than."""
+    differences: Mapping[tuple[int, int], Difference] = field(default_factory=dict)
+    """Of every ranked pair (i < j)."""
+
+    def note(self, i: int) -> str:
+        """What a reader may want to know of entry i's rank."""
+        if i in self.ranks and len(self.ranks) > 1:
+            return f"significantly better than {self.wins[i]} of {len(self.ranks) - 1} others"
+        return self.unranked.get(i, "")
+
+
+class Designs:
+    """How the questions of each benchmark hang together, worked out once for each set of questions.
+
+    A question's video is taken from any entry that says it. Where none does, each question stands alone and the standard error is widened
+    as if all questions on a video were answered alike (factor sqrt(n / videos), from the catalog): the worst case for equal videos.
+    """
+
+    def __init__(self, entries: Sequence[Entry]) -> None:
+        self._videos: dict[str, dict[Key, str]] = {}
+        self._made: dict[tuple[str, tuple[Key, ...]], tuple[Design, float]] = {}
+        for e in entries:
+            for name, s in e.scores.items():
+                if s.answers is not None and s.answers.videos is not None:
+                    self._videos.setdefault(name, {}).update(zip(s.answers.keys, s.answers.videos, strict=True))
+
+    def of(self, benchmark: str, keys: tuple[Key, ...]) -> tuple[Design, float]:
+        """The design of these questions, and the factor by which to widen standard errors (1 where the videos are known)."""
+        from harness.stats import design
+
+        if (benchmark, keys) not in self._made:
+            videos = self._videos.get(benchmark, {})
+            known = all(k in videos for k in keys)
+            clusters = [videos[k] for k in keys] if known else [str(i) for i in range(len(keys))]
+            info = CATALOG[benchmark]
+            widen = 1.0 if known else math.sqrt(max(1.0, info.n / info.videos))
+            self._made[benchmark, keys] = design(clusters, [k[0] for k in keys]), widen
+        return self._made[benchmark, keys]
 
 
 def leaderboard(
@@ -63,11 +105,11 @@ def leaderboard(
 def _table(entries: Sequence[Entry], scale: str, names: Sequence[str], rule: ScoreRule, alpha: float, title: str) -> Table:
     measured = [e for e in entries if e.kind != "published"]
     shown = [b for b in names if any(b in e.scores for e in (measured or entries))]
-    videos = {b: _videos([e.scores[b].answers for e in measured if b in e.scores]) for b in shown}
-    rankings = {b: rank_benchmark([e.scores.get(b) for e in measured], b, alpha, videos[b]) for b in shown}
-    overall = _rank_mean(measured, shown, alpha, videos, rankings)
+    designs = Designs(measured)
+    rankings = {b: rank_benchmark([e.scores.get(b) for e in measured], b, alpha, designs) for b in shown}
+    overall = _rank_mean(measured, shown, alpha, rankings)
     means = [_mean(e, shown) for e in entries]
-    intervals = {id(e): {b: _interval(e.scores[b], b, videos[b]) for b in shown if b in e.scores} for e in measured}
+    intervals = {id(e): {b: _interval(e.scores[b], b, designs) for b in shown if b in e.scores} for e in measured}
 
     def order(i: int) -> tuple[bool, float, float, str]:
         e, mean = entries[i], means[i]
@@ -81,7 +123,7 @@ def _table(entries: Sequence[Entry], scale: str, names: Sequence[str], rule: Sco
         e = entries[i]
         at = measured.index(e) if e.kind != "published" else -1
         place = overall.ranks.get(at)
-        cells = [Cell(place, "–" if place is None else str(place), rank=place, source="derived", note=overall.unranked.get(at, ""))]
+        cells = [Cell(place, "–" if place is None else str(place), rank=place, source="derived", note=overall.note(at))]
         if e.kind == "published":
             cells = [Cell(None, "published", source="published", link=e.link, note=e.place)]
         for b in shown:
@@ -107,7 +149,7 @@ def _cell(e: Entry, b: str, ranking: Ranking, at: int, interval: tuple[float, fl
         return pct_cell(s.pct, source="published", note=e.place)
     rank = ranking.ranks.get(at)
     sizes = f"n = {s.n}" if s.n == s.n_expected else f"n = {s.n} of {s.n_expected}"
-    cell = pct_cell(s.pct, interval, rank=rank, link=e.link, note="; ".join(x for x in (sizes, s.note, ranking.unranked.get(at, "")) if x))
+    cell = pct_cell(s.pct, interval, rank=rank, link=e.link, note="; ".join(x for x in (sizes, s.note, ranking.note(at)) if x))
     part = "" if s.n == s.n_expected else " (part)"
     text = cell.text + part + (f" · {rank}" if rank is not None else "")
     return Cell(cell.value, text, interval, rank, "measured", cell.link, cell.note)
@@ -144,40 +186,6 @@ def _mean(e: Entry, shown: Sequence[str]) -> float | None:
     return sum(known) / len(known) if known and len(known) == len(shown) else None
 
 
-def _videos(answers: Sequence[Answers | None]) -> dict[Key, str]:
-    """Which video each question is on, from every entry that says so."""
-    out: dict[Key, str] = {}
-    for a in answers:
-        if a is not None and a.videos is not None:
-            out.update(zip(a.keys, a.videos, strict=True))
-    return out
-
-
-def _clusters(keys: Sequence[Key], videos: Mapping[Key, str]) -> tuple[list[str], bool]:
-    """Clusters of the questions, and whether they are known."""
-    if all(k in videos for k in keys):
-        return [videos[k] for k in keys], True
-    return [str(i) for i in range(len(keys))], False
-
-
-def difference(a: Answers, b: Answers, benchmark: str, videos: Mapping[Key, str]) -> Difference:
-    """Paired difference a - b of the benchmark's score on the same questions, clustered by video.
-
-    With unknown videos the standard error is widened as if all questions on a video were answered alike (factor sqrt(n / videos), from
-    the catalog), which is the worst case for equal videos.
-    """
-    import numpy as np
-
-    from harness.stats import cluster_mean, design
-
-    clusters, known = _clusters(a.keys, videos)
-    d = design(clusters, [k[0] for k in a.keys])
-    m = cluster_mean(np.asarray(a.credits) - np.asarray(b.credits), d)
-    info = CATALOG[benchmark]
-    se = float(m.se) if known else float(m.se) * math.sqrt(max(1.0, info.n / info.videos))
-    return Difference(float(m.estimate), se, int(m.df), m.totals)
-
-
 def p_value(parts: Sequence[Difference]) -> float:
     """Two-sided p of the mean of `parts` (one benchmark, or several taken as independent)."""
     import numpy as np
@@ -208,13 +216,23 @@ def clusters_of_rank(order: Sequence[int], better: Mapping[tuple[int, int], bool
     return ranks
 
 
-def rank_benchmark(scores: Sequence[EntryScore | None], benchmark: str, alpha: float, videos: Mapping[Key, str]) -> Ranking:
+def rank_benchmark(scores: Sequence[EntryScore | None], benchmark: str, alpha: float, designs: Designs) -> Ranking:
     """Rank the entries that answered the same questions (the set most of them share)."""
+    import numpy as np
+
+    from harness.stats import cluster_mean
+
     comparable, unranked = _comparable(scores)
-    diffs = {(i, j): [difference(_a(scores, i), _a(scores, j), benchmark, videos)] for i in comparable for j in comparable if i < j}
-    level = {i: sum(_a(scores, i).credits) / len(_a(scores, i).credits) for i in comparable}
-    order = sorted(comparable, key=lambda i: (-(s.pct if (s := scores[i]) else 0.0), -level[i], i))
-    return Ranking(_ranks(order, diffs, alpha), unranked)
+    if not comparable:
+        return Ranking({}, unranked)
+    d, widen = designs.of(benchmark, _a(scores, comparable[0]).keys)
+    credits = {i: np.asarray(_a(scores, i).credits, dtype=np.float64) for i in comparable}
+    diffs = {}
+    for i, j in combinations(comparable, 2):
+        m = cluster_mean(credits[i] - credits[j], d)
+        diffs[i, j] = Difference(float(m.estimate), float(m.se) * widen, int(m.df), m.totals)
+    order = sorted(comparable, key=lambda i: (-(s.pct if (s := scores[i]) else 0.0), i))
+    return Ranking(*_ranks(order, {pair: [x] for pair, x in diffs.items()}, alpha, unranked), diffs)
 
 
 def _a(scores: Sequence[EntryScore | None], i: int) -> Answers:
@@ -248,7 +266,10 @@ def _comparable(scores: Sequence[EntryScore | None]) -> tuple[list[int], dict[in
     return [i for i in same if i not in differing], unranked
 
 
-def _ranks(order: Sequence[int], diffs: Mapping[tuple[int, int], Sequence[Difference]], alpha: float) -> dict[int, int]:
+def _ranks(
+    order: Sequence[int], diffs: Mapping[tuple[int, int], Sequence[Difference]], alpha: float, unranked: Mapping[int, str]
+) -> tuple[dict[int, int], Mapping[int, str], dict[int, int]]:
+    """(ranks, unranked as given, wins) of `order` (best first), Holm-corrected over all its pairs."""
     from harness.stats import holm
 
     pairs = list(diffs)
@@ -259,37 +280,29 @@ def _ranks(order: Sequence[int], diffs: Mapping[tuple[int, int], Sequence[Differ
         sign = sum(d.estimate for d in diffs[pair]) * (1 if x < y else -1)
         return sign > 0 and adjusted[pair] <= alpha
 
-    return clusters_of_rank(order, {(x, y): better(x, y) for x in order for y in order if x != y})
+    won = {(x, y): better(x, y) for x in order for y in order if x != y}
+    return clusters_of_rank(order, won), unranked, {x: sum(won[x, y] for y in order if y != x) for x in order}
 
 
-def _rank_mean(
-    measured: Sequence[Entry], shown: Sequence[str], alpha: float, videos: Mapping[str, Mapping[Key, str]], rankings: Mapping[str, Ranking]
-) -> Ranking:
-    full = [i for i, e in enumerate(measured) if shown and all(i in rankings[b].ranks for b in shown)]
+def _rank_mean(measured: Sequence[Entry], shown: Sequence[str], alpha: float, rankings: Mapping[str, Ranking]) -> Ranking:
+    full = [i for i in range(len(measured)) if shown and all(i in rankings[b].ranks for b in shown)]
     unranked = {i: "not comparable on every benchmark" for i in range(len(measured)) if i not in full}
-    diffs = {}
-    for i in full:
-        for j in full:
-            if i < j:
-                pairs = [(_a([measured[i].scores[b]], 0), _a([measured[j].scores[b]], 0), b) for b in shown]
-                diffs[i, j] = [difference(x, y, b, videos[b]) for x, y, b in pairs]
+    diffs = {pair: [rankings[b].differences[pair] for b in shown] for pair in combinations(full, 2)}
     order = sorted(full, key=lambda i: (-(_mean(measured[i], shown) or 0.0), measured[i].label))
-    return Ranking(_ranks(order, diffs, alpha), unranked)
+    return Ranking(*_ranks(order, diffs, alpha, unranked))
 
 
-def _interval(s: EntryScore, benchmark: str, videos: Mapping[Key, str]) -> tuple[float, float] | None:
+def _interval(s: EntryScore, benchmark: str, designs: Designs) -> tuple[float, float] | None:
     if s.answers is None or not s.answers.keys:
         return None
     import numpy as np
 
-    from harness.stats import cluster_mean, design, t_quantile
+    from harness.stats import cluster_mean, t_quantile
 
-    clusters, known = _clusters(s.answers.keys, videos)
-    m = cluster_mean(np.asarray(s.answers.credits), design(clusters, [k[0] for k in s.answers.keys]))
+    d, widen = designs.of(benchmark, s.answers.keys)
+    m = cluster_mean(np.asarray(s.answers.credits, dtype=np.float64), d)
     if m.df < 1 or m.se == 0:
         return None
-    info = CATALOG[benchmark]
-    widen = 1.0 if known else math.sqrt(max(1.0, info.n / info.videos))
     half = 100 * t_quantile(0.975, m.df) * float(m.se) * widen
     return max(0.0, s.pct - half), min(100.0, s.pct + half)
 

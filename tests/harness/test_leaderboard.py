@@ -15,9 +15,9 @@ import typer
 from typer.testing import CliRunner
 
 from benchmarks.catalog import CATALOG
-from harness.leaderboard import clusters_of_rank, leaderboard, p_value, rank_benchmark, render
+from harness.leaderboard import Designs, Difference, clusters_of_rank, leaderboard, p_value, rank_benchmark, render
 from harness.leaderboard_cli import register
-from harness.leaderboard_read import Answers, EntryScore, LeaderboardError, discover
+from harness.leaderboard_read import Answers, Entry, EntryScore, LeaderboardError, discover
 from harness.records import Evaluation, Provenance, QuestionRecord, Score, write_evaluation
 
 REPO = Path(__file__).resolve().parents[2]
@@ -104,6 +104,10 @@ def test_a_clear_winner_and_two_alike(tmp_path: Path) -> None:
     for name, c in (("low", low), ("twin", twin), ("high", high)):
         write_run(tmp_path / name, c)
     assert ranks(tmp_path) == {"high": 1, "low": 2, "twin": 2}
+    (table,) = leaderboard(discover([tmp_path]).entries)
+    assert [r.label for r in table.rows][0] == "high"
+    assert "better than 2 of 2 others" in table.rows[0].cells[0].note
+    assert "better than 0 of 2 others" in table.rows[1].cells[1].note
 
 
 def test_pairing_sees_what_intervals_do_not(tmp_path: Path) -> None:
@@ -149,15 +153,15 @@ def test_identical_models_rarely_get_two_ranks() -> None:
     wrong = 0
     for _ in range(300):
         pair = [Answers(keys, tuple(float(rng.random() < 0.5) for _ in keys), names, "question ids", names) for _ in range(2)]
-        scores = [EntryScore(100 * sum(a.credits) / 60, 60, 60, a) for a in pair]
-        wrong += set(rank_benchmark(scores, "egoschema", 0.05, dict(zip(keys, names, strict=True))).ranks.values()) != {1}
+        entries = [Entry("m", "run", "micro", {"egoschema": EntryScore(100 * sum(a.credits) / 60, 60, 60, a)}, "") for a in pair]
+        ranking = rank_benchmark([e.scores["egoschema"] for e in entries], "egoschema", 0.05, Designs(entries))
+        wrong += set(ranking.ranks.values()) != {1}
     assert wrong <= 300 * 0.05 + 2 * (300 * 0.05 * 0.95) ** 0.5
 
 
 def test_few_changed_videos_need_the_exact_test() -> None:
     import numpy as np
 
-    from harness.leaderboard import Difference
     from harness.stats import cluster_mean, design
 
     d = design([str(i) for i in range(500)], ["t"] * 500)
