@@ -64,12 +64,11 @@ class Step:
 def tokenise(lm: VideoLM, pairs: Iterable[PreferencePair], settings: DPOSettings) -> tuple[list[Example], list[DroppedPair]]:
     """Tokens of pairs, in an order of their own (by video and pair_id), and the pairs that cannot be trained on.
 
-    Dropped are a pair whose two answers have the same tokens (its gradient is nothing but noise) unless only the chosen one is trained, a
-    text with the visual placeholder in it, and a second pair of the same pair_id.
+    Dropped are a pair whose two answers have the same tokens (its gradient is nothing but noise), unless only the chosen one is trained, and a
+    second pair of the same pair_id.
     """
     examples: list[Example] = []
     dropped: list[DroppedPair] = []
-    visual = lm.family.visual_token_id
     seen: set[str] = set()
     for pair in sorted(pairs, key=lambda pair: (pair.video, pair.pair_id)):
         question = tuple(lm.prompt_ids(pair.prompt))
@@ -77,8 +76,6 @@ def tokenise(lm: VideoLM, pairs: Iterable[PreferencePair], settings: DPOSettings
         rejected = tuple(lm.response_ids(pair.rejected))
         if pair.pair_id in seen:
             dropped.append(DroppedPair(pair.pair_id, "a second pair of the same pair_id"))
-        elif visual in question + chosen + rejected:
-            dropped.append(DroppedPair(pair.pair_id, "the model's visual placeholder stands in its text"))
         elif settings.method == "dpo" and chosen == rejected:
             dropped.append(DroppedPair(pair.pair_id, "chosen and rejected are the same tokens"))
         else:

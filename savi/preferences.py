@@ -81,7 +81,7 @@ def pair_from_row(row: Mapping[str, Any], folder: str | Path, where: str = "pair
     if version != SCHEMA_VERSION:
         raise FileFormatError(f"{where}: schema_version {version!r}, this program reads {SCHEMA_VERSION}; make the pairs again")
     try:
-        pair = _ADAPTER.validate_python(dict(row), strict=True)
+        pair = _ADAPTER.validate_python(dict(row))
     except ValidationError as error:
         first = error.errors()[0]
         raise FileFormatError(f"{where}: {'.'.join(map(str, first['loc']))}: {first['msg']}") from error

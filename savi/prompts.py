@@ -145,11 +145,11 @@ def parse_question(text: str) -> Question | Unreadable:
     and have distinct texts that are not empty. Both `... ? A circle B square` and `...?\\n(A) circle\\n(B) square` are read. A lead-in
     ("Question:", "1.") and whatever stands before the line with the question mark are dropped; so are later lines that are no options.
     """
-    lines = [line.strip().strip("*\"'`").strip() for line in text.strip().splitlines()]
+    lines = [_bare(line) for line in text.strip().splitlines()]
     start = next((i for i, line in enumerate(lines) if "?" in line), None)
     if start is None:
         return Unreadable("no question mark")
-    kept = [_LEAD_IN.sub("", lines[start])]
+    kept = [_bare(_LEAD_IN.sub("", lines[start], count=1))]
     for line in lines[start + 1 :]:
         if line and not _OPTION.match(line):
             break
@@ -163,6 +163,11 @@ def parse_question(text: str) -> Question | Unreadable:
     if isinstance(options, Unreadable):
         return options
     return Question(text=whole.strip() if options else f"{stem}?", options=options)
+
+
+def _bare(line: str) -> str:
+    """A line without the quotes and stars around it."""
+    return line.strip("*\"'` \t\r\f\v")
 
 
 def _read_options(rest: str) -> tuple[tuple[str, str], ...] | Unreadable:

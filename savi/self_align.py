@@ -11,9 +11,10 @@ import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from savi.files import FailureLog, JsonlWriter, read_jsonl, sha256_json
 from savi.frames import Frames, VideoError, prefetch
@@ -40,6 +41,9 @@ REASONS = ("unreadable question", "duplicate", "unreadable answer", "unreadable 
 
 STAGE = "self_align"
 """The stage named in failures.jsonl."""
+
+
+Parsed = TypeVar("Parsed")
 
 
 class ResumeError(ValueError):
@@ -242,7 +246,7 @@ def _align_chunk(
 
     for one, reply in _stage(lm, asked, "ask", settings.ask, settings.seed, lambda one: prompts.ask(one.kind)):
         one.raw_question = reply.text
-        read = _cut_off(reply) or parse_question(reply.text)
+        read = _read(reply, parse_question)
         if isinstance(read, Unreadable):
             one.dropped = ("unreadable question", read.reason)
         else:
@@ -256,7 +260,7 @@ def _align_chunk(
             known.add(text)
 
     for one, reply in _stage(lm, asked, "answer", settings.answer, settings.seed, lambda one: prompts.fill("answer", question=_text(one))):
-        one.initial = _keep(one, "unreadable answer", reply, _cut_off(reply) or parse_answer(reply.text, one.question))
+        one.initial = _keep(one, "unreadable answer", reply, _read(reply, partial(parse_answer, question=one.question)))
     for one, reply in _stage(
         lm,
         asked,
@@ -265,7 +269,7 @@ def _align_chunk(
         settings.seed,
         lambda one: prompts.fill("critique", question=_text(one), answer=one.initial),
     ):
-        one.critique = _keep(one, "unreadable critique", reply, _cut_off(reply) or parse_critique(reply.text))
+        one.critique = _keep(one, "unreadable critique", reply, _read(reply, parse_critique))
     for one, reply in _stage(
         lm,
         asked,
@@ -274,7 +278,7 @@ def _align_chunk(
         settings.seed,
         lambda one: prompts.fill("revise", question=_text(one), answer=one.initial, critique=one.critique),
     ):
-        one.revision = _keep(one, "unreadable revision", reply, _cut_off(reply) or parse_revision(reply.text, one.question))
+        one.revision = _keep(one, "unreadable revision", reply, _read(reply, partial(parse_revision, question=one.question)))
 
     for one in asked:
         if one.dropped is None and not settings.keep_equal and same_answer(one.initial, one.revision):
@@ -295,9 +299,9 @@ def _stage(
     return list(zip(going, replies, strict=True))
 
 
-def _cut_off(reply: Reply) -> Unreadable | None:
-    """A reply without its end is no reply: training on it would teach to stop anywhere."""
-    return None if reply.finished else Unreadable(f"cut off after {reply.tokens} tokens")
+def _read(reply: Reply, parse: Callable[[str], Parsed | Unreadable]) -> Parsed | Unreadable:
+    """What a reply says. One without its end says nothing: training on it would teach to stop anywhere."""
+    return parse(reply.text) if reply.finished else Unreadable(f"cut off after {reply.tokens} tokens")
 
 
 def _keep(one: _Asked, reason: str, reply: Reply, read: str | Unreadable) -> str:
