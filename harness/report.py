@@ -20,7 +20,7 @@ from harness.records import write_text_atomic
 from harness.report_compare import compare_all, mean_score
 from harness.report_data import PAPER_SCALES, RunData, provenance_differences
 from harness.report_frames import collect_pictures, find_data_folder
-from harness.report_questions import questions_payload
+from harness.report_questions import MAX_PAGE, questions_payload
 from harness.report_read import PUBLISHED_FOLDER, read_run
 from harness.report_text import script_json, visible
 
@@ -53,7 +53,7 @@ def render(run: RunData, *, data: Path | None = None) -> str:
     changes = compare_all(stages[0].evaluations, stages[-1].evaluations, run.benchmarks) if len(stages) > 1 else {}
     summary = views.summary(run, changes)
     pictures = collect_pictures(run, data or find_data_folder(run.path, run.run))
-    questions, cut = questions_payload(run, pictures.index)
+    questions, cut = questions_payload(run, pictures.index, max_chars=MAX_PAGE - sum(map(len, pictures.sheets)))
     rows = views.score_rows(run, changes)
     css, css_hash = _asset("report.css")
     js, js_hash = _asset("report.js")

@@ -50,6 +50,8 @@ def signed(x: float | None, digits: int = 1) -> str:
     """A number of points with its sign, a true minus sign; an em dash for none."""
     if x is None:
         return "—"
+    if math.isinf(x):
+        return "+∞" if x > 0 else "−∞"
     text = f"{abs(x):.{digits}f}"
     return text if float(text) == 0 else f"{'+' if x > 0 else '−'}{text}"
 
@@ -189,12 +191,11 @@ def interval_cell(
         for m in margins
         if domain[0] <= m <= domain[1]
     ]
-    if low is not None or high is not None:
-        a, b = _at(domain[0] if low is None else low, domain), _at(domain[1] if high is None else high, domain)
-        out.append(_tag("line", x1=a, x2=b, y1=h / 2, y2=h / 2, class_=f"ci {kind}"))
-        out += [
-            _tag("line", x1=v, x2=v, y1=h / 2 - 4, y2=h / 2 + 4, class_=f"ci {kind}") for v, e in ((a, low), (b, high)) if e is not None
-        ]
+    if low is not None and high is not None:
+        # An end that is not bounded runs to the edge and has no cap.
+        out.append(_tag("line", x1=_at(low, domain), x2=_at(high, domain), y1=h / 2, y2=h / 2, class_=f"ci {kind}"))
+        ends = [_at(v, domain) for v in (low, high) if math.isfinite(v)]
+        out += [_tag("line", x1=x, x2=x, y1=h / 2 - 4, y2=h / 2 + 4, class_=f"ci {kind}") for x in ends]
     if paper is not None:
         out.append(_diamond(_at(paper, domain), h / 2, "diamond"))
     if value is not None:

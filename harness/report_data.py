@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from benchmarks.catalog import CATALOG
+from harness.gate import GateResult
 from harness.records import Evaluation
 
 Json = dict[str, object]
@@ -29,37 +30,11 @@ class ReportError(ValueError):
 
 
 @dataclass(frozen=True)
-class Decision:
-    """One verdict of the gate as read from gate.json; points (0-100), None where the gate gave no number."""
-
-    question: str
-    benchmark: str
-    verdict: str
-    n: int | None
-    videos: int | None
-    estimate: float | None
-    low: float | None
-    high: float | None
-    margin: float | None
-    mde: float | None
-    n_needed: int | None
-    p_value: float | None
-    p_adjusted: float | None
-    method: str
-    note: str
-    excused_by: str
-
-
-@dataclass(frozen=True)
 class Gate:
     """One comparison: an iteration against the one before (`previous`), the base model (`base`) or the paper (`paper`)."""
 
     against: str
-    verdict: str
-    alpha: float
-    decisions: list[Decision]
-    integrity: list[str]
-    exceptions: list[str]
+    result: GateResult
 
 
 @dataclass(frozen=True)

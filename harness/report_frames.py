@@ -133,7 +133,7 @@ def collect_pictures(
     if not wanted:
         return Pictures(note="The records name no video files, so there are no pictures." if _has_records(run) else "")
     if data is None:
-        return Pictures(videos=len(wanted), note="The videos' folder (HF_HOME) is not there, so there are no pictures.")
+        return Pictures(videos=len(wanted), note="The videos’ folder (HF_HOME) is not there, so there are no pictures.")
     sheets: list[str] = []
     seen: dict[Path, int] = {}
     index: dict[tuple[str, str], int] = {}

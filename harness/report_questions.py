@@ -14,11 +14,24 @@ from harness.report_compare import Key, index_records
 from harness.report_data import RunData, Stage, title_of
 from harness.report_text import packed_json, visible
 
-MAX_PAYLOAD = 9_000_000
-"""Characters of question data in the page; pictures and the rest need the remainder of 15 MB."""
+MAX_PAGE = 14_000_000
+"""Characters of questions and pictures together; the rest of the page is well under the remaining megabyte of 15."""
 PLAIN_BELOW = 400_000
-LIMITS: tuple[tuple[int, int], ...] = ((4000, 4000), (2000, 1000), (1000, 400), (400, 160), (120, 48), (0, 0))
+LIMITS: tuple[tuple[int, int], ...] = (
+    (4000, 4000),
+    (2000, 1000),
+    (1000, 600),
+    (800, 400),
+    (600, 250),
+    (400, 160),
+    (240, 96),
+    (120, 48),
+    (0, 0),
+)
 """(prompt, answer) characters kept, tried in turn until the page is small enough."""
+
+Row = tuple[str, Key, list[QuestionRecord | None]]
+"""Benchmark, key, and the record of each measured stage."""
 
 _STATUS_WORDS = {
     "unparsed": "No rule could read an answer in it",
@@ -69,7 +82,7 @@ def _trail(found: Sequence[QuestionRecord | None]) -> str:
     return "".join("-" if r is None else "1" if r.strict >= 1 else "0" if r.strict <= 0 else "h" for r in found)
 
 
-def question_rows(run: RunData) -> list[tuple[str, Key, list[QuestionRecord | None]]]:
+def question_rows(run: RunData) -> list[Row]:
     """Every question of the run in catalog, task and document order with its record in each measured stage."""
     rows = []
     for b in run.benchmarks:
@@ -82,7 +95,7 @@ def question_rows(run: RunData) -> list[tuple[str, Key, list[QuestionRecord | No
 
 def _payload(
     run: RunData,
-    rows: Sequence[tuple[str, Key, list[QuestionRecord | None]]],
+    rows: Sequence[Row],
     pictures: Mapping[tuple[str, str], int],
     limits: tuple[int, int],
 ) -> dict[str, object]:
@@ -135,14 +148,30 @@ def _outcome(first: QuestionRecord | None, last: QuestionRecord | None, single: 
     return 2 if first.strict >= 0.5 else 3
 
 
+def _characters(rows: Sequence[Row], limits: tuple[int, int]) -> int:
+    """Characters of prompts and answers that `limits` keep."""
+    prompt_max, answer_max = limits
+    total = 0
+    for _, _, found in rows:
+        shown = [r for r in (found[0], found[-1]) if r is not None]
+        total += sum(min(len(r.answer), answer_max) for r in shown) + (min(len(shown[0].prompt), prompt_max) if shown else 0)
+    return total
+
+
 def questions_payload(
-    run: RunData, pictures: Mapping[tuple[str, str], int], *, max_chars: int = MAX_PAYLOAD
+    run: RunData, pictures: Mapping[tuple[str, str], int], *, max_chars: int = MAX_PAGE
 ) -> tuple[str, tuple[int, int] | None]:
     """The JSON of the question browser and, where texts had to be cut shorter than usual, the (prompt, answer) characters kept."""
     rows = question_rows(run)
-    text = ""
-    for i, limits in enumerate(LIMITS):
+    text = packed_json(_payload(run, rows, pictures, LIMITS[0]), plain_below=PLAIN_BELOW)
+    if len(text) <= max_chars:
+        return text, None
+    # Packing is the slow part, so limits that cannot do by the first attempt's share of characters are passed over.
+    share = len(text) / max(_characters(rows, LIMITS[0]), 1)
+    for limits in LIMITS[1:]:
+        if _characters(rows, limits) * share > max_chars and limits != LIMITS[-1]:
+            continue
         text = packed_json(_payload(run, rows, pictures, limits), plain_below=PLAIN_BELOW)
         if len(text) <= max_chars:
-            return text, limits if i else None
-    return text, LIMITS[-1]
+            break
+    return text, limits

@@ -12,11 +12,11 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
+from harness.gate import GateFileError, GateResult
 from harness.published_tables import PublishedError, load_published
 from harness.records import QUESTIONS_FILE, SCORE_FILE, Evaluation, RecordError, read_records, read_score
 from harness.report_data import (
     PAPER_SCALES,
-    Decision,
     FailureGroup,
     Gate,
     Json,
@@ -33,11 +33,6 @@ from harness.report_data import (
 PUBLISHED_FOLDER = Path(__file__).resolve().parents[1] / "results" / "paper"
 MAX_LISTED_FAILURES = 200
 MAX_EXAMPLE_PAIRS = 4
-
-
-def _count(x: object) -> int | None:
-    v = number(x)
-    return None if v is None else int(v)
 
 
 def _text(x: object) -> str:
@@ -94,58 +89,17 @@ def _read_evaluations(folder: Path, problems: list[str]) -> dict[str, Evaluation
     return out
 
 
-def _decision(row: Json) -> Decision:
-    return Decision(
-        _text(row.get("question")),
-        _text(row.get("benchmark")),
-        _text(row.get("verdict")) or "unknown",
-        _count(row.get("n")),
-        _count(row.get("videos")),
-        number(row.get("estimate")),
-        number(row.get("low")),
-        number(row.get("high")),
-        number(row.get("margin")),
-        number(row.get("mde")),
-        _count(row.get("n_needed")),
-        number(row.get("p_value")),
-        number(row.get("p_adjusted")),
-        _text(row.get("method")),
-        _text(row.get("note")),
-        _text(row.get("excused_by")),
-    )
-
-
-def _sentence(x: object) -> str:
-    """A note in one line: text as it is, an integrity problem as a sentence, any other object as `key: value` parts."""
-    if isinstance(x, dict) and "message" in x:
-        where = ", ".join(t for t in (_text(x.get("benchmark")), _text(x.get("side"))) if t)
-        excuse = f" Excused: {_text(x['excused_by'])}" if x.get("excused_by") else ""
-        return f"{where}: {_text(x['message'])}{excuse}" if where else f"{_text(x['message'])}{excuse}"
-    if isinstance(x, dict):
-        return "; ".join(f"{k.replace('_', ' ')}: {_text(v)}" for k, v in x.items() if v not in (None, "", [], {}))
-    return _text(x)
-
-
 def _gates(path: Path, problems: list[str]) -> list[Gate]:
+    """The results in gate.json, by what was compared with; one that was changed since it was written is left out and said."""
     data = _read_json(path, problems)
     if not isinstance(data, dict):
         return []
-    found = {"": data} if "decisions" in data else data
     out = []
-    for against, g in found.items():
-        if not isinstance(g, dict):
-            continue
-        rows = {k: v if isinstance(v, list) else [] for k, v in ((k, g.get(k)) for k in ("decisions", "integrity", "exceptions"))}
-        out.append(
-            Gate(
-                str(against),
-                _text(g.get("verdict")) or "unknown",
-                number(g.get("alpha")) or 0.05,
-                [_decision(d) for d in rows["decisions"] if isinstance(d, dict)],
-                [_sentence(x) for x in rows["integrity"]],
-                [_sentence(x) for x in rows["exceptions"]],
-            )
-        )
+    for against, found in ({"": data} if "decisions" in data else data).items():
+        try:
+            out.append(Gate(str(against), GateResult.from_json(found)))
+        except (GateFileError, ValueError, TypeError) as e:
+            problems.append(f"gate.json in {path.parent.name}/, against {against or 'its baseline'}, is left out: {e}")
     return out
 
 

@@ -32,7 +32,7 @@ def visible(text: str, limit: int | None = None) -> str:
         cut, text = len(text) - limit, text[:limit]
     if not (text.isascii() and text.isprintable()):
         text = text.replace("\r\n", "\n").translate(_VISIBLE).encode("utf-8", "replace").decode("utf-8")
-    return f"{text}… [{cut:,} more characters not shown]" if cut else text
+    return f"{text}… [+{cut:,} characters]" if cut else text
 
 
 def script_json(data: object) -> str:

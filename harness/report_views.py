@@ -13,10 +13,10 @@ from markupsafe import Markup
 
 from benchmarks.catalog import CATALOG
 from harness import report_charts as charts
-from harness.gate import ALL, QUESTION_TEXT
+from harness.gate import ALL, QUESTION_TEXT, Decision
 from harness.records import Evaluation, Status
 from harness.report_compare import Change, Credit, Interval, compare_all, mean_change, mean_score, score_interval
-from harness.report_data import Decision, Gate, Pairs, RunData, Stage, title_of
+from harness.report_data import Gate, Pairs, RunData, Stage, title_of
 from harness.report_text import visible
 
 STATUSES: tuple[Status, ...] = ("ok", "unparsed", "empty", "degenerate", "judged", "failed")
@@ -109,10 +109,10 @@ def summary(run: RunData, changes: dict[str, Change]) -> Summary:
     last = stages[-1] if stages else None
     gate = _gate_for_summary(last)
     records = [r for e in (last.evaluations.values() if last else ()) for r in e.records]
-    counts = Counter(d.verdict for d in gate.decisions) if gate else Counter()
+    counts = Counter(d.verdict for d in gate.result.decisions) if gate else Counter[str]()
     note = ", ".join(f"{n} {v}" for v, n in counts.most_common()) if gate else "no gate.json in the last iteration"
-    if gate and gate.integrity:
-        note = f"{len(gate.integrity)} integrity problem{'s' * (len(gate.integrity) > 1)}"
+    if gate and gate.result.integrity:
+        note = f"{len(gate.result.integrity)} integrity problem{'s' * (len(gate.result.integrity) > 1)}"
     return Summary(
         means[0] if means else None,
         means[-1] if means else None,
@@ -121,7 +121,7 @@ def summary(run: RunData, changes: dict[str, Change]) -> Summary:
         [title_of(b) for b in run.benchmarks if b not in names],
         len(records),
         len({(r.benchmark, r.video_id) for r in records}),
-        gate.verdict if gate else "",
+        gate.result.verdict if gate else "",
         note,
         charts.hero_chart([s.short for s in stages], means) if means else None,
     )
@@ -210,36 +210,35 @@ def gains(run: RunData) -> dict[str, object] | None:
 
 def _margins(d: Decision) -> list[float]:
     """Where to draw the margin: both sides for an equivalence, the loss side for a non-inferiority, nothing for a superiority."""
-    if not d.margin or d.question == "improved":
+    if d.question == "improved":
         return []
-    return [-abs(d.margin), abs(d.margin)] if d.question.startswith("published") else [-abs(d.margin)]
+    return [-d.margin, d.margin] if d.question.startswith("published") else [-d.margin]
+
+
+def _decision_row(d: Decision, domain: tuple[float, float]) -> dict[str, object]:
+    kind = _verdict_class(d.verdict)
+    title = "Mean over all" if d.benchmark == ALL else title_of(d.benchmark)
+    svg = charts.interval_cell(domain, d.estimate, d.low, d.high, kind, margins=_margins(d))
+    return {"d": d, "title": title, "kind": kind, "svg": svg}
 
 
 def _gate_view(stage: Stage, gate: Gate) -> dict[str, object]:
-    drawn = [d for d in gate.decisions if d.estimate is not None or d.low is not None]
-    domain = charts.points_domain([v for d in drawn for v in (d.estimate, d.low, d.high, *_margins(d))])
-    rows = [
-        {
-            "d": d,
-            "title": "Mean over all" if d.benchmark == ALL else title_of(d.benchmark),
-            "kind": _verdict_class(d.verdict),
-            "svg": charts.interval_cell(domain, d.estimate, d.low, d.high, _verdict_class(d.verdict), margins=_margins(d)),
-        }
-        for d in gate.decisions
-    ]
+    r = gate.result
+    domain = charts.points_domain([v for d in r.decisions for v in (d.estimate, d.low, d.high, *_margins(d))])
     questions: dict[str, list[dict[str, object]]] = {}
-    for row, d in zip(rows, gate.decisions, strict=True):
-        questions.setdefault(QUESTION_TEXT.get(d.question, d.question or "verdict"), []).append(row)
-    against = {"base": "the base model", "previous": "the iteration before", "paper": "the paper", "": "its baseline"}.get(
-        gate.against, gate.against
-    )
+    for d in r.decisions:
+        questions.setdefault(QUESTION_TEXT.get(d.question, d.question), []).append(_decision_row(d, domain))
+    against = {"base": "the base model", "previous": "the iteration before", "paper": "the paper", "": "its baseline"}
     return {
-        "title": f"{stage.title} against {against}",
-        "gate": gate,
+        "title": f"{stage.title} against {against.get(gate.against, gate.against)}",
+        "gate": r,
+        "integrity": [
+            f"{title_of(p.benchmark)}, {p.side}: {p.message}{f' (excused: {p.excused_by})' if p.excused_by else ''}" for p in r.integrity
+        ],
         "axis": charts.interval_axis(domain),
         "groups": questions,
-        "level": f"{100 * (1 - 2 * gate.alpha):g}",
-        "kind": _verdict_class(gate.verdict),
+        "level": f"{100 * (1 - 2 * r.alpha):g}",
+        "kind": _verdict_class(r.verdict),
     }
 
 

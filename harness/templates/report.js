@@ -189,8 +189,11 @@
         });
         rows.append(li);
       }
-      if (!state.shown.length) rows.append(el("li", "none", "")).lastChild;
-      if (!state.shown.length) rows.firstChild.append(el("span"), el("span", "soft", "Nothing matches."));
+      if (!state.shown.length) {
+        const none = el("li");
+        none.append(el("span"), el("span", "soft", "Nothing matches."));
+        rows.append(none);
+      }
       const total = state.shown.length;
       byId("count").textContent = total ? (from + 1).toLocaleString("en") + "–" + Math.min(from + PAGE, total).toLocaleString("en") + " of " + total.toLocaleString("en") : "0 questions";
       byId("prev").disabled = page === 0;
@@ -258,12 +261,31 @@
       }
       const row = byId("row-" + to), rows = byId("rows");
       rows.setAttribute("aria-activedescendant", "row-" + to);
+      mark();
       if (rows.scrollHeight > rows.clientHeight) {
         const top = row.offsetTop - rows.offsetTop;
         if (top < rows.scrollTop) rows.scrollTop = top;
         else if (top + row.offsetHeight > rows.scrollTop + rows.clientHeight) rows.scrollTop = top + row.offsetHeight - rows.clientHeight;
       }
     };
+    /* The address names the question looked at, so that a colleague can be sent to it. */
+    const mark = () => {
+      try {
+        history.replaceState(null, "", "#q" + state.shown[state.at]);
+      } catch {
+        return; /* some browsers refuse this for local files */
+      }
+    };
+    const fromAddress = () => {
+      const found = /^#q(\d+)$/.exec(location.hash);
+      if (!found || Number(found[1]) >= n) return false;
+      set({ filter: "all", bench: "", query: "", sort: "order" });
+      select(Number(found[1]));
+      open(true);
+      byId("questions").scrollIntoView();
+      return true;
+    };
+    addEventListener("hashchange", fromAddress);
     const narrow = matchMedia("(max-width: 860px)");
     const open = (yes) => {
       byId("browser").classList.toggle("open", yes);
@@ -322,7 +344,7 @@
     });
 
     byId("app").hidden = false;
-    set({ filter: !single && n > 0 && col.out.some((o) => o < 2) ? "changed" : "all" });
+    if (!fromAddress()) set({ filter: !single && col.out.some((o) => o < 2) ? "changed" : "all" });
     root.dataset.ready = "yes";
   };
 

@@ -99,7 +99,23 @@ def test_sorting_puts_the_longest_answer_first(browser: Browser, hostile: Path) 
     browser.open(hostile, ready=READY)
     browser.press("a")
     browser.run("(() => { const s = document.getElementById('sort'); s.value = 'long'; s.dispatchEvent(new Event('change')); })()")
-    assert "more characters not shown" in browser.run("document.getElementById('detail').textContent")
+    assert " characters]" in browser.run("document.getElementById('detail').textContent")
+
+
+def test_the_address_names_the_question(browser: Browser, report: Path) -> None:
+    browser.show()
+    browser.open(report, ready=READY)
+    browser.press("a")
+    for _ in range(3):
+        browser.press("j")
+    assert browser.run("location.hash") == "#q3"
+    browser.run("location.hash = '#q7'")
+    browser.run("new Promise(r => setTimeout(r, 50))")
+    assert browser.run(SELECTED) == "row-7"
+    browser.run("location.hash = '#q99999'")
+    browser.run("new Promise(r => setTimeout(r, 50))")
+    assert browser.run(SELECTED) == "row-7"
+    quiet(browser)
 
 
 def test_frames_of_the_video_are_shown(browser: Browser, report: Path) -> None:
