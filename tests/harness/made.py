@@ -52,9 +52,14 @@ def evaluation(
     for r in rs:
         by_task.setdefault(r.task, []).append(r.strict)
     provenance = Provenance(
-        model="m", weights=weights, media="media", prompts=prompts_fingerprint(rs), generation={"temperature": 0.0}, frames={"num_frames": 8},
+        model="m",
+        weights=weights,
+        media="media",
+        prompts=prompts_fingerprint(rs),
+        generation={"temperature": 0.0},
+        frames={"num_frames": 8},
         versions={"lmms_eval": "0.7.3", "savi": "0.1"},
-    )  # fmt: skip
+    )
     score = Score(
         benchmark=rs[0].benchmark,
         scale=scale,
