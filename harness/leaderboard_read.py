@@ -130,8 +130,7 @@ def discover(
     if not out.entries and not out.problems:
         raise LeaderboardError(
             f"nothing to rank below {', '.join(map(str, paths))}: looked for <benchmark>/{SCORE_FILE}, "
-            f"*_results.json of lmms-eval and {MANIFEST_FILE}"
-            + (" (only the first has strict scores)" if rule == "strict" else ""),
+            f"*_results.json of lmms-eval and {MANIFEST_FILE}" + (" (only the first has strict scores)" if rule == "strict" else ""),
             usage=True,
         )
     out.entries = _distinct_labels(out.entries)

@@ -53,6 +53,7 @@ def plot_iterations(
     y_label: str = "accuracy, %",
     width: int = 720,
     height: int = 360,
+    standalone: bool = False,
 ) -> str:
     """Scores over iterations: a line for each name in `series`, a point and interval bar for each of `labels` (base, iteration 1, ...).
 
@@ -61,6 +62,7 @@ def plot_iterations(
         labels: names of the x positions.
         title: shown on top together with `scale`, which every figure names.
         bands: horizontal bands (low, high) in percent, such as a published value with its rounding.
+        standalone: for a file of its own, shown as an image: it then brings its size and its text colours for light and dark.
 
     Returns:
         A whole `<svg>` element with title and description for screen readers.
@@ -93,14 +95,17 @@ def plot_iterations(
         return bottom - (v - low) / (high - low) * (bottom - top)
 
     heading = _t(f"{title} (scale: {scale})", 120)
+    size = f'width="{width}" height="{height}" ' if standalone else ""
     out = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" role="img" class="plot" '
+        f'<svg xmlns="http://www.w3.org/2000/svg" {size}viewBox="0 0 {width} {height}" role="img" class="plot" '
         f'font-family="system-ui, sans-serif" font-size="12" fill="currentColor" aria-label="{heading}">',
         f"<title>{heading}</title>",
         f"<desc>{_t(_describe(series, labels), 4000)}</desc>",
         f'<text x="{left}" y="20" font-size="14" font-weight="600">{heading}</text>',
         f'<text transform="translate(14 {(top + bottom) / 2:.1f}) rotate(-90)" text-anchor="middle">{_t(y_label)}</text>',
     ]
+    if standalone:
+        out.append("<style>svg{color:#1f2328}@media(prefers-color-scheme:dark){svg{color:#e6edf3}}</style>")
     for tick in _ticks(low, high):
         y = y_of(tick)
         out.append(f'<line x1="{left}" x2="{right}" y1="{y:.1f}" y2="{y:.1f}" stroke="currentColor" stroke-opacity="0.15"/>')

@@ -444,6 +444,7 @@ def results_plot(
     benchmarks: Sequence[str] | None = None,
     bands: Mapping[str, tuple[float, float]] | None = None,
     title: str = "Scores over iterations",
+    standalone: bool = False,
 ) -> str:
     """`plot_iterations` of the same rows as `results_table`: a line a benchmark and, where all are measured, their mean.
 
@@ -462,4 +463,4 @@ def results_plot(
     drawn = {name: points for name, points in series.items() if any(points)}
     if len(chosen) > 1 and any(means):
         drawn["Mean"] = means
-    return plot_iterations(drawn, list(rows), title=title, scale=scale, bands=bands, y_label=f"accuracy, % ({rule})")
+    return plot_iterations(drawn, list(rows), title=title, scale=scale, bands=bands, y_label=f"accuracy, % ({rule})", standalone=standalone)

@@ -105,7 +105,7 @@ def test_a_clear_winner_and_two_alike(tmp_path: Path) -> None:
         write_run(tmp_path / name, c)
     assert ranks(tmp_path) == {"high": 1, "low": 2, "twin": 2}
     (table,) = leaderboard(discover([tmp_path]).entries)
-    assert [r.label for r in table.rows][0] == "high"
+    assert table.rows[0].label == "high"
     assert "better than 2 of 2 others" in table.rows[0].cells[0].note
     assert "better than 0 of 2 others" in table.rows[1].cells[1].note
 

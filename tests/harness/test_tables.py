@@ -269,3 +269,7 @@ def test_results_plot() -> None:
     svg = results_plot({"base": {b: evaluation(b) for b in CATALOG}, "iteration 1": {}}, scale="micro", rule="strict")
     assert "Mean" in svg
     assert "iteration 1" in svg
+    assert "<style>" not in svg, "inside a page, the page has the colours"
+    alone = results_plot({"base": {"nextqa": evaluation("nextqa")}}, scale="micro", rule="strict", standalone=True)
+    assert "prefers-color-scheme:dark" in alone
+    ElementTree.fromstring(alone)
