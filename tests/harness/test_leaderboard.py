@@ -409,3 +409,46 @@ def test_out_file(tmp_path: Path) -> None:
     page = (tmp_path / "board.html").read_text()
     assert page.startswith("<!doctype html>")
     assert "http" not in page.split("<body>")[0].replace("http-equiv", ""), "nothing is fetched"
+
+
+@pytest.mark.slow
+def test_a_folder_lmms_eval_itself_writes(tmp_path: Path) -> None:
+    """lmms-eval's own tracker writes results and samples of two benchmarks; both are read, and its score is the one shown."""
+    import subprocess
+    import sys
+
+    code = """
+import sys
+from savi.compat import mend_torchvision
+mend_torchvision()
+from lmms_eval.loggers.evaluation_tracker import EvaluationTracker
+from lmms_eval.tasks.egoschema.utils import egoschema_aggregate_score
+from lmms_eval.tasks.mvbench.utils import mvbench_aggregate_results
+from benchmarks.catalog import CATALOG
+t = EvaluationTracker(output_path=sys.argv[1])
+t.general_config_tracker.log_experiment_args("savi", "pretrained=org/name", None, None, None)
+rows = {"egoschema_subset": [("score", {"pred": i % 3, "ground_truth": "0"}) for i in range(12)]}
+rows |= {k: [("mvbench_accuracy", {"pred_answer": "A" if i else "", "gt_answer": "A", "score": int(bool(i))}) for i in range(4)]
+         for k in CATALOG["mvbench"].tasks}
+made = {"score": egoschema_aggregate_score, "mvbench_accuracy": lambda r, a: mvbench_aggregate_results(r)}
+samples, results = {}, {}
+for task, values in rows.items():
+    metric = values[0][0]
+    results[task] = {"alias": task, metric + ",none": made[metric]([v for _, v in values], None)}
+    samples[task] = [{"doc_id": i, "doc": {}, "target": "0", "arguments": ["?"], "resps": [["A"]], "filtered_resps": ["A"], "doc_hash": "h",
+                      metric: v} for i, (_, v) in enumerate(values)]
+counts = {k: {"original": len(v), "effective": len(v)} for k, v in rows.items()}
+whole = {"results": results, "configs": {k: {} for k in rows}, "n-samples": counts, "config": {"model": "savi", "model_args": "x"}}
+t.save_results_aggregated(results=whole, samples=samples, datetime_str="20261122_1000:00")
+for k in rows:
+    t.save_results_samples(task_name=k, samples=samples[k])
+"""
+    done = subprocess.run([sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, cwd=REPO, timeout=300)
+    assert done.returncode == 0, done.stderr[-2000:]
+    found = discover([tmp_path], stock_scale="micro")
+    assert not found.problems
+    (entry,) = found.entries
+    assert entry.label == "org/name"
+    assert entry.scores["egoschema"].pct == pytest.approx(100 / 3)
+    assert entry.scores["mvbench"].pct == 100.0
+    assert "20 empty answers" in entry.scores["mvbench"].note
