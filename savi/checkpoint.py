@@ -17,14 +17,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from savi.checkpoint_config import ChatConfig, CheckpointError, native_config, read_config, read_json
+from savi.checkpoint_config import ChatConfig, CheckpointError, NoRoomError, TargetError, native_config, read_config, read_json
 from savi.checkpoint_keys import HEAD_KEYS, UnknownKey, convert_tensor
 from savi.files import sha256_file, sha256_json, write_json_atomic
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = ["CheckpointError", "convert", "is_internvl_chat", "weights_fingerprint"]
+__all__ = ["CheckpointError", "NoRoomError", "TargetError", "convert", "is_internvl_chat", "weights_fingerprint"]
 
 STAMP_FILE = "conversion.json"
 _IMAGENET_MEAN, _IMAGENET_STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
@@ -130,12 +130,12 @@ def _finished(target: Path, stamp: dict[str, Any]) -> bool:
     if not target.exists():
         return False
     if not target.is_dir():
-        raise CheckpointError(f"{target}: is a file; name a folder to write to")
+        raise TargetError(f"{target}: is a file; name a folder to write to")
     if not any(target.iterdir()):
         return False
     if (target / STAMP_FILE).is_file() and read_json(target / STAMP_FILE) == stamp:
         return True
-    raise CheckpointError(f"{target}: holds something else than this conversion; name another folder or delete it")
+    raise TargetError(f"{target}: holds something else than this conversion; name another folder or delete it")
 
 
 def _prepare_part(part: Path, stamp: dict[str, Any], *, needed: int) -> None:
@@ -145,7 +145,7 @@ def _prepare_part(part: Path, stamp: dict[str, Any], *, needed: int) -> None:
     present = sum(path.stat().st_size for path in part.glob("*.safetensors"))
     free = shutil.disk_usage(part).free
     if needed - present > free:
-        raise CheckpointError(f"{part.parent}: {(needed - present) / 1e9:.1f} GB needed and {free / 1e9:.1f} GB free")
+        raise NoRoomError(f"{part.parent}: {(needed - present) / 1e9:.1f} GB needed and {free / 1e9:.1f} GB free")
     write_json_atomic(part / STAMP_FILE, stamp)
 
 

@@ -22,6 +22,14 @@ class CheckpointError(Exception):
     """A checkpoint that cannot be read or converted: names the file, what is wrong and the mend."""
 
 
+class TargetError(CheckpointError):
+    """The folder to write to is taken by something else."""
+
+
+class NoRoomError(CheckpointError):
+    """The disk is too small."""
+
+
 class _Foreign(BaseModel):
     """A file of another project: fields we do not use are none of our business."""
 
