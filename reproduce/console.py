@@ -12,6 +12,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 from reproduce.stages import Stage
 
 PLAIN_EVERY_S = 15.0
+PLAIN_WIDTH = 120
+"""A pipe or a log has no width of its own; the table of six benchmarks needs this much."""
 
 
 def duration(seconds: float) -> str:
@@ -52,6 +54,8 @@ class RunConsole:
 
     def __init__(self, console: RichConsole | None = None) -> None:
         self.rich = console or RichConsole(highlight=False)
+        if console is None and not self.rich.is_terminal:
+            self.rich = RichConsole(highlight=False, width=PLAIN_WIDTH)
         self.bars = Progress(
             TextColumn("  {task.description}"),
             BarColumn(bar_width=30),

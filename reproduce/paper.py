@@ -127,7 +127,8 @@ def _iteration(
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a run came to: the gate's verdicts of every iteration by what it was held against, and integrity problems, in words."""
+    """What a run came to: the gate's verdicts of every iteration by what it was held against; `integrity`: records that contradict each
+    other (not: answers no rule could read, which are a finding about a model and not a fault of the run), in words; failures listed."""
 
     verdicts: dict[str, dict[str, str]]
     integrity: list[str]
@@ -153,7 +154,9 @@ def summarise(x: Experiment, stages: list[Stage], console: RunConsole) -> Outcom
     for name, by in verdicts.items():
         console.say(f"  {name}: " + "; ".join(f"against {other}: {verdict}" for other, verdict in by.items()))
     for problem in integrity:
-        console.say(f"  integrity: {problem}")
+        console.say(f"  may not be compared: {problem}")
+    if not integrity and any("integrity" in by.values() for by in verdicts.values()):
+        console.say("  integrity: answers of a kind that may not be compared; each is named in iter-*/gate.json and the report")
     timings = x.run.timings()
     spent = sum(float(v.get("wall_s", 0)) for v in timings.values())
     memory = max((float(v.get("peak_memory_gb", 0)) for v in timings.values()), default=0.0)
@@ -189,12 +192,12 @@ def print_table(run: Path, scale: str, console: RunConsole, benchmarks: list[str
         view.add_row(row.label, *(cell.text for cell in row.cells))
     console.rich.print(view)
     for note in table.notes:
-        console.rich.print(f"[dim]{note}[/dim]" if "[" not in note else note, markup="[" not in note)
+        console.rich.print(note, style="dim", markup=False)
 
 
 def read_verdicts(x: Experiment) -> tuple[dict[str, dict[str, str]], list[str]]:
     """Verdicts of every finished iteration, and the integrity problems the gate found."""
-    from harness.gate import GateResult
+    from harness.gate import CODE_TO_EXCUSE, GateResult
 
     verdicts: dict[str, dict[str, str]] = {}
     integrity: list[str] = []
@@ -205,8 +208,11 @@ def read_verdicts(x: Experiment) -> tuple[dict[str, dict[str, str]], list[str]]:
         by: dict[str, str] = {}
         for name, raw in json.loads(path.read_text(encoding="utf-8")).items():
             result = GateResult.from_json(raw)
-            by[name] = result.verdict + (f" ({result.reasons[0]})" if result.reasons else "")
-            if result.exit_code == 4:
-                integrity += [f"iteration {t} against {name}: {problem}" for problem in result.integrity]
+            by[name] = result.verdict
+            integrity += [
+                f"iteration {t} against {name}, {p.benchmark}: {p.message}"
+                for p in result.integrity
+                if p.excused_by is None and p.code not in CODE_TO_EXCUSE
+            ]
         verdicts[f"iteration {t}"] = by
     return verdicts, list(dict.fromkeys(integrity))

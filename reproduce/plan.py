@@ -143,7 +143,8 @@ def make_plan(scale: Scale) -> Plan:
         costs,
         [
             f"throughput {scale.machine.tflops.value:g} TFLOP/s ({scale.machine.tflops.source})",
-            f"a question has {PROMPT_TOKENS} tokens, a benchmark's answer {EVALUATION_REPLY_TOKENS}; other replies use {REPLY_SHARE:.0%} of their limit",
+            f"a question has {PROMPT_TOKENS} tokens, a benchmark's answer {EVALUATION_REPLY_TOKENS}",
+            f"other replies use {REPLY_SHARE:.0%} of their limit",
             "a video's prefix is computed once for all that is asked of it; every proposed question gives a pair",
             "disk: data sets as published, the base model as published and converted, one checkpoint an iteration",
         ],

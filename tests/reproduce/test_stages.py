@@ -1,0 +1,198 @@
+"""A stage runs once, again when its inputs change, and never leaves something half made behind a stamp."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from reproduce.stages import Stage, StageContext, StageError, failures_path, read_stamp, run_stages, stamp_path, statuses
+
+
+class Quiet:
+    def __init__(self) -> None:
+        self.skipped: list[str] = []
+        self.remarks: list[str] = []
+
+    def begin(self, stage: Stage, number: int, of: int) -> Any:
+        return lambda done, total, /: None
+
+    def end(self, stage: Stage, summary: str, seconds: float) -> None: ...
+
+    def skip(self, stage: Stage, summary: str) -> None:
+        self.skipped.append(stage.name)
+
+    def remark(self, text: str) -> None:
+        self.remarks.append(text)
+
+
+def write(name: str, text: str) -> Any:
+    def run(c: StageContext) -> str:
+        (c.run / name).parent.mkdir(parents=True, exist_ok=True)
+        (c.run / name).write_text(text)
+        return f"wrote {name}"
+
+    return run
+
+
+def chain(first: str = "a", settings: Mapping[str, Any] | None = None) -> list[Stage]:
+    """one -> two; three stands alone."""
+    copy = lambda c: write("two/file.txt", (c.run / "one.txt").read_text() + "!")(c)
+    return [
+        Stage("one", "one", settings or {}, (), ("one.txt",), write("one.txt", first)),
+        Stage("two", "two", {}, ("one",), ("two",), copy),
+        Stage("three", "three", {}, (), ("three.txt",), write("three.txt", "3")),
+    ]
+
+
+def test_runs_once(tmp_path: Path) -> None:
+    assert run_stages(tmp_path, chain(), Quiet()) == ["one", "two", "three"]
+    quiet = Quiet()
+    assert run_stages(tmp_path, chain(), quiet) == []
+    assert quiet.skipped == ["one", "two", "three"]
+
+
+def test_other_settings_run_through_to_what_depends_on_them(tmp_path: Path) -> None:
+    run_stages(tmp_path, chain(), Quiet())
+    assert run_stages(tmp_path, chain("b", {"x": 1}), Quiet()) == ["one", "two"]
+    assert (tmp_path / "two/file.txt").read_text() == "b!"
+
+
+def test_equal_output_does_not_run_what_depends_on_it(tmp_path: Path) -> None:
+    run_stages(tmp_path, chain(), Quiet())
+    assert run_stages(tmp_path, chain("a", {"x": 1}), Quiet()) == ["one"]
+
+
+@pytest.mark.parametrize("damage", ["remove", "same size", "truncate"])
+def test_a_damaged_output_is_made_again(tmp_path: Path, damage: str) -> None:
+    run_stages(tmp_path, chain(), Quiet())
+    path = tmp_path / "two/file.txt"
+    if damage == "remove":
+        path.unlink()
+    else:
+        path.write_text("b!" if damage == "same size" else "")
+    assert statuses(tmp_path, chain())["two"].why == "two/file.txt is missing or changed"
+    quiet = Quiet()
+    assert run_stages(tmp_path, chain(), quiet) == ["two"]
+    assert "two/file.txt" in quiet.remarks[0]
+    assert path.read_text() == "a!"
+
+
+def test_files_beside_a_damaged_one_are_made_again_and_others_kept(tmp_path: Path) -> None:
+    seen: list[list[str]] = []
+
+    def run(c: StageContext) -> str:
+        seen.append(sorted(p.relative_to(c.run).as_posix() for p in (c.run / "e").rglob("*.txt")) if (c.run / "e").exists() else [])
+        for name in ("e/a/q.txt", "e/a/s.txt", "e/b/q.txt"):
+            write(name, name)(c)
+        return ""
+
+    stage = [Stage("eval", "eval", {}, (), ("e",), run)]
+    run_stages(tmp_path, stage, Quiet())
+    (tmp_path / "e/a/q.txt").write_text("tampered!")
+    run_stages(tmp_path, stage, Quiet())
+    assert seen == [[], ["e/b/q.txt"]]
+
+
+def test_leftovers_of_other_inputs_are_removed_before_the_stage_runs(tmp_path: Path) -> None:
+    def run(c: StageContext) -> str:
+        assert not (c.run / "one.txt").exists()
+        assert not c.failures.exists()
+        c.failures.write_text("{}\n")
+        return write("one.txt", "x")(c)
+
+    for value in (1, 2):
+        run_stages(tmp_path, [Stage("one", "", {"v": value}, (), ("one.txt",), run)], Quiet())
+
+
+def test_a_stage_that_breaks_leaves_no_stamp_and_keeps_what_it_began(tmp_path: Path) -> None:
+    def breaks(c: StageContext) -> str:
+        write("one.txt", "half")(c)
+        raise RuntimeError("disk full")
+
+    with pytest.raises(RuntimeError, match="disk full"):
+        run_stages(tmp_path, [Stage("one", "", {}, (), ("one.txt",), breaks)], Quiet())
+    assert read_stamp(tmp_path, "one") is None
+    seen: list[str] = []
+
+    def goes_on(c: StageContext) -> str:
+        seen.append((c.run / "one.txt").read_text())
+        return write("one.txt", "whole")(c)
+
+    assert run_stages(tmp_path, [Stage("one", "", {}, (), ("one.txt",), goes_on)], Quiet()) == ["one"]
+    assert seen == ["half"]
+
+
+def test_a_missing_output_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(StageError, match=r"without making nothing\.txt"):
+        run_stages(tmp_path, [Stage("one", "", {}, (), ("nothing.txt",), lambda c: "")], Quiet())
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", '{"schema": 99}', '{"schema": 1, "fingerprint": "x", "files": [], "summary": ""}', "\x00"])
+def test_an_unreadable_stamp_means_not_done(tmp_path: Path, text: str) -> None:
+    run_stages(tmp_path, chain(), Quiet())
+    stamp_path(tmp_path, "one").write_text(text)
+    assert run_stages(tmp_path, chain(), Quiet()) == ["one"]
+
+
+def test_statuses_say_why(tmp_path: Path) -> None:
+    assert [s.why for s in statuses(tmp_path, chain()).values()] == ["not done yet", "waits for one", "not done yet"]
+    run_stages(tmp_path, chain(), Quiet())
+    assert all(s.done for s in statuses(tmp_path, chain()).values())
+    assert statuses(tmp_path, chain("a", {"x": 1}))["one"].why == "made from other inputs"
+
+
+def test_timings_are_noted(tmp_path: Path) -> None:
+    noted: dict[str, Mapping[str, Any]] = {}
+    run_stages(tmp_path, chain(), Quiet(), note_timing=lambda name, values: noted.update({name: values}))
+    assert set(noted) == {"one", "two", "three"}
+    assert all(v["wall_s"] >= 0 and v["peak_memory_gb"] > 0 for v in noted.values())
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from reproduce.stages import Stage, run_stages
+sys.path.insert(0, sys.argv[1])
+from tests.reproduce.test_stages import Quiet, chain
+run, at = Path(sys.argv[2]), sys.argv[3]
+stages = chain()
+def wrap(stage):
+    def run_it(c):
+        if stage.name == at.split()[1] and at.startswith("before"):
+            os.kill(os.getpid(), signal.SIGKILL)
+        out = stage.run(c)
+        if stage.name == at.split()[1] and at.startswith("after"):
+            os.kill(os.getpid(), signal.SIGKILL)
+        return out
+    return Stage(stage.name, stage.title, stage.settings, stage.after, stage.outputs, run_it)
+run_stages(run, [wrap(s) for s in stages], Quiet())
+"""
+
+
+@pytest.mark.parametrize("at", ["after one", "before two", "after two", "before three"])
+def test_sigkill_and_the_same_again_gives_the_same_files(tmp_path: Path, at: str) -> None:
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    run_stages(whole, chain(), Quiet())
+    done = subprocess.run([sys.executable, "-c", KILLED, str(Path(__file__).parents[2]), str(killed), at], check=False, env={**os.environ})
+    assert done.returncode == -signal.SIGKILL
+    run_stages(killed, chain(), Quiet())
+    files = {p.relative_to(whole): p.read_bytes() for p in whole.rglob("*") if p.is_file()}
+    assert files == {p.relative_to(killed): p.read_bytes() for p in killed.rglob("*") if p.is_file()}
+
+
+def test_failures_are_kept_with_their_stage(tmp_path: Path) -> None:
+    def run(c: StageContext) -> str:
+        c.failures.write_text(json.dumps({"what": "v"}) + "\n")
+        return write("one.txt", "x")(c)
+
+    run_stages(tmp_path, [Stage("iter-1/propose", "", {}, (), ("one.txt",), run)], Quiet())
+    assert failures_path(tmp_path, "iter-1/propose").name == "iter-1.propose.failures.jsonl"
+    assert failures_path(tmp_path, "iter-1/propose").exists()

@@ -1,0 +1,112 @@
+"""The import direction of the house, read from the source: savi knows none of the others, benchmarks none, reproduce all."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+PACKAGES = ("savi", "benchmarks", "harness", "reproduce")
+MAY_KNOW = {"savi": set(), "benchmarks": set(), "harness": {"benchmarks", "savi"}, "reproduce": {"savi", "benchmarks", "harness"}}
+HEAVY = {"torch", "torchvision", "transformers", "trl", "peft", "accelerate", "datasets", "lmms_eval", "decord"}
+TORCH_IN_BENCHMARKS = "benchmarks/micro/base"
+TORCH_FREE_AT_IMPORT = ("benchmarks", "harness", "reproduce")
+FILES = [p for package in PACKAGES for p in sorted((ROOT / package).rglob("*.py"))]
+
+
+def imported(tree: ast.AST, *, at_import: bool = False) -> Iterator[tuple[str, int]]:
+    """(module, line) of every import; `at_import` leaves out those inside functions and under TYPE_CHECKING."""
+    for node in ast.iter_child_nodes(tree):
+        if at_import and isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda):
+            continue
+        if at_import and isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
+            continue
+        if isinstance(node, ast.Import):
+            yield from ((alias.name, node.lineno) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.level == 0 and node.module:
+            yield node.module, node.lineno
+        yield from imported(node, at_import=at_import)
+
+
+def type_only(tree: ast.AST) -> set[int]:
+    """Lines under `if TYPE_CHECKING:`."""
+    out: set[int] = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
+            out |= {line for child in node.body for line in range(child.lineno, (child.end_lineno or child.lineno) + 1)}
+    return out
+
+
+def wrong_imports(path: Path, text: str) -> list[str]:
+    """What a file may not import, in words."""
+    tree = ast.parse(text)
+    package, name = path.parts[0], path.as_posix()
+    types = type_only(tree)
+    out = []
+    for module, line in imported(tree):
+        top = module.split(".")[0]
+        if top in PACKAGES and top != package and top not in MAY_KNOW[package]:
+            out.append(f"{name}:{line} imports {module}")
+        if package == "harness" and top == "savi" and path.name != "lmms_model.py" and line not in types:
+            out.append(f"{name}:{line} imports {module}: the harness knows savi through lmms_model.py only")
+        if package == "benchmarks" and top in HEAVY - {"datasets"} and not name.startswith(TORCH_IN_BENCHMARKS):
+            out.append(f"{name}:{line} imports {module}: only {TORCH_IN_BENCHMARKS}*.py may")
+    if package in TORCH_FREE_AT_IMPORT and path.name != "lmms_model.py" and not name.startswith(TORCH_IN_BENCHMARKS):
+        out += [f"{name}:{line} imports {m} when it is imported" for m, line in imported(tree, at_import=True) if m.split(".")[0] in HEAVY]
+    return out
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: p.relative_to(ROOT).as_posix())
+def test_imports_go_one_way(path: Path) -> None:
+    assert wrong_imports(path.relative_to(ROOT), path.read_text(encoding="utf-8")) == []
+
+
+@pytest.mark.parametrize(
+    ("path", "text"),
+    [
+        ("savi/x.py", "import harness.gate"),
+        ("savi/x.py", "def f():\n    from benchmarks.catalog import CATALOG"),
+        ("benchmarks/x.py", "from savi import frames"),
+        ("benchmarks/x.py", "def f():\n    import torch"),
+        ("harness/gate.py", "def f():\n    import savi.video_lm"),
+        ("harness/gate.py", "import reproduce"),
+        ("harness/gate.py", "import torch"),
+        ("reproduce/x.py", "class A:\n    import lmms_eval"),
+    ],
+)
+def test_a_wrong_import_is_seen(path: str, text: str) -> None:
+    assert wrong_imports(Path(path), text)
+
+
+def test_every_module_says_what_it_is_for() -> None:
+    silent = [p.relative_to(ROOT).as_posix() for p in FILES if not ast.get_docstring(ast.parse(p.read_text(encoding="utf-8")))]
+    assert silent == []
+
+
+FORBIDDEN_CALLS = {"eval", "exec"}
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: p.relative_to(ROOT).as_posix())
+def test_nothing_dangerous(path: Path) -> None:
+    """No remote code, pickles, shells or unfiltered archives."""
+    found = []
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if not isinstance(node, ast.Call):
+            continue
+        name = ast.unparse(node.func)
+        keywords = {k.arg: ast.unparse(k.value) for k in node.keywords}
+        if (
+            name in FORBIDDEN_CALLS
+            or name.startswith("pickle.")
+            or keywords.get("trust_remote_code") == "True"
+            or keywords.get("shell") == "True"
+        ):
+            found.append(f"{node.lineno}: {name}")
+        if name == "torch.load" and keywords.get("weights_only") != "True":
+            found.append(f"{node.lineno}: torch.load without weights_only=True")
+        if name.endswith(".extractall") and "filter" not in keywords:
+            found.append(f"{node.lineno}: extractall without a filter")
+    assert found == []
