@@ -113,7 +113,7 @@ def make_plan(scale: Scale) -> Plan:
     asked, seen = sum(questions.values()), sum(videos.values())
     per_question = PROMPT_TOKENS + EVALUATION_REPLY_TOKENS
     flop = rounds * (seen * count.prefix(frames) + asked * count.branch(frames, per_question))
-    tokens = rounds * (seen * count.prefix_tokens(frames) + asked * per_question)
+    tokens: float = rounds * (seen * count.prefix_tokens(frames) + asked * per_question)
     costs.append(cost("evaluate", rounds * seen, rounds * asked, tokens, flop, rounds * asked * 1.5e-6))
 
     frames = loop.num_frames.value
