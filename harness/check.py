@@ -25,9 +25,6 @@ Ask = Callable[[str, Sequence[str]], Sequence[QuestionRecord]]
 Progress = Callable[[str, int, int, sequence.Look], None]
 """Called after each look with benchmark, questions asked, questions in the set, and what is known."""
 
-MIN_BATCH = 8
-"""Videos asked together at least: fewer would leave the model idle."""
-
 
 @dataclass(frozen=True)
 class Asked:
@@ -110,8 +107,8 @@ def check_benchmark(
     name = baseline.score.benchmark
     known = _known(baseline, margin / 100, seed)
     n_videos = known.population.size
-    step = batch or max(MIN_BATCH, sequence.batch_size(n_videos))
     of = len(baseline.records)
+    step = batch or sequence.batch_size(n_videos, of)
     totals: list[float] = []
     asked: list[QuestionRecord] = []
     look = sequence.look(np.zeros(0), known.order, known.population, margin=margin / 100, alpha=s.alpha)

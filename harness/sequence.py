@@ -29,9 +29,9 @@ from harness.stats import Design
 Floats = NDArray[np.float64]
 Direction = Literal[1, -1]
 
-SAFETY = 0.98
+SAFETY = 0.995
 """Share of the largest allowed bet that is ever placed: no single video can bankrupt a game."""
-TRUST = 4.0
+TRUST = 6.0
 """Trust in "no difference", in units of the draws it takes to tell the boundary from it; tuned on simulations with other seeds than
 reported."""
 BEYOND = 2.0
@@ -95,20 +95,17 @@ def population(design: Design, baseline: Floats, *, margin: float, discordance: 
 
 
 def _expected_share(pop: Population, margin: float, questions: Floats, level: float = 3.7) -> float:
-    """Guessed share of questions asked, added up over no change, a gain and a loss of a few margins: a cost to compare plans by."""
+    """Guessed share of questions asked, over no change (the usual case), a gain and a loss of a few margins: a cost to compare plans by."""
     per_draw = float((pop.draw * questions).sum()) / questions.sum()
     total = 0.0
-    for gap, worst in (
-        (margin, -pop.least - margin),
-        (4.3 * margin, -pop.least - margin),
-        (4.3 * margin, -pop.least - margin),
-        (2.3 * margin, pop.most + margin),
-    ):
+    no_change, gain, loss = margin, 4.3 * margin, 2.3 * margin
+    lowest, highest = -pop.least - margin, pop.most + margin
+    for weight, gap, worst in ((3.0, no_change, lowest), (1.0, gain, lowest), (1.0, loss, highest)):
         square = pop.spread + gap * gap
         stake = min(gap / square, SAFETY / worst) if worst > 0 else gap / square
         growth = stake * gap - stake * stake * square / 2
         draws = per_draw * level / max(growth, 1e-12)
-        total += draws / (1.0 + draws)
+        total += weight * draws / (1.0 + draws)
     return total
 
 
@@ -221,9 +218,9 @@ def _root(f: Callable[[float], float], a: float, b: float, level: float, *, fall
     return a if falling else b
 
 
-def batch_size(videos: int) -> int:
-    """Videos between two looks: 200 looks a benchmark, so that looking in batches costs half a percent at most."""
-    return max(1, math.ceil(videos / 200))
+def batch_size(videos: int, questions: int) -> int:
+    """Videos between two looks: 400 looks a benchmark, but at least 16 questions asked together, so that a model is kept busy."""
+    return max(1, math.ceil(videos / 400), math.ceil(16 * videos / max(questions, 1)))
 
 
 @dataclass(frozen=True)

@@ -285,7 +285,7 @@ def simulate_sequence(p: Plan, effects: Sequence[float] = (-5.0, 0.0, 5.0)) -> l
                 draw = pop.draw[orders]
                 games = [sequence.play(x, draw, pop, target=-m, direction=s) for s in (1, -1)]  # type: ignore[arg-type]
                 missed = np.logical_or(*(sequence.crossed(g, truth, p.alpha / 2)[:, -1] for g in games))
-                ended = sequence.run_all(x, orders, pop, margin=m, alpha=p.alpha, batch=sequence.batch_size(pop.size))
+                ended = sequence.run_all(x, orders, pop, margin=m, alpha=p.alpha, batch=sequence.batch_size(pop.size, d.n))
                 outside += int(missed.sum())
                 wrong += int((ended.passed != (truth > -m + 1e-12)).sum())
                 n += len(x)
@@ -314,7 +314,7 @@ def simulate_savings(p: Plan) -> list[Saving]:
                 for x, orders, truth in _draws(
                     d, pop, base, p.saving_sims, effect=effect / 100, discordance=discordance, rho=p.rho, rng=p.rng(i, 20, j, k)
                 ):
-                    ended = sequence.run_all(x, orders, pop, margin=m, alpha=p.alpha, batch=sequence.batch_size(pop.size))
+                    ended = sequence.run_all(x, orders, pop, margin=m, alpha=p.alpha, batch=sequence.batch_size(pop.size, d.n))
                     asked.append(np.cumsum(per_video[orders], axis=-1)[np.arange(len(x)), ended.drawn - 1])
                     wrong += int((ended.passed != (truth > -m + 1e-12)).sum())
                 a = np.concatenate(asked)

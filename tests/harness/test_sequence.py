@@ -40,7 +40,7 @@ def test_nothing_drawn_gives_what_logic_allows() -> None:
 
 
 def test_a_baseline_that_was_always_wrong_cannot_be_undercut() -> None:
-    d, _, x, _ = small_set()
+    d, _, _, _ = small_set()
     pop = sequence.population(d, np.zeros(d.n), margin=0.05)
     assert sequence.look(np.zeros(0), np.arange(pop.size), pop, margin=0.05, alpha=0.05).verdict == "pass"
 
