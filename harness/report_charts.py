@@ -130,7 +130,7 @@ def score_chart(
                 "text",
                 f"{p.value:.1f}",
                 x=w - right + 5,
-                y=y(p.value) + 4 + (0 if abs(gap) > 12 else 11 if gap < 0 else -11),
+                y=y(p.value) + 4 + (0 if abs(gap) > 14 else 13 if gap < 0 else -13),
                 class_="value",
             )
         )

@@ -14,7 +14,43 @@ _BIDI = {
     0x061C: "ALM", 0x200E: "LRM", 0x200F: "RLM", 0x202A: "LRE", 0x202B: "RLE", 0x202C: "PDF", 0x202D: "LRO", 0x202E: "RLO",
     0x2066: "LRI", 0x2067: "RLI", 0x2068: "FSI", 0x2069: "PDI", 0x200B: "ZWSP", 0x200C: "ZWNJ", 0x2060: "WJ", 0xFEFF: "BOM",
 }  # fmt: skip
-_VISIBLE: dict[int, str] = {c: chr(0x2400 + c) for c in range(32) if c not in (9, 10)} | {0x7F: "␡", 0x2028: "\n", 0x2029: "\n\n"}
+# Names and not the Unicode pictures of control characters: few fonts have those.
+_CONTROLS = [
+    "NUL",
+    "SOH",
+    "STX",
+    "ETX",
+    "EOT",
+    "ENQ",
+    "ACK",
+    "BEL",
+    "BS",
+    "TAB",
+    "LF",
+    "VT",
+    "FF",
+    "CR",
+    "SO",
+    "SI",
+    "DLE",
+    "DC1",
+    "DC2",
+    "DC3",
+    "DC4",
+    "NAK",
+    "SYN",
+    "ETB",
+    "CAN",
+    "EM",
+    "SUB",
+    "ESC",
+    "FS",
+    "GS",
+    "RS",
+    "US",
+]
+_VISIBLE: dict[int, str] = {c: f"⟨{name}⟩" for c, name in enumerate(_CONTROLS) if c not in (9, 10)}
+_VISIBLE |= {0x7F: "⟨DEL⟩", 0x2028: "\n", 0x2029: "\n\n"}
 _VISIBLE |= {c: f"⟨{c:02X}⟩" for c in range(0x80, 0xA0)} | {c: f"⟨{name}⟩" for c, name in _BIDI.items()}
 _VISIBLE |= {
     c: f"⟨{c:04X}⟩"
@@ -23,7 +59,7 @@ _VISIBLE |= {
 
 
 def visible(text: str, limit: int | None = None) -> str:
-    """`text` with invisible characters shown as signs (␀, ␛, ⟨RLO⟩), lone surrogates replaced, and at most `limit` characters kept.
+    """`text` with invisible characters shown by name (⟨NUL⟩, ⟨ESC⟩, ⟨RLO⟩), lone surrogates replaced, and at most `limit` characters kept.
 
     What is cut is said at the end, so that nobody takes a part for the whole.
     """

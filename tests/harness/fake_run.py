@@ -15,6 +15,7 @@ from pathlib import Path
 
 from benchmarks.catalog import CATALOG
 from harness.gate import gate_runs
+from harness.integrity import prompts_fingerprint
 from harness.records import Evaluation, Provenance, QuestionRecord, Score, read_evaluations, write_evaluation
 
 SMALL = {"tempcompass": 60, "perceptiontest": 40, "nextqa": 40, "mvbench": 80, "egoschema": 40, "longvideobench": 40}
@@ -110,7 +111,7 @@ def make_score(records: list[QuestionRecord], *, scale: str, stage: str) -> Scor
         f"runs/demo/{stage}/model",
         _id(stage) * 4,
         _id("media") * 4,
-        _id("prompts") * 4,
+        prompts_fingerprint(records),
         {"max_new_tokens": 16, "temperature": 0.0},
         {"num_frames": 8, "rule": "segment middle"},
         {"savi": "0.1.0", "lmms_eval": "0.7.3", "torch": "2.13.0", "transformers": "5.23.0"},

@@ -117,7 +117,7 @@ def test_visible_leaves_nothing_that_acts(text: str) -> None:
 def test_visible_keeps_text_and_says_what_it_cuts() -> None:
     assert visible("a\tb\nc – ü 中 🙂") == "a\tb\nc – ü 中 🙂"
     assert visible("x" * 1_000_000, 10) == "xxxxxxxxxx… [+999,990 characters]"
-    assert visible("\x1b[31m\x00\u202e") == "␛[31m␀⟨RLO⟩"
+    assert visible("\x1b[31m\x00\u202e") == "⟨ESC⟩[31m⟨NUL⟩⟨RLO⟩"
 
 
 @given(st.recursive(st.text() | st.integers(-(2**40), 2**40), lambda x: st.lists(x, max_size=4), max_leaves=8))
