@@ -6,6 +6,7 @@ follow TRL's `DPOConfig`, which the settings are turned into.
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -26,9 +27,9 @@ class DPOSettings(BaseModel):
     `method` "sft" trains on the chosen answers alone (negative log-likelihood), with no reference model. `rpo_alpha` weighs the same term
     next to the preference loss (0: none). `pairs_per_step` bounds the pairs of an optimiser step, over all processes. `lora_r` 0 is full
     fine-tuning of the language model. `max_batch_tokens` bounds the padded tokens of one forward pass (memory), and never changes the
-    result beyond rounding. `engine` "plain" runs one sequence at a time, the oracle. `save_steps` 0 keeps no checkpoints on the way; else
-    it is rounded up to a multiple of `logging_steps`, so that a resumed log equals an uninterrupted one. `num_frames` None: as the pairs
-    were made.
+    result beyond rounding. `features_mb` bounds the encoded videos kept in memory; the rest is decoded and encoded again when needed.
+    `engine` "plain" runs one sequence at a time, the oracle. `save_steps` 0 keeps no checkpoints on the way; else it is rounded up to a
+    multiple of `logging_steps`, so that a resumed log equals an uninterrupted one. `num_frames` None: as the pairs were made.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -53,6 +54,7 @@ class DPOSettings(BaseModel):
     logging_steps: int = Field(10, ge=1)
     save_steps: int = Field(0, ge=0)
     max_batch_tokens: int = Field(16384, ge=1)
+    features_mb: float = Field(4096.0, gt=0)
     num_frames: int | None = Field(None, ge=1)
     engine: Literal["packed", "plain"] = "packed"
 
@@ -124,7 +126,11 @@ class DPOSettings(BaseModel):
             "bf16": bf16,
             "precompute_ref_log_probs": self.needs_reference,
         }
-        return DPOConfig(**options)
+        with (
+            warnings.catch_warnings()
+        ):  # transformers 5.23 renames the option; the new name is not known to the oldest version allowed here
+            warnings.filterwarnings("ignore", message=".*gradient_checkpointing.*deprecated", category=FutureWarning)
+            return DPOConfig(**options)
 
 
 def preference_losses(policy: Tensor, reference: Tensor, lengths: Tensor, *, beta: float, loss_type: LossType) -> Tensor:

@@ -9,7 +9,9 @@ from __future__ import annotations
 import random
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from savi.dpo import DPOSettings
@@ -64,8 +66,8 @@ class Step:
 def tokenise(lm: VideoLM, pairs: Iterable[PreferencePair], settings: DPOSettings) -> tuple[list[Example], list[DroppedPair]]:
     """Tokens of pairs, in an order of their own (by video and pair_id), and the pairs that cannot be trained on.
 
-    Dropped are a pair whose two answers have the same tokens (its gradient is nothing but noise), unless only the chosen one is trained, and a
-    second pair of the same pair_id.
+    Dropped are a pair whose two answers have the same tokens (its gradient is nothing but noise), unless only the chosen one is trained,
+    and a second pair of the same pair_id.
     """
     examples: list[Example] = []
     dropped: list[DroppedPair] = []
@@ -96,6 +98,8 @@ class VideoStore:
         self._batch = batch
         self._held: OrderedDict[str, VideoPrefix] = OrderedDict()
         self._bytes = 0.0
+        self._pool = ThreadPoolExecutor(max_workers=1, thread_name_prefix="savi-store")  # no thread before the first expect()
+        self._ahead: dict[str, Future[Frames | VideoError]] = {}
         self.next_pos: dict[str, int] = {}
         """Where the text goes on behind each video encoded so far, held or not."""
 
@@ -122,27 +126,38 @@ class VideoStore:
             self._bytes -= _size(old)
 
     def load(self, videos: Sequence[str], progress: Callable[[int, int], None] | None = None) -> dict[str, str]:
-        """Decode and encode videos ahead as far as they fit, and return what is wrong with those that cannot be read (video -> reason).
+        """Decode and encode videos ahead until memory is full, and return what is wrong with those that cannot be read (video -> reason).
 
-        Every file is decoded, also those that no longer fit, so that a broken one is known before the first step.
+        Of those that no longer fit it is only asked whether they are there: they are decoded when they are needed.
         """
         broken: dict[str, str] = {}
         waiting: list[tuple[str, Frames]] = []
-        for done, (video, (_, frames)) in enumerate(
-            zip(videos, prefetch(videos, num_frames=self._num_frames, depth=4), strict=True), start=1
-        ):
+        decoded = 0
+        for video, (_, frames) in zip(videos, prefetch(videos, num_frames=self._num_frames, depth=self._batch), strict=False):
+            decoded += 1
             if isinstance(frames, VideoError):
                 broken[video] = frames.reason
-            elif self._bytes < self._keep_bytes:
+            else:
                 waiting.append((video, frames))
+            if progress is not None:
+                progress(decoded, len(videos))
             if len(waiting) >= self._batch:
                 self.add_frames(waiting)
                 waiting = []
-            if progress is not None:
-                progress(done, len(videos))
+                if self._bytes > self._keep_bytes / 2 and self._bytes * (1 + self._batch / decoded) > self._keep_bytes:
+                    break
         if waiting:
             self.add_frames(waiting)
+        broken |= {video: "no such file" for video in videos[decoded:] if not Path(video).is_file()}
         return broken
+
+    def expect(self, videos: Iterable[str]) -> None:
+        """Start decoding videos that will be asked for next, while the model works; what was expected before and not taken is forgotten."""
+        wanted = [video for video in videos if video not in self._held]
+        self._ahead = {video: self._ahead.get(video) or self._pool.submit(self._decode, video) for video in wanted}
+
+    def _decode(self, video: str) -> Frames | VideoError:
+        return next(iter(prefetch([video], num_frames=self._num_frames, depth=1)))[1]
 
     def get(self, video: str) -> VideoPrefix:
         """The encoded video.
@@ -151,10 +166,11 @@ class VideoStore:
             VideoError: the file cannot be read (any more).
         """
         if video not in self._held:
-            for _, frames in prefetch([video], num_frames=self._num_frames, depth=1):
-                if isinstance(frames, VideoError):
-                    raise frames
-                self.add_frames([(video, frames)])
+            coming = self._ahead.pop(video, None)
+            frames = self._decode(video) if coming is None else coming.result()
+            if isinstance(frames, VideoError):
+                raise frames
+            self.add_frames([(video, frames)])
         self._held.move_to_end(video)
         return self._held[video]
 

@@ -158,7 +158,9 @@ def self_align(
         start = journal.videos_done
         _list_failures(journal.failures, failures)
         yield from journal.stored_pairs()
-    source = zip(keys[start:], paths[start:], prefetch(paths[start:], num_frames=settings.num_frames, depth=4), strict=True)
+    source = zip(
+        keys[start:], paths[start:], prefetch(paths[start:], num_frames=settings.num_frames, depth=settings.chunk_videos), strict=True
+    )
     done = start
     while chunk := list(islice(source, settings.chunk_videos)):
         pairs, dropped_rows, broken = _align_chunk(lm, [(key, path, frames) for key, path, (_, frames) in chunk], settings)

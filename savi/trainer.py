@@ -79,10 +79,16 @@ class PackedDPOTrainer(Trainer):
         callbacks: list[TrainerCallback] | None = None,
     ) -> None:
         super().__init__(model=model, args=args, train_dataset=_Plan(plan), callbacks=callbacks)
+        if self.is_fsdp_enabled or self.is_deepspeed_enabled:
+            raise ValueError(
+                "sharded training (FSDP, DeepSpeed) is not supported: the checkpoint would hold shards; use several processes with a whole model "
+                "each (torchrun), with LoRA (lora_r) and gradient_checkpointing where memory is short"
+            )
         self.remove_callback(PrinterCallback)  # the log goes to a file, progress to the caller
         self.settings = settings
         self.family = family
         self.examples = examples
+        self.plan = plan
         self.store = store
         self.reference: Tensor | None = None
         self._sums: dict[str, float] = defaultdict(float)
@@ -125,6 +131,8 @@ class PackedDPOTrainer(Trainer):
         world, rank = self.args.world_size, self.args.process_index
         mine = list(step.units[rank::world])
         rows = [self._row(unit) for unit in mine]
+        if self.state.global_step + 1 < len(self.plan):
+            self.store.expect(unit.video for unit in self.plan[self.state.global_step + 1].units[rank::world])
         groups = [([mine[i] for i in group], [rows[i] for i in group], float(world)) for group in self._group(rows)]
         if world > 1:
             most = torch.tensor(len(groups), device=self.args.device)
@@ -170,6 +178,7 @@ class PackedDPOTrainer(Trainer):
             for start in range(0, len(units), 64):  # videos in memory at a time
                 part = units[start : start + 64]
                 rows = [self._row(unit) for unit in part]
+                self.store.expect(unit.video for unit in units[start + 64 : start + 128])
                 for group in self._group(rows):
                     logps, _ = self.logps(model, [rows[i] for i in group])
                     numbers = [number for i in group for number in part[i].examples]
@@ -266,12 +275,13 @@ def train_dpo(
         NoPairsError: no pair is left to train on, with the reasons.
         ValueError: settings and pairs do not fit together.
         MaskDroppedError: this model cannot be trained packed.
+        VideoError: a video's file went away after the pairs were made and was not found missing at the start.
     """
     out = Path(out_dir)
     given = list(pairs)
     examples, dropped = tokenise(lm, given, settings)
     if store is None and examples:
-        store = VideoStore(lm, frames_of_pairs(given, settings))
+        store = VideoStore(lm, frames_of_pairs(given, settings), keep_mb=settings.features_mb)
         broken = store.load(sorted({example.video for example in examples}))
         dropped += [DroppedPair(example.pair_id, f"video {broken[example.video]}") for example in examples if example.video in broken]
         examples = [example for example in examples if example.video not in broken]
@@ -348,7 +358,7 @@ def _claim(folder: Path, lm: VideoLM, examples: Sequence[Example], settings: DPO
     Raises:
         ValueError: the folder holds checkpoints made from something else.
     """
-    speed_only = {"max_batch_tokens", "gradient_checkpointing", "engine"}
+    speed_only = {"max_batch_tokens", "gradient_checkpointing", "engine", "features_mb"}
     made_from = sha256_json(
         {
             "model": lm.fingerprint,

@@ -23,7 +23,9 @@ def encode(lm: VideoLM, seed: int, frames: int = 4) -> VideoPrefix:
     return VideoPrefix(ids, positions, next_pos, features)
 
 
-def make_rows(lm: VideoLM, pairs: tuple[int, ...] = (2, 1, 3), *, seed: int = 0, frames: int = 4, empty_questions: bool = False) -> list[Row]:
+def make_rows(
+    lm: VideoLM, pairs: tuple[int, ...] = (2, 1, 3), *, seed: int = 0, frames: int = 4, empty_questions: bool = False
+) -> list[Row]:
     """One row for each video, with that many pairs of random lengths; ids avoid the special tokens."""
     generator = np.random.default_rng(seed)
     low, high = 8, int(lm.text_config.vocab_size) - 8

@@ -52,7 +52,8 @@ def test_log_probabilities_and_gradients(family: str, split: bool) -> None:
 
 
 def test_double_precision(lm: VideoLM) -> None:
-    """To 1e-10, as far as the model's norms (they compute in float32 and round there) let float64 through: they are replaced by ones that do."""
+    """To 1e-10, as far as the model's norms (they compute in float32 and round there) let float64 through: they are replaced by ones that
+    do."""
     double = tiny_video_lm(layers=2)
     double.model.double()
     double.model.requires_grad_(False)
@@ -73,11 +74,11 @@ def test_double_precision(lm: VideoLM) -> None:
             assert relative_difference(ours, theirs) < 1e-10
 
 
-def _double_norm(module: torch.nn.Module):  # noqa: ANN202
+def _double_norm(module: torch.nn.Module):
     return lambda x: module.weight * x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + module.variance_epsilon)
 
 
-def _double_rotary(frequencies: torch.Tensor):  # noqa: ANN202
+def _double_rotary(frequencies: torch.Tensor):
     def forward(x: torch.Tensor, position_ids: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         angles = position_ids[..., None].double() * frequencies
         both = torch.cat([angles, angles], dim=-1)

@@ -1,4 +1,5 @@
-"""A packed step has the loss and the gradients of TRL's own DPOTrainer on the same batch: a tiny InternVL, images, TRL's collator and loss."""
+"""A packed step has the loss and the gradients of TRL's own DPOTrainer on the same batch: a tiny InternVL, images, TRL's collator and
+loss."""
 
 from __future__ import annotations
 
@@ -34,12 +35,19 @@ def processor(lm: VideoLM) -> Any:
 
     tokenizer = copy.deepcopy(lm.tokenizer)
     # the processor wants names for these; the words around a frame's tokens become part of the prefix
-    for name, token in (("start_image_token", "from"), ("end_image_token", "to"), ("context_image_token", "<img>"), ("video_token", "Frame64")):
+    for name, token in (
+        ("start_image_token", "from"),
+        ("end_image_token", "to"),
+        ("context_image_token", "<img>"),
+        ("video_token", "Frame64"),
+    ):
         setattr(tokenizer, name, token)
         setattr(tokenizer, f"{name}_id", tokenizer.convert_tokens_to_ids(token))
     size = {"height": 64, "width": 64}
     image = GotOcr2ImageProcessor(size=size, crop_to_patches=False)
-    return InternVLProcessor(image_processor=image, tokenizer=tokenizer, video_processor=InternVLVideoProcessor(size=size), image_seq_length=4)
+    return InternVLProcessor(
+        image_processor=image, tokenizer=tokenizer, video_processor=InternVLVideoProcessor(size=size), image_seq_length=4
+    )
 
 
 def preference_rows(count: int) -> list[dict[str, Any]]:

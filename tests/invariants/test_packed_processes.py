@@ -39,7 +39,14 @@ def train(folder: Path, processes: int, out: Path, settings: DPOSettings) -> Non
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    launch = [sys.executable, "-m", "torch.distributed.run", f"--nproc-per-node={processes}", "--master-addr=127.0.0.1", f"--master-port={port}"]
+    launch = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        f"--nproc-per-node={processes}",
+        "--master-addr=127.0.0.1",
+        f"--master-port={port}",
+    ]
     arguments = [str(script), str(folder / "base"), str(folder / "pairs.jsonl"), str(out), settings.model_dump_json()]
     done = subprocess.run([*launch, *arguments], cwd=ROOT, capture_output=True, text=True, timeout=280, check=False)
     assert done.returncode == 0, done.stderr[-3000:]

@@ -36,7 +36,14 @@ def test_shares_add_up(settings: DPOSettings) -> None:
     reference = REFERENCE if settings.needs_reference else None
     whole = step_loss(POLICY, reference, LENGTHS, settings, step_pairs=2, step_chosen_tokens=3)
     parts = [
-        step_loss(POLICY[i : i + 1], None if reference is None else reference[i : i + 1], LENGTHS[i : i + 1], settings, step_pairs=2, step_chosen_tokens=3)
+        step_loss(
+            POLICY[i : i + 1],
+            None if reference is None else reference[i : i + 1],
+            LENGTHS[i : i + 1],
+            settings,
+            step_pairs=2,
+            step_chosen_tokens=3,
+        )
         for i in range(2)
     ]
     assert float(whole) == pytest.approx(float(sum(parts)))

@@ -82,7 +82,9 @@ def test_the_conversational_format_is_trls(tmp_path: Path) -> None:
     implicit = json.loads(export_pairs(tmp_path / "b.jsonl", [pair], "messages").read_text())
     assert is_conversational(explicit)
     extracted = maybe_extract_prompt(implicit)
-    assert {key: extracted[key] for key in ("prompt", "chosen", "rejected")} == {key: explicit[key] for key in ("prompt", "chosen", "rejected")}
+    assert {key: extracted[key] for key in ("prompt", "chosen", "rejected")} == {
+        key: explicit[key] for key in ("prompt", "chosen", "rejected")
+    }
     assert explicit["prompt"][0]["content"][1]["text"] == pair.prompt
     assert pair.prompt.startswith(pair.question)
     assert pair.prompt != pair.question
@@ -98,7 +100,13 @@ def test_pairs_made_elsewhere(tmp_path: Path) -> None:
     path = tmp_path / "theirs.jsonl"
     path.write_text(json.dumps(row) + "\n")
     (pair,) = import_pairs(path)
-    assert (pair.question, pair.prompt, pair.chosen, pair.rejected, pair.initial) == ("What falls?", "What falls?", "the cup", "the plate", "the plate")
+    assert (pair.question, pair.prompt, pair.chosen, pair.rejected, pair.initial) == (
+        "What falls?",
+        "What falls?",
+        "the cup",
+        "the plate",
+        "the plate",
+    )
     assert Path(pair.video) == tmp_path / "v.mp4"
     row["prompt"][0]["content"] = "What falls?"  # type: ignore[index]
     path.write_text(json.dumps(row) + "\n")
@@ -109,5 +117,7 @@ def test_pairs_made_elsewhere(tmp_path: Path) -> None:
 def test_pair_ids() -> None:
     """They depend on the video's name, not on where it is, and tell questions apart."""
     assert make_pair_id("v.mp4", "spatial", 0, "q?") == make_pair_id("v.mp4", "spatial", 0, "q?")
-    ids = {make_pair_id("v.mp4", kind, index, question) for kind in ("spatial", "temporal") for index in (0, 1) for question in ("q?", "r?")}
+    ids = {
+        make_pair_id("v.mp4", kind, index, question) for kind in ("spatial", "temporal") for index in (0, 1) for question in ("q?", "r?")
+    }
     assert len(ids) == 8

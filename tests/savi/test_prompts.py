@@ -140,7 +140,9 @@ def test_any_reply_is_read_or_refused(text: str) -> None:
         assert isinstance(parse(text), (str, Unreadable))
 
 
-@given(st.lists(st.text("abcdefg ", min_size=1, max_size=8).filter(str.strip), min_size=2, max_size=5, unique_by=lambda s: " ".join(s.split())))
+@given(
+    st.lists(st.text("abcdefg ", min_size=1, max_size=8).filter(str.strip), min_size=2, max_size=5, unique_by=lambda s: " ".join(s.split()))
+)
 def test_written_options_are_read_back(texts: list[str]) -> None:
     plain = [" ".join(text.split()) for text in texts]
     written = "what is it ? " + " ".join(f"{letter} {text}" for letter, text in zip(LETTERS, plain, strict=False))

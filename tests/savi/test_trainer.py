@@ -14,6 +14,7 @@ import torch
 
 from savi.dpo import DPOSettings
 from savi.examples import NoPairsError, VideoStore, make_plan, make_units, tokenise
+from savi.frames import VideoError
 from savi.preferences import PreferencePair, write_pairs
 from savi.trainer import train_dpo
 from savi.video_lm import VideoLM
@@ -85,7 +86,7 @@ def test_what_is_trained(lm: VideoLM, pairs: list[PreferencePair], lora: int, tm
     after = lm.model.state_dict()
     assert after.keys() == before.keys(), "adapters are merged"
     changed = {name for name in before if not torch.equal(before[name], after[name])}
-    language = {name for name in before if name.startswith("model.language_model.") or name.startswith("lm_head.")}
+    language = {name for name in before if name.startswith(("model.language_model.", "lm_head."))}
     assert changed <= language
     projections = {name for name in language if name.endswith("proj.weight")}
     assert projections <= changed
@@ -175,10 +176,24 @@ def test_videos_are_encoded_again_when_memory_is_short(pairs: list[PreferencePai
     """A store that holds one video gives the same bytes as one that holds all."""
     for name, keep in (("all", 100.0), ("one", 1e-6)):
         lm = tiny_video_lm(layers=2)
-        store = VideoStore(lm, FRAMES, keep_mb=keep)
-        assert store.load(sorted({pair.video for pair in pairs})) == {}
-        train_dpo(lm, pairs, QUICK, tmp_path / name, store=store)
+        train_dpo(lm, pairs, QUICK.model_copy(update={"features_mb": keep}), tmp_path / name)
     assert files(tmp_path / "all") == files(tmp_path / "one")
+
+
+def test_the_store(lm: VideoLM, clips: list[Path], tmp_path: Path) -> None:
+    """What does not fit is only looked for; what is expected is decoded ahead and is the same; a file that went away is an error."""
+    (tmp_path / "broken.mp4").write_bytes(b"no video")
+    gone = tmp_path / "gone.mp4"
+    videos = [*map(str, clips), str(tmp_path / "broken.mp4"), str(gone)]
+    small, large = VideoStore(lm, FRAMES, keep_mb=1e-6, batch=2), VideoStore(lm, FRAMES)
+    assert set(small.load(videos)) == {str(gone)}, "memory was full before the broken one"
+    assert set(large.load(videos)) == {str(tmp_path / "broken.mp4"), str(gone)}
+    small.expect(videos[:3])
+    for video in videos[:4]:
+        assert torch.equal(small.get(video).features.embeds, large.get(video).features.embeds)
+    for video in videos[4:]:
+        with pytest.raises(VideoError):
+            small.get(video)
 
 
 def test_the_plan(lm: VideoLM, pairs: list[PreferencePair]) -> None:
