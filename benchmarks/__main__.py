@@ -43,7 +43,15 @@ def list_(as_json: AsJson = False) -> None:
     t = Table("benchmark", "lmms-eval task", "data set", "split", "questions", "videos", "key", "margin", "download")
     for b in CATALOG.values():
         t.add_row(
-            b.name, b.group, b.repo, b.split, f"{b.n:,}", f"{b.videos:,}", f"{b.metric} (0-{b.unit})", f"±{b.margin.points:g}", f"{b.download_gb:g} GB"
+            b.name,
+            b.group,
+            b.repo,
+            b.split,
+            f"{b.n:,}",
+            f"{b.videos:,}",
+            f"{b.metric} (0-{b.unit})",
+            f"±{b.margin.points:g}",
+            f"{b.download_gb:g} GB",
         )
     _print(t)
 
@@ -73,7 +81,15 @@ def check(
             state = "[green]ready[/]" if s.ready else "[red]incomplete[/]" if s.n else "[yellow]absent[/]"
             note = f"download {s.download_gb:g} GB" + (", gated: licence and login" if s.gated else "")
             missing = f"{len(s.missing):,}: {s.missing[0]}" if s.missing else "-"
-            t.add_row(s.benchmark, state, f"{s.n:,} of {s.n_expected:,}", f"{s.videos:,}", f"{s.bytes / 1e6:,.1f} MB", missing, "" if s.ready else note)
+            t.add_row(
+                s.benchmark,
+                state,
+                f"{s.n:,} of {s.n_expected:,}",
+                f"{s.videos:,}",
+                f"{s.bytes / 1e6:,.1f} MB",
+                missing,
+                "" if s.ready else note,
+            )
         _print(t)
         for s in found:
             if not s.ready:
@@ -120,9 +136,13 @@ def prepare(
 def micro(
     build_twins: Annotated[Path | None, typer.Option(help="Make the twins of all six benchmarks in this folder.")] = None,
     build_videos: Annotated[Path | None, typer.Option(help="Make unlabelled videos in this folder.")] = None,
-    rebuild_base: Annotated[bool, typer.Option("--rebuild-base", help="Train the base model from nothing (over an hour on one core).")] = False,
+    rebuild_base: Annotated[
+        bool, typer.Option("--rebuild-base", help="Train the base model from nothing (over an hour on one core).")
+    ] = False,
     out: Annotated[Path | None, typer.Option(help="Where the rebuilt base goes (needed with --rebuild-base).")] = None,
-    seed: Annotated[int | None, typer.Option(help="Seed of what is made (default: 1 for twins and videos, the recipe's for the base).")] = None,
+    seed: Annotated[
+        int | None, typer.Option(help="Seed of what is made (default: 1 for twins and videos, the recipe's for the base).")
+    ] = None,
     size: Annotated[str, typer.Option(help="Size of the twins: smoke or micro.")] = "micro",
     n: Annotated[int, typer.Option("-n", help="Number of unlabelled videos.")] = 900,
     as_json: AsJson = False,
@@ -136,7 +156,9 @@ def micro(
         from benchmarks.micro.videos import build_videos as build
 
         paths = build(build_videos, n, 1 if seed is None else seed)
-        typer.echo(json.dumps({"videos": len(paths), "folder": str(build_videos)}) if as_json else f"{len(paths):,} videos in {build_videos}")
+        typer.echo(
+            json.dumps({"videos": len(paths), "folder": str(build_videos)}) if as_json else f"{len(paths):,} videos in {build_videos}"
+        )
     if rebuild_base:
         if out is None:
             _stop("--rebuild-base needs --out DIR (the shipped base is not overwritten by accident)", 2)

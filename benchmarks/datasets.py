@@ -1,7 +1,8 @@
 """Where the six data sets lie on disk, whether they are complete, and a fingerprint of what they hold.
 
-lmms-eval's tasks read questions from the `datasets` library's Arrow files and videos from fixed folders, both below HF_HOME. Everything here
-reads those files and nothing else: no lmms-eval, no `datasets`, no network. `benchmarks.download` fetches what is missing, and only when told.
+lmms-eval's tasks read questions from the `datasets` library's Arrow files and videos from fixed folders, both below HF_HOME. Everything
+here reads those files and nothing else: no lmms-eval, no `datasets`, no network. `benchmarks.download` fetches what is missing, and only
+when told.
 """
 
 from __future__ import annotations
@@ -23,17 +24,20 @@ MVBENCH_FOLDERS: dict[str, str] = {
     "moving_direction": "clevrer/video_validation", "episodic_reasoning": "tvqa/video_fps3_hq_segment",
     "fine_grained_action": "Moments_in_Time_Raw/videos", "scene_transition": "scene_qa/video", "state_change": "perception/videos",
     "moving_attribute": "clevrer/video_validation", "action_antonym": "ssv2_video_mp4", "unexpected_action": "FunQA_test/test",
-    "counterfactual_inference": "clevrer/video_validation", "object_existence": "clevrer/video_validation", "action_count": "perception/videos",
+    "counterfactual_inference": "clevrer/video_validation", "object_existence": "clevrer/video_validation",
+    "action_count": "perception/videos",
 }  # fmt: skip
 """Folder of each MVBench subtask's videos (lmms-eval 0.7.3, tasks/mvbench/utils.py, DATA_LIST)."""
 
 VIDEO_SUBDIR = {
-    "mvbench": "", "perceptiontest": "videos", "tempcompass": "videos", "nextqa": "NExTVideo", "egoschema": "videos", "longvideobench": "videos",
+    "mvbench": "", "perceptiontest": "videos", "tempcompass": "videos", "nextqa": "NExTVideo", "egoschema": "videos",
+    "longvideobench": "videos",
 }  # fmt: skip
 """Folder of the videos below the benchmark's `data_dir`."""
 
 SNAKE_NAMES = {
-    "mvbench": "mv_bench", "perceptiontest": "perception_test_val", "tempcompass": "temp_compass", "nextqa": "n_ex_tqa", "egoschema": "egoschema",
+    "mvbench": "mv_bench", "perceptiontest": "perception_test_val", "tempcompass": "temp_compass", "nextqa": "n_ex_tqa",
+    "egoschema": "egoschema",
     "longvideobench": "long_video_bench",
 }  # fmt: skip
 """What the `datasets` library makes of the repository's name."""
@@ -77,7 +81,11 @@ def arrow_files(hf_home: Path, b: Benchmark, config: str) -> list[Path]:
     """The Arrow files of a configuration's evaluation split (several where it was written in shards); empty if it was never prepared."""
     found = sorted(arrow_folder(hf_home, b, config).glob(f"*/*/{SNAKE_NAMES[b.name]}-{b.split}*.arrow"))
     # Several versions of a data set may lie side by side; `datasets` takes the newest.
-    newest = max((f.parent for f in found), key=lambda d: (d / "dataset_info.json").stat().st_mtime_ns if (d / "dataset_info.json").exists() else 0, default=None)
+    newest = max(
+        (f.parent for f in found),
+        key=lambda d: (d / "dataset_info.json").stat().st_mtime_ns if (d / "dataset_info.json").exists() else 0,
+        default=None,
+    )
     return [f for f in found if f.parent == newest]
 
 
@@ -98,7 +106,9 @@ def read_docs(hf_home: Path, b: Benchmark, config: str) -> Iterator[dict[str, An
                 for batch in reader:
                     yield from batch.to_pylist()
         except pa.ArrowInvalid as e:
-            raise DatasetError(f"{f}: not a whole Arrow file ({str(e).splitlines()[0]}); delete its folder, then {mend(hf_home, b.name)}") from e
+            raise DatasetError(
+                f"{f}: not a whole Arrow file ({str(e).splitlines()[0]}); delete its folder, then {mend(hf_home, b.name)}"
+            ) from e
 
 
 def mend(hf_home: Path, benchmark: str) -> str:
@@ -148,15 +158,19 @@ def twins_stamp(hf_home: Path) -> dict[str, Any] | None:
 def expected_n(hf_home: Path, b: Benchmark, limit: int | None = None) -> int:
     """How many questions a complete evaluation has: the twin's own numbers where twins lie below `hf_home`, else the catalog's.
 
-    `limit` caps each lmms-eval task, as lmms-eval's own `--limit` does. For the real TempCompass and MVBench the catalog knows only the sum, so a
-    limit is applied to the number of documents found.
+    `limit` caps each lmms-eval task, as lmms-eval's own `--limit` does. For the real TempCompass and MVBench the catalog knows only the
+    sum, so a limit is applied to the number of documents found.
     """
     stamp = twins_stamp(hf_home)
     tasks: dict[str, int] | None = stamp["tasks"].get(b.name) if stamp else None
     if limit is None:
         return sum(tasks.values()) if tasks else b.n
     if tasks is None:
-        tasks = {t: sum(1 for _ in read_docs(hf_home, b, c)) for t, c in zip(b.tasks, b.configs, strict=True)} if len(b.tasks) > 1 else {b.tasks[0]: b.n}
+        tasks = (
+            {t: sum(1 for _ in read_docs(hf_home, b, c)) for t, c in zip(b.tasks, b.configs, strict=True)}
+            if len(b.tasks) > 1
+            else {b.tasks[0]: b.n}
+        )
     return sum(min(limit, n) for n in tasks.values())
 
 
@@ -220,7 +234,9 @@ class MediaIndex:
             FileNotFoundError: there is no such file.
         """
         if path.is_dir():
-            return hashlib.sha256("".join(f"{p.name} {self.digest(p)}\n" for p in sorted(path.iterdir()) if p.is_file()).encode()).hexdigest()
+            return hashlib.sha256(
+                "".join(f"{p.name} {self.digest(p)}\n" for p in sorted(path.iterdir()) if p.is_file()).encode()
+            ).hexdigest()
         st = path.stat()
         key = os.path.relpath(path, self.hf_home)
         known = self._known.get(key)
@@ -249,7 +265,7 @@ class MediaIndex:
             return
         tmp = self._file.with_name(f"{MEDIA_CACHE}.{os.getpid()}")
         tmp.write_text(json.dumps(self._known), encoding="utf-8")
-        os.replace(tmp, self._file)
+        tmp.replace(self._file)
         self._changed = False
 
 

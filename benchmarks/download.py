@@ -1,7 +1,7 @@
 """Bring a real data set onto this machine, and only when told to: fetch from the hub, unpack, build the Arrow files, check.
 
-lmms-eval can do the same as a side effect of the first evaluation; here it is a step of its own that says beforehand what it will take. Archives are
-unpacked with every path checked, and parts of a split archive are read one behind the other without a joined copy.
+lmms-eval can do the same as a side effect of the first evaluation; here it is a step of its own that says beforehand what it will take.
+Archives are unpacked with every path checked, and parts of a split archive are read one behind the other without a joined copy.
 """
 
 from __future__ import annotations
@@ -32,7 +32,8 @@ def prepare(hf_home: Path, b: Benchmark, *, fetch: Fetch | None = None, build: B
     """Download and unpack what is missing of a benchmark, then return what `check` finds. Videos that are there are kept.
 
     Raises:
-        DatasetError: no room on the disk, no login for a gated set, the hub cannot be reached, or an archive that is broken or reaches outside.
+        DatasetError: no room on the disk, no login for a gated set, the hub cannot be reached, or an archive that is broken or reaches
+        outside.
     """
     status = check(hf_home, b)
     if status.ready:
@@ -40,7 +41,9 @@ def prepare(hf_home: Path, b: Benchmark, *, fetch: Fetch | None = None, build: B
     hf_home.mkdir(parents=True, exist_ok=True)
     free_gb = shutil.disk_usage(hf_home).free / 1e9
     if free_gb < b.download_gb * ROOM:
-        raise DatasetError(f"{b.title}: needs about {b.download_gb * ROOM:.0f} GB below {hf_home}, {free_gb:.0f} GB are free; point --hf-home elsewhere")
+        raise DatasetError(
+            f"{b.title}: needs about {b.download_gb * ROOM:.0f} GB below {hf_home}, {free_gb:.0f} GB are free; point --hf-home elsewhere"
+        )
     folder = (fetch or _from_hub(hf_home))(b)
     unpack(folder, hf_home / b.data_dir)
     for config in b.configs:
@@ -69,7 +72,7 @@ def _link(path: Path, to: Path) -> int:
     if to.exists():
         return 0
     to.parent.mkdir(parents=True, exist_ok=True)
-    os.symlink(path.resolve(), to)
+    to.symlink_to(path.resolve())
     return 1
 
 
@@ -86,7 +89,7 @@ def _save(source: IO[bytes], to: Path) -> None:
     try:
         with tmp.open("wb") as f:
             shutil.copyfileobj(source, f, 1 << 20)
-        os.replace(tmp, to)
+        tmp.replace(to)
     finally:
         tmp.unlink(missing_ok=True)
 

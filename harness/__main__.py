@@ -6,7 +6,9 @@ import typer
 
 from harness import doctor, evaluate_cli, gate_cli, leaderboard_cli, report_cli
 
-app = typer.Typer(no_args_is_help=True, add_completion=False, help="Measures a video language model, decides what a difference means, and tells it.")
+app = typer.Typer(
+    no_args_is_help=True, add_completion=False, help="Measures a video language model, decides what a difference means, and tells it."
+)
 for module in (evaluate_cli, gate_cli, leaderboard_cli, report_cli, doctor):
     module.register(app)
 

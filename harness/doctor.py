@@ -1,4 +1,5 @@
-"""`python -m harness doctor`: is this machine set up? Every finding says what was looked at, what is there, and what to do where it is wrong."""
+"""`python -m harness doctor`: is this machine set up? Every finding says what was looked at, what is there, and what to do where it is
+wrong."""
 
 from __future__ import annotations
 
@@ -22,8 +23,24 @@ State = Literal["ok", "note", "wrong"]
 LMMS_EVAL_TESTED = "0.7.3"
 MIN_FREE_GB = 2.0
 MIN_MEMORY_GB = 3.0
-_PACKAGES = ("torch", "torchvision", "transformers", "trl", "peft", "accelerate", "datasets", "lmms_eval", "av", "numpy", "pyarrow", "safetensors")
-_IMPORTS = "import sys; sys.path[:0] = {path!r}; from savi.compat import mend_torchvision as m; n = m(); import torchvision, transformers; print('mended' if n else 'fine')"
+_PACKAGES = (
+    "torch",
+    "torchvision",
+    "transformers",
+    "trl",
+    "peft",
+    "accelerate",
+    "datasets",
+    "lmms_eval",
+    "av",
+    "numpy",
+    "pyarrow",
+    "safetensors",
+)
+_IMPORTS = (
+    "import sys; sys.path[:0] = {path!r}; from savi.compat import mend_torchvision; mended = mend_torchvision(); "
+    "import torchvision, transformers; print('mended' if mended else 'fine')"
+)
 
 
 @dataclass(frozen=True)
@@ -69,7 +86,12 @@ def doctor(
 
 def _python() -> Finding:
     ok = sys.version_info >= (3, 11)
-    return Finding("Python", "ok" if ok else "wrong", f"{platform.python_version()} on {platform.system()} {platform.machine()}", "" if ok else "use Python 3.11 or newer")
+    return Finding(
+        "Python",
+        "ok" if ok else "wrong",
+        f"{platform.python_version()} on {platform.system()} {platform.machine()}",
+        "" if ok else "use Python 3.11 or newer",
+    )
 
 
 def _version(name: str) -> str | None:
@@ -83,7 +105,9 @@ def _packages() -> Finding:
     versions = {p: _version(p) for p in _PACKAGES}
     missing = [p for p, v in versions.items() if v is None]
     found = ", ".join(f"{p} {v}" for p, v in versions.items() if v)
-    return Finding("packages", "wrong" if missing else "ok", found, f"missing: {', '.join(missing)}; run: pip install -e ." if missing else "")
+    return Finding(
+        "packages", "wrong" if missing else "ok", found, f"missing: {', '.join(missing)}; run: pip install -e ." if missing else ""
+    )
 
 
 def _lmms_eval() -> Finding:
@@ -124,9 +148,15 @@ def _gpu() -> Finding:
     tool = shutil.which("nvidia-smi")
     if tool is None:
         return Finding("GPU", "note", "none: micro and smoke scales run on the CPU", "the paper's scales need a CUDA GPU")
-    done = subprocess.run([tool, "--query-gpu=name,memory.total", "--format=csv,noheader"], capture_output=True, text=True, timeout=30, check=False)
+    done = subprocess.run(
+        [tool, "--query-gpu=name,memory.total", "--format=csv,noheader"], capture_output=True, text=True, timeout=30, check=False
+    )
     names = done.stdout.strip().replace("\n", "; ")
-    return Finding("GPU", "ok", names) if done.returncode == 0 and names else Finding("GPU", "note", "nvidia-smi finds none", "check the driver")
+    return (
+        Finding("GPU", "ok", names)
+        if done.returncode == 0 and names
+        else Finding("GPU", "note", "nvidia-smi finds none", "check the driver")
+    )
 
 
 def memory_gb() -> float | None:
@@ -146,7 +176,12 @@ def _memory() -> Finding:
     if gb is None:
         return Finding("memory, cores", "note", f"{cores} cores")
     ok = gb >= MIN_MEMORY_GB
-    return Finding("memory, cores", "ok" if ok else "note", f"{gb:.1f} GB available, {cores} cores", "" if ok else f"the micro scale wants {MIN_MEMORY_GB:g} GB")
+    return Finding(
+        "memory, cores",
+        "ok" if ok else "note",
+        f"{gb:.1f} GB available, {cores} cores",
+        "" if ok else f"the micro scale wants {MIN_MEMORY_GB:g} GB",
+    )
 
 
 def _disk() -> Finding:
@@ -157,7 +192,12 @@ def _disk() -> Finding:
     with tempfile.TemporaryDirectory() as d:
         temporary = shutil.disk_usage(d).free / 1e9
     ok = free >= MIN_FREE_GB
-    return Finding("disk", "ok" if ok else "wrong", f"{free:.1f} GB free here, {temporary:.1f} GB in the temporary folder", "" if ok else f"{MIN_FREE_GB:g} GB are needed")
+    return Finding(
+        "disk",
+        "ok" if ok else "wrong",
+        f"{free:.1f} GB free here, {temporary:.1f} GB in the temporary folder",
+        "" if ok else f"{MIN_FREE_GB:g} GB are needed",
+    )
 
 
 def _data(hf_home: Path | None) -> Finding:
@@ -165,11 +205,15 @@ def _data(hf_home: Path | None) -> Finding:
 
     given = hf_home or (Path(os.environ["HF_HOME"]) if os.environ.get("HF_HOME") else None)
     if given is None:
-        return Finding("data sets", "note", "HF_HOME is not set", "micro and smoke make their own; else set HF_HOME, see: python -m benchmarks check")
+        return Finding(
+            "data sets", "note", "HF_HOME is not set", "micro and smoke make their own; else set HF_HOME, see: python -m benchmarks check"
+        )
     try:
         ready = [s.benchmark for s in check_all(given) if s.ready]
         kind = "twins" if twins_stamp(given) else "data sets"
     except DatasetError as e:
         return Finding("data sets", "wrong", str(e))
     state: State = "ok" if len(ready) == 6 else "note"
-    return Finding("data sets", state, f"{len(ready)} of 6 {kind} ready below {given}", "" if state == "ok" else "see: python -m benchmarks check")
+    return Finding(
+        "data sets", state, f"{len(ready)} of 6 {kind} ready below {given}", "" if state == "ok" else "see: python -m benchmarks check"
+    )

@@ -3,8 +3,8 @@
     os.environ.update(offline_environment(hf_home))          # before anything imports datasets or lmms_eval
     evaluate("model/", benchmarks=None, hf_home=hf_home, out=Path("runs/x/base/eval"), num_frames=8, scale="micro")
 
-A benchmark's folder is written when it is complete, its score last; one that is there already with the same inputs is not asked again. While it
-runs, answers are journalled in the folder, so a killed process loses one batch at most.
+A benchmark's folder is written when it is complete, its score last; one that is there already with the same inputs is not asked again.
+While it runs, answers are journalled in the folder, so a killed process loses one batch at most.
 """
 
 from __future__ import annotations
@@ -22,7 +22,15 @@ from benchmarks.catalog import Benchmark, select
 from benchmarks.datasets import DatasetError, MediaIndex, check, expected_n, mend
 from benchmarks.datasets import fingerprint as data_fingerprint
 from harness.journal import Journal
-from harness.offline import Guesses, InfrastructureError, check_environment, offline_environment, quiet_upstream, refuse_network, task_manager
+from harness.offline import (
+    Guesses,
+    InfrastructureError,
+    check_environment,
+    offline_environment,
+    quiet_upstream,
+    refuse_network,
+    task_manager,
+)
 from harness.records import (
     QUESTIONS_FILE,
     SCORE_FILE,
@@ -85,9 +93,9 @@ def evaluate(
 ) -> dict[str, Evaluation]:
     """Measure `model` (a checkpoint's path, or a `savi.VideoLM`) and write `out/<benchmark>/{questions.jsonl, score.json}`.
 
-    `limit` caps the questions of each lmms-eval task; `batch` the questions asked together; `max_new_tokens` the answers of tasks that set no
-    limit. `seed` seeds upstream's random guesses. Returns finished evaluations in catalog order; on ranks other than 0 of a multi-process run,
-    nothing.
+    `limit` caps the questions of each lmms-eval task; `batch` the questions asked together; `max_new_tokens` the answers of tasks that set
+    no limit. `seed` seeds upstream's random guesses. Returns finished evaluations in catalog order; on ranks other than 0 of a
+    multi-process run, nothing.
 
     Raises:
         UnknownBenchmarkError: a name is not in the catalog.
@@ -132,7 +140,12 @@ def failures(evaluations: Mapping[str, Evaluation]) -> list[QuestionRecord]:
 def versions() -> dict[str, str]:
     """Versions a score depends on."""
     out = {}
-    for name, distribution in (("savi", "videosavi-harness"), ("lmms_eval", "lmms_eval"), ("torch", "torch"), ("transformers", "transformers")):
+    for name, distribution in (
+        ("savi", "videosavi-harness"),
+        ("lmms_eval", "lmms_eval"),
+        ("torch", "torch"),
+        ("transformers", "transformers"),
+    ):
         try:
             out[name] = metadata.version(distribution)
         except metadata.PackageNotFoundError:
@@ -141,7 +154,8 @@ def versions() -> dict[str, str]:
 
 
 def _inputs(plan: _Plan, b: Benchmark) -> dict[str, Any]:
-    """What a finished benchmark is compared by, known without importing lmms-eval or loading the model. Versions of this package do not count."""
+    """What a finished benchmark is compared by, known without importing lmms-eval or loading the model. Versions of this package do not
+    count."""
     return {
         "weights": plan.weights,
         "data": data_fingerprint(plan.hf_home, b),
@@ -236,7 +250,8 @@ def _collect(adapter: SaviLmms, plan: _Plan, b: Benchmark, results: Mapping[str,
         upstream[task] = float(results["results"][task][f"{b.metric},none"]) * 100.0 / b.unit
     n_expected = expected_n(plan.hf_home, b, plan.limit)
     return score(
-        b, records, chances, upstream, scale=plan.scale, n_expected=n_expected, provenance=_provenance(adapter, plan, b, records), wall_s=wall_s
+        b, records, chances, upstream, scale=plan.scale, n_expected=n_expected, provenance=_provenance(adapter, plan, b, records),
+        wall_s=wall_s
     )  # fmt: skip
 
 

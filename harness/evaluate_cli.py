@@ -58,8 +58,8 @@ def evaluate(
     try:
         with _Bars(quiet=as_json) as bars:
             done = harness_evaluate.evaluate(
-                model, benchmarks=names, hf_home=home, out=out, num_frames=frames, scale=scale, limit=limit, seed=seed, progress=bars.show, batch=batch,
-                max_new_tokens=max_new_tokens,
+                model, benchmarks=names, hf_home=home, out=out, num_frames=frames, scale=scale, limit=limit, seed=seed, progress=bars.show,
+                batch=batch, max_new_tokens=max_new_tokens,
             )  # fmt: skip
     except UnknownBenchmarkError as e:
         _stop(e, 2)
@@ -82,18 +82,40 @@ def print_scores(done: Mapping[str, Evaluation], out: Path) -> None:
     from rich.table import Table
 
     scale = next(iter(done.values())).score.scale if done else ""
-    t = Table("benchmark", "n", "expected", "videos", "upstream", "strict", "± SE", "chance", "answers", title=f"scores in percent, scale {scale}, in {out}")
+    t = Table(
+        "benchmark",
+        "n",
+        "expected",
+        "videos",
+        "upstream",
+        "strict",
+        "± SE",
+        "chance",
+        "answers",
+        title=f"scores in percent, scale {scale}, in {out}",
+    )
     for e in done.values():
         s = e.score
         how = ", ".join(f"{v:,} {k}" for k, v in s.statuses.items())
         t.add_row(
-            s.benchmark, f"{s.n:,}", f"{s.n_expected:,}", f"{s.videos:,}", f"{s.upstream_pct:.1f}", f"{s.strict_pct:.1f}", f"{s.se_pct:.1f}", f"{s.chance_pct:.1f}", how
+            s.benchmark, f"{s.n:,}", f"{s.n_expected:,}", f"{s.videos:,}", f"{s.upstream_pct:.1f}", f"{s.strict_pct:.1f}",
+            f"{s.se_pct:.1f}", f"{s.chance_pct:.1f}", how
         )  # fmt: skip
     if len(done) > 1:
         scores = [e.score for e in done.values()]
         means = [sum(getattr(s, k) for s in scores) / len(scores) for k in ("upstream_pct", "strict_pct", "chance_pct")]
         t.add_section()
-        t.add_row("mean", f"{sum(s.n for s in scores):,}", f"{sum(s.n_expected for s in scores):,}", "", f"{means[0]:.1f}", f"{means[1]:.1f}", "", f"{means[2]:.1f}", "")
+        t.add_row(
+            "mean",
+            f"{sum(s.n for s in scores):,}",
+            f"{sum(s.n_expected for s in scores):,}",
+            "",
+            f"{means[0]:.1f}",
+            f"{means[1]:.1f}",
+            "",
+            f"{means[2]:.1f}",
+            "",
+        )
     Console(width=None if sys.stdout.isatty() else 150).print(t)
 
 
@@ -105,7 +127,9 @@ class _Bars:
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
         console = Console(stderr=True, quiet=quiet)
-        self._bars = Progress(TextColumn("{task.description:16}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), console=console)
+        self._bars = Progress(
+            TextColumn("{task.description:16}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), console=console
+        )
         self._ids: dict[str, Any] = {}
 
     def __enter__(self) -> _Bars:

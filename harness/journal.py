@@ -1,8 +1,8 @@
 """Every answer on disk before the next batch is asked: a killed evaluation goes on where it stopped.
 
-JSON Lines, one answer a line, flushed and synced a batch at a time. A line's key hashes everything the answer depends on: weights, the question's
-content, the video's bytes, the prompt, generation and frame settings. So an answer is found again only where it would be made again.
-Failures (a video that could not be read) are not kept: they are tried again. The module knows no model and no lmms-eval.
+JSON Lines, one answer a line, flushed and synced a batch at a time. A line's key hashes everything the answer depends on: weights, the
+question's content, the video's bytes, the prompt, generation and frame settings. So an answer is found again only where it would be made
+again. Failures (a video that could not be read) are not kept: they are tried again. The module knows no model and no lmms-eval.
 """
 
 from __future__ import annotations
@@ -33,11 +33,16 @@ class Answer:
     frames: int
 
 
-def answer_key(
-    *, weights: str, question: str, media: str, prompt: str, generation: Mapping[str, Any], frames: Mapping[str, Any]
-) -> str:
+def answer_key(*, weights: str, question: str, media: str, prompt: str, generation: Mapping[str, Any], frames: Mapping[str, Any]) -> str:
     """Hash of all that an answer depends on."""
-    parts = {"weights": weights, "question": question, "media": media, "prompt": prompt, "generation": dict(generation), "frames": dict(frames)}
+    parts = {
+        "weights": weights,
+        "question": question,
+        "media": media,
+        "prompt": prompt,
+        "generation": dict(generation),
+        "frames": dict(frames),
+    }
     return hashlib.sha256(json.dumps(parts, sort_keys=True, ensure_ascii=False).encode()).hexdigest()
 
 

@@ -1,7 +1,8 @@
 """The model that lmms-eval asks: a `savi.VideoLM` behind lmms-eval's interface of a simple model.
 
-All requests of a call arrive together. They are grouped by video; a video is decoded and encoded once, whatever the number of questions on it, and
-questions of many videos are asked in one batch. Each batch is journalled before the next is asked. The only module of the harness that knows savi.
+All requests of a call arrive together. They are grouped by video; a video is decoded and encoded once, whatever the number of questions on
+it, and questions of many videos are asked in one batch. Each batch is journalled before the next is asked. The only module of the harness
+that knows savi.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from benchmarks.datasets import MediaIndex  # noqa: E402
 from harness.journal import Answer, Journal, answer_key  # noqa: E402
 from harness.offline import InfrastructureError  # noqa: E402
 from harness.scoring import describe, question_id  # noqa: E402
-from savi.frames import FramePrefetcher, Frames, VideoError, segment_indices  # noqa: E402
+from savi.frames import Decoder, FramePrefetcher, Frames, VideoError, segment_indices  # noqa: E402
 from savi.sampling import GenerationSettings  # noqa: E402
 
 if TYPE_CHECKING:
@@ -134,10 +135,10 @@ def load_model(path: str | Path, *, device: str = "auto", dtype: str = "auto", a
 class SaviLmms(lmms):
     """lmms-eval model `savi`.
 
-    Arguments (`--model_args pretrained=PATH,num_frames=8,...`): `pretrained` a checkpoint; `num_frames` shown of each video; `rows` questions
-    asked in one batch (default: by the model's size); `max_new_tokens` where the task sets none; `decoder` decord or pyav; `journal` a folder for
-    the journal; `dtype`, `attn_implementation`, `seed`. `lm` hands over a model in memory instead of `pretrained`. lmms-eval's `batch_size` and
-    `max_batch_size` are accepted and mean nothing here: batches are made of videos.
+    Arguments (`--model_args pretrained=PATH,num_frames=8,...`): `pretrained` a checkpoint; `num_frames` shown of each video; `rows`
+    questions asked in one batch (default: by the model's size); `max_new_tokens` where the task sets none; `decoder` decord or pyav;
+    `journal` a folder for the journal; `dtype`, `attn_implementation`, `seed`. `lm` hands over a model in memory instead of `pretrained`.
+    lmms-eval's `batch_size` and `max_batch_size` are accepted and mean nothing here: batches are made of videos.
     """
 
     is_simple = True
@@ -149,7 +150,7 @@ class SaviLmms(lmms):
         num_frames: int = 32,
         rows: int | None = None,
         max_new_tokens: int = DEFAULT_MAX_NEW_TOKENS,
-        decoder: str = "decord",
+        decoder: Decoder = "decord",
         device: str | None = None,
         dtype: str = "auto",
         attn_implementation: str | None = None,
@@ -167,11 +168,15 @@ class SaviLmms(lmms):
         if decoder not in ("decord", "pyav"):
             raise ValueError(f"savi: unknown decoder {decoder!r}; use decord or pyav")
         self._join_processes()
-        self.lm = lm if lm is not None else load_model(pretrained, device=self._device_name(device), dtype=dtype, attn_implementation=attn_implementation)
+        self.lm = (
+            lm
+            if lm is not None
+            else load_model(pretrained, device=self._device_name(device), dtype=dtype, attn_implementation=attn_implementation)
+        )
         self.device = self.lm.device
         self.num_frames = int(num_frames)
         self.max_new_tokens = int(max_new_tokens)
-        self.decoder = decoder
+        self.decoder: Decoder = decoder
         self.seed = int(seed)
         small = sum(p.numel() for p in self.lm.model.parameters()) < _SMALL_PARAMETERS
         self.rows = int(rows) if rows else _ROWS_SMALL if small else _ROWS_BIG
@@ -218,16 +223,17 @@ class SaviLmms(lmms):
         for row in rows:
             self._seal(row)
         self.media.save()
-        done, total = 0, len(rows)
+        total = len(rows)
         groups = self._grouped([r for r in rows if r.error is None])
         chunks = list(_chunks(groups, self.rows))
         # A chunk is asked as a whole or not at all, so that a resumed run makes the same batches as an uninterrupted one.
         pending = [c for c in chunks if not self._recall(c)]
-        waiting = {id(c) for c in pending}
         done = total - sum(len(g.rows) for c in pending for g in c)
         self._report(done, total)
-        files = [Path(g.video) for c in chunks if id(c) in waiting for g in c if g.rows[0].pictures is None]
-        with FramePrefetcher(files, num_frames=self.num_frames, depth=8, workers=1 if self.rows > _ROWS_BIG else 2, decoder=self.decoder) as frames:  # type: ignore[arg-type]
+        files = [Path(g.video) for c in pending for g in c if g.rows[0].pictures is None]
+        with FramePrefetcher(
+            files, num_frames=self.num_frames, depth=8, workers=1 if self.rows > _ROWS_BIG else 2, decoder=self.decoder
+        ) as frames:
             for chunk in pending:
                 self._answer(chunk, frames)
                 done += sum(len(g.rows) for g in chunk)
@@ -258,7 +264,7 @@ class SaviLmms(lmms):
             row.error = f"missing: {e}"
             return row
         if len(visuals) == 1 and isinstance(visuals[0], str):
-            row.video = os.path.abspath(visuals[0])
+            row.video = str(Path(visuals[0]).absolute())
         elif visuals and all(hasattr(v, "convert") for v in visuals):
             row.pictures = list(visuals)
         else:
@@ -321,7 +327,11 @@ class SaviLmms(lmms):
             self._ask(items, replace(settings, max_batch=self.rows))
         if self.journal is not None:
             self.journal.add(
-                [Answer(r.key, r.note.text, r.note.tokens, r.note.finished, r.note.frames) for r, _ in asked if r.note is not None and r.note.error is None]
+                [
+                    Answer(r.key, r.note.text, r.note.tokens, r.note.finished, r.note.frames)
+                    for r, _ in asked
+                    if r.note is not None and r.note.error is None
+                ]
             )
 
     def _watch(self, seen: Sequence[tuple[_Group, Frames | np.ndarray]]) -> list[tuple[_Group, Watched]]:
@@ -378,4 +388,8 @@ def _stack(pictures: Sequence[Any], num_frames: int) -> np.ndarray | str:
     """Pictures as frames `[T, H, W, 3]` uint8, or why that cannot be."""
     picked = [pictures[i].convert("RGB") for i in segment_indices(len(pictures), num_frames)]
     sizes = {p.size for p in picked}
-    return np.stack([np.asarray(p, dtype=np.uint8) for p in picked]) if len(sizes) == 1 else f"pictures of one video differ in size: {sorted(sizes)}"
+    return (
+        np.stack([np.asarray(p, dtype=np.uint8) for p in picked])
+        if len(sizes) == 1
+        else f"pictures of one video differ in size: {sorted(sizes)}"
+    )

@@ -1,12 +1,14 @@
 """lmms-eval's tasks with nothing behind the user's back: no network, no judge, no downloads, and a note of every guess.
 
-What changes is only where upstream would leave the machine. An answer that no rule of TempCompass's reads goes to an outside judge there; here it gets
-what upstream gives when the judge cannot be reached (rating 0), at once and marked. Random guesses are upstream's own draws, from its seed.
+What changes is only where upstream would leave the machine. An answer that no rule of TempCompass's reads goes to an outside judge there;
+here it gets what upstream gives when the judge cannot be reached (rating 0), at once and marked. Random guesses are upstream's own draws,
+from its seed.
 """
 
 from __future__ import annotations
 
 import functools
+import importlib
 import os
 import socket
 import sys
@@ -36,7 +38,7 @@ def offline_environment(hf_home: Path) -> dict[str, str]:
     home = str(Path(hf_home).resolve())
     return {
         "HF_HOME": home,
-        "HF_DATASETS_CACHE": os.path.join(home, "datasets"),
+        "HF_DATASETS_CACHE": str(Path(home) / "datasets"),
         "HF_HUB_OFFLINE": "1",
         "HF_DATASETS_OFFLINE": "1",
         "TRANSFORMERS_OFFLINE": "1",
@@ -106,15 +108,16 @@ def quiet_upstream() -> Iterator[None]:
     """lmms-eval without its progress bars, log lines and downloads of word lists (NExT-QA's open-ended metric, not used here)."""
     import lmms_eval.api.task as task
     import lmms_eval.evaluator as evaluator
-    import nltk
     from loguru import logger
-    from tqdm import tqdm
+
+    nltk = importlib.import_module("nltk")
+    bar = evaluator.tqdm
 
     def no_download(*_: Any, **__: Any) -> bool:
         return False
 
     def silent(*args: Any, **kwargs: Any) -> Any:
-        return tqdm(*args, **{**kwargs, "disable": True})
+        return bar(*args, **{**kwargs, "disable": True})
 
     held = [(evaluator, "tqdm", evaluator.tqdm), (task, "tqdm", task.tqdm), (nltk, "download", nltk.download)]
     evaluator.tqdm, task.tqdm, nltk.download = silent, silent, no_download

@@ -1,8 +1,8 @@
 """From lmms-eval's samples to question records and a score: what upstream credited, what the strict rule credits, and why.
 
-Upstream's credit is taken as lmms-eval's own tasks gave it. The strict rule only ever takes credit away: a guess, an accident of parsing ("It is
-a blue cube" read as option A) or an empty, failed or degenerate answer earns nothing. So strict <= upstream for every question, and the
-difference is free credit. Reads plain dictionaries; knows no model, no lmms-eval and no files.
+Upstream's credit is taken as lmms-eval's own tasks gave it. The strict rule only ever takes credit away: a guess, an accident of parsing
+("It is a blue cube" read as option A) or an empty, failed or degenerate answer earns nothing. So strict <= upstream for every question,
+and the difference is free credit. Reads plain dictionaries; knows no model, no lmms-eval and no files.
 """
 
 from __future__ import annotations
@@ -54,7 +54,8 @@ class Asked:
 
 @dataclass(frozen=True)
 class Reply:
-    """What the model said to one question, and how it came about. `guessed`: no rule of upstream's read it (a random choice or a judge's turn)."""
+    """What the model said to one question, and how it came about. `guessed`: no rule of upstream's read it (a random choice or a judge's
+    turn)."""
 
     text: str
     frames: int
@@ -77,7 +78,9 @@ def describe(b: Benchmark, task: str, doc: Mapping[str, Any]) -> Asked:
         question, options, target = _describe(b.name, task, doc)
         video = video_file(b, task, doc)
     except (KeyError, IndexError, ValueError, TypeError) as e:
-        raise ScoringError(f"{task}: a document does not look as expected ({type(e).__name__}: {e}); fields: {', '.join(map(str, doc))}") from e
+        raise ScoringError(
+            f"{task}: a document does not look as expected ({type(e).__name__}: {e}); fields: {', '.join(map(str, doc))}"
+        ) from e
     return Asked(question, tuple(options), target, form_of(task), video)
 
 
@@ -125,8 +128,8 @@ def unique_ids(ids: Sequence[str]) -> list[str]:
 def read_letter(answer: str, options: Sequence[str]) -> str | None:
     """The option a reply names beyond doubt, or None.
 
-    In this order: an opening letter ("B", "B.", "(B) up", "B up" where "up" is an option); "answer is B"; the only lone capital letter in the text
-    (the article "A" does not count); the only option whose text occurs.
+    In this order: an opening letter ("B", "B.", "(B) up", "B up" where "up" is an option); "answer is B"; the only lone capital letter in
+    the text (the article "A" does not count); the only option whose text occurs.
     """
     valid = LETTERS[: len(options)]
     texts = [_plain(o) for o in options]
@@ -167,7 +170,10 @@ def read_reply(asked: Asked, answer: str) -> str | None:
         plain = _plain(answer)
         for k, o in enumerate(asked.options):
             # lmms-eval's rule takes the whole caption, its sentence, "Caption A" or "A".
-            if plain in (_plain(o), _plain(f"Caption {LETTERS[k]} {o}"), f"caption {LETTERS[k].lower()}") or answer.strip(" .") == LETTERS[k]:
+            if (
+                plain in (_plain(o), _plain(f"Caption {LETTERS[k]} {o}"), f"caption {LETTERS[k].lower()}")
+                or answer.strip(" .") == LETTERS[k]
+            ):
                 return LETTERS[k]
     return read_letter(answer, asked.options)
 
@@ -243,8 +249,8 @@ def record(b: Benchmark, task: str, sample: Mapping[str, Any], reply: Reply, qid
 def clustered_se_pct(records: Sequence[QuestionRecord]) -> float:
     """Standard error (points) of the mean over tasks of the strict credit, questions on one video taken as one draw.
 
-    Linearised: a question weighs 1 / (tasks * questions of its task), its residual is taken from its task's mean, residuals are summed by video,
-    and their squares over videos, times G / (G - 1). 0 with fewer than two videos.
+    Linearised: a question weighs 1 / (tasks * questions of its task), its residual is taken from its task's mean, residuals are summed by
+    video, and their squares over videos, times G / (G - 1). 0 with fewer than two videos.
     """
     by_task: dict[str, list[float]] = defaultdict(list)
     for r in records:
