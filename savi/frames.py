@@ -61,13 +61,29 @@ class Frames:
     path: str
 
 
+class _Packet(NamedTuple):
+    pts: int | None
+    dts: int | None
+    key: bool
+
+    @property
+    def seek_to(self) -> int:
+        """Containers seek by decoding time; by display time, the search would land behind a key frame that is shown late."""
+        return self.dts if self.dts is not None else self.pts or 0
+
+
 @dataclass(frozen=True)
 class _Header:
+    """What is known before frames are decoded. `packets` are those that are shown, in the file's order: one a frame."""
+
+    kind: str | None
     fps: float
     duration_s: float | None
-    declared: int
     quarter_turns: int
     """Counter-clockwise."""
+    packets: tuple[_Packet, ...]
+    hidden: bool
+    """An edit list hides frames that are in the file."""
 
 
 def segment_indices(total: int, num_frames: int) -> list[int]:
@@ -87,8 +103,9 @@ def segment_indices(total: int, num_frames: int) -> list[int]:
 def read_frames(path: str | Path, *, num_frames: int, decoder: Decoder = "decord") -> Frames:
     """Decode `num_frames` frames of a video, by `segment_indices`.
 
-    With "decord", PyAV still reads where decord is not installed, and the files that decord reads wrongly: rotated ones, and those with
-    frames hidden by an edit list.
+    With "decord", PyAV still reads where decord is not installed, and the files that decord gets wrong without saying so: rotated ones,
+    those with frames hidden by an edit list, and containers other than mp4 and Matroska (it returns other frames than asked for from
+    MPEG streams and from H.264 in AVI).
 
     Raises:
         VideoError: the file gives no such frames; its `kind` says why.
@@ -101,8 +118,16 @@ def read_frames(path: str | Path, *, num_frames: int, decoder: Decoder = "decord
         raise ValueError(f"unknown decoder {decoder!r}: use 'decord' or 'pyav'")
     file = Path(path)
     header = _read_header(file)
-    decoded = _decode_decord(file, num_frames, header) if decoder == "decord" and header.quarter_turns == 0 else None
-    total, indices, pixels = decoded or _decode_pyav(file, num_frames)
+    total = len(header.packets)
+    indices = segment_indices(total, num_frames)
+    wanted = sorted(set(indices))
+    arrays = _decode_decord(file, total, wanted) if decoder == "decord" and _decord_is_right(header) else None
+    if arrays is None:
+        arrays = _decode_pyav(file, header, wanted)
+    absent = [index for index in wanted if index not in arrays]
+    if absent:
+        raise VideoError(file, f"frame {absent[0]} of {total} cannot be decoded ({len(absent)} of {len(wanted)} missing)", "unreadable")
+    pixels = np.stack([arrays[index] for index in indices])
     if header.quarter_turns:
         pixels = np.ascontiguousarray(np.rot90(pixels, k=header.quarter_turns, axes=(1, 2)))
     duration_s = total / header.fps if header.duration_s is None else header.duration_s
@@ -145,11 +170,19 @@ def _read_header(file: Path) -> _Header:
             if any(name in opened.format.name for name in _NOT_VIDEO_FORMATS):
                 raise VideoError(file, f"not a video (read as {opened.format.name})", "not_a_video")
             stream = _video_stream(opened, file)
-            first = next(opened.decode(stream), None)
+            read = [
+                (_Packet(packet.pts, packet.dts, packet.is_keyframe), packet.is_discard) for packet in opened.demux(stream) if packet.size
+            ]
+            packets = tuple(packet for packet, discard in read if not discard)
+            if packets:
+                opened.seek(min(packet.seek_to for packet, _ in read), stream=stream)
+            first = next(opened.decode(stream), None) if packets else None
             if first is None:
                 raise VideoError(file, "0 decodable frames", "zero_frames")
             rate = stream.average_rate or stream.guessed_rate
-            return _Header(float(rate) if rate else 25.0, _duration_s(opened, stream), stream.frames, round(first.rotation / 90) % 4)
+            duration_s = _duration_s(opened, stream)
+            turns = round(first.rotation / 90) % 4
+            return _Header(container.kind, float(rate) if rate else 25.0, duration_s, turns, packets, len(packets) < len(read))
     except av.FFmpegError as error:
         if container.kind is None and isinstance(error, av.InvalidDataError):
             raise VideoError(file, "not a video (no container that FFmpeg knows)", "not_a_video") from error
@@ -182,8 +215,12 @@ def _words(error: BaseException) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
-def _decode_decord(file: Path, num_frames: int, header: _Header) -> tuple[int, list[int], Pixels] | None:
-    """Decode with decord, or None where it is absent or its frame numbers cannot be trusted (it counts what an edit list hides)."""
+def _decord_is_right(header: _Header) -> bool:
+    return header.kind in ("mp4", "matroska") and not header.hidden and not header.quarter_turns
+
+
+def _decode_decord(file: Path, total: int, wanted: Sequence[int]) -> dict[int, Pixels] | None:
+    """The wanted frames by decord, or None where it is absent or counts other frames."""
     try:
         import decord
     except ModuleNotFoundError:  # it has no wheel for ARM; the frame numbers are the same either way
@@ -191,70 +228,44 @@ def _decode_decord(file: Path, num_frames: int, header: _Header) -> tuple[int, l
     decord.logging.set_level(decord.logging.FATAL)  # its C++ log would repeat on stderr what VideoError says
     try:
         reader = decord.VideoReader(str(file), ctx=decord.cpu(0), num_threads=1)
-        total = len(reader)
-        if total < 1:
-            raise VideoError(file, "0 decodable frames", "zero_frames")
-        if header.declared and header.declared != total:
+        if len(reader) != total:
             return None
-        indices = segment_indices(total, num_frames)
-        distinct = sorted(set(indices))
-        batch = reader.get_batch(distinct)
+        batch = reader.get_batch(wanted)
     except (decord.DECORDError, RuntimeError, StopIteration) as error:
         raise VideoError(file, f"cannot be decoded: {_words(error)}", "unreadable") from error
     pixels: Pixels = batch.asnumpy() if hasattr(batch, "asnumpy") else np.asarray(batch)  # a bridge may have made it a tensor
-    return total, indices, _spread(pixels, distinct, indices)
+    return dict(zip(wanted, pixels, strict=True))
 
 
-def _spread(pixels: Pixels, distinct: Sequence[int], indices: Sequence[int]) -> Pixels:
-    if len(distinct) == len(indices):
-        return pixels
-    place = {index: row for row, index in enumerate(distinct)}
-    return pixels[[place[index] for index in indices]]
-
-
-def _decode_pyav(file: Path, num_frames: int) -> tuple[int, list[int], Pixels]:
+def _decode_pyav(file: Path, header: _Header, wanted: Sequence[int]) -> dict[int, Pixels]:
+    """The wanted frames by PyAV: seeking where the container knows when each frame is shown, else counting from the start."""
     av = _av()
     try:
         with av.open(str(file)) as opened:
             stream = _video_stream(opened, file)
-            packets = [_Packet(p.pts, p.dts, p.is_keyframe) for p in opened.demux(stream) if p.size and not p.is_discard]
-            total = len(packets)
-            if total < 1:
-                raise VideoError(file, "0 decodable frames", "zero_frames")
-            indices = segment_indices(total, num_frames)
-            distinct = sorted(set(indices))
-            arrays = _frames_by_seeking(opened, stream, packets, distinct)
+            size = {"width": stream.width, "height": stream.height, "format": "rgb24"}  # some streams change size midway
+            times = {packet.pts for packet in header.packets if packet.pts is not None}
+            if header.kind != "avi" and len(times) == len(header.packets):  # AVI has no display times; FFmpeg makes some up
+                found = _frames_by_seeking(opened, stream, header.packets, wanted, size)
+                if found is not None:
+                    return found
+                opened.seek(min(packet.seek_to for packet in header.packets), stream=stream)
+            keep = set(wanted)
+            counted = islice(enumerate(opened.decode(stream)), wanted[-1] + 1)
+            return {index: frame.to_ndarray(**size) for index, frame in counted if index in keep}
     except av.FFmpegError as error:
         raise VideoError(file, f"cannot be decoded: {_words(error)}", "unreadable") from error
-    absent = [index for index in distinct if index not in arrays]
-    if absent:
-        raise VideoError(file, f"frame {absent[0]} of {total} cannot be decoded ({len(absent)} of {len(distinct)} missing)", "unreadable")
-    return total, indices, _spread(np.stack([arrays[index] for index in distinct]), distinct, indices)
 
 
-class _Packet(NamedTuple):
-    pts: int | None
-    dts: int | None
-    key: bool
-
-    @property
-    def seek_to(self) -> int:
-        """Containers seek by decoding time; by display time, the search would land behind a key frame that is shown late."""
-        return self.dts if self.dts is not None else self.pts or 0
-
-
-def _frames_by_seeking(opened: Any, stream: Any, packets: list[_Packet], wanted: Sequence[int]) -> dict[int, Pixels]:
-    """The wanted frames (numbers in display order), decoding from the key frame before each group of them only."""
-    size = {"width": stream.width, "height": stream.height, "format": "rgb24"}  # some streams change size midway
-    ordered = sorted((packet for packet in packets if packet.pts is not None), key=lambda packet: packet.pts or 0)
-    start = min(packet.seek_to for packet in packets)
-    if len({packet.pts for packet in ordered}) < len(packets):  # no display times (AVI): only counting is left
-        opened.seek(start, stream=stream)
-        keep = set(wanted)
-        counted = islice(enumerate(opened.decode(stream)), wanted[-1] + 1)
-        return {index: frame.to_ndarray(**size) for index, frame in counted if index in keep}
+def _frames_by_seeking(
+    opened: Any, stream: Any, packets: Sequence[_Packet], wanted: Sequence[int], size: dict[str, Any]
+) -> dict[int, Pixels] | None:
+    """The wanted frames (numbers in display order), decoding from the key frame before each group of them only; None where the container
+    lands behind its own key frames, or its times are not those of the frames."""
+    ordered = sorted(packets, key=lambda packet: packet.pts or 0)
     keys = [packet for packet in ordered if packet.key]
     key_times = [packet.pts or 0 for packet in keys]
+    start = min(packet.seek_to for packet in packets)
     groups: dict[int, dict[int, int]] = {}
     for index in wanted:
         pts = ordered[index].pts or 0
@@ -263,22 +274,25 @@ def _frames_by_seeking(opened: Any, stream: Any, packets: list[_Packet], wanted:
     found: dict[int, Pixels] = {}
     for seek_to, group in groups.items():
         opened.seek(seek_to, stream=stream)
-        found |= _frames_timed(opened.decode(stream), group, size)
-    missing = {ordered[index].pts or 0: index for index in wanted if index not in found}
-    if missing:  # the container landed behind its own key frame: read it through
-        opened.seek(start, stream=stream)
-        found |= _frames_timed(opened.decode(stream), missing, size)
+        frames = _frames_timed(opened.decode(stream), group, size)
+        if frames is None or len(frames) < len(group):
+            return None
+        found |= frames
     return found
 
 
-def _frames_timed(frames: Iterator[Any], wanted: dict[int, int], size: dict[str, Any]) -> dict[int, Pixels]:
-    """The frames with the display times of `wanted` (time -> number); decoders give frames in display order."""
+def _frames_timed(frames: Iterator[Any], wanted: dict[int, int], size: dict[str, Any]) -> dict[int, Pixels] | None:
+    """The frames with the display times of `wanted` (time -> number). Decoders give frames in display order: times that do not rise are
+    not theirs, and then None."""
     found: dict[int, Pixels] = {}
-    last = max(wanted)
+    last, before = max(wanted), None
     for frame in frames:
-        if frame.pts in wanted:
-            found[wanted[frame.pts]] = frame.to_ndarray(**size)
-        if frame.pts is not None and frame.pts >= last:
+        if frame.pts is None or (before is not None and frame.pts <= before):
+            return None
+        before = frame.pts
+        if before in wanted:
+            found[wanted[before]] = frame.to_ndarray(**size)
+        if before >= last:
             break
     return found
 

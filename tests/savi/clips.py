@@ -74,6 +74,20 @@ def _encode_silence(out: av.container.OutputContainer, stream: av.AudioStream, s
         out.mux(packet)
 
 
+def cut_clip(source: Path, target: Path, *, start_s: float) -> Path:
+    """Cut the beginning off an mp4 without re-encoding: the packets stay, shifted to before time 0, and an edit list hides them."""
+    with av.open(str(source)) as read, av.open(str(target), "w") as out:
+        stream = read.streams.video[0]
+        copy = out.add_stream_from_template(stream)
+        for packet in read.demux(stream):
+            if packet.dts is None or packet.pts is None:
+                continue
+            shift = int(start_s / packet.time_base)
+            packet.pts, packet.dts, packet.stream = packet.pts - shift, packet.dts - shift, copy
+            out.mux(packet)
+    return target
+
+
 _QUARTERS = {90: (0, 1, -1, 0), 180: (-1, 0, 0, -1), 270: (0, -1, 1, 0)}
 
 

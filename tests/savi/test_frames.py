@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from savi.containers import inspect
 from savi.frames import FramePrefetcher, Frames, VideoError, find_videos, prefetch, read_frames, segment_indices
-from tests.savi.clips import empty_track, grey_frames, grey_of, rotate_clip, write_audio, write_clip
+from tests.savi.clips import cut_clip, empty_track, grey_frames, grey_of, rotate_clip, write_audio, write_clip
 
 decord = pytest.importorskip("decord", reason="decord has no wheel for this machine")
 DECODERS = ["decord", "pyav"]
@@ -67,6 +67,11 @@ def test_indices_need_frames(total: int, num_frames: int) -> None:
         ("sound.mp4", {"with_audio": True}),
         ("web.mp4", {"muxer_options": {"movflags": "faststart"}}),
         ("pieces.mp4", {"muxer_options": {"movflags": "frag_keyframe+empty_moov"}}),
+        ("h264.avi", {}),
+        ("stream.ts", {}),
+        ("late.mkv", {"times_ms": range(3000, 5800, 100)}),
+        ("old.mov", {}),
+        ("vp8.webm", {"codec": "libvpx"}),
     ],
 )
 def test_each_frame_is_the_one_its_index_names(tmp_path: Path, decoder: str, name: str, settings: dict) -> None:
@@ -78,7 +83,16 @@ def test_each_frame_is_the_one_its_index_names(tmp_path: Path, decoder: str, nam
     assert frames.pixels.shape == (9, 48, 64, 3)
     assert frames.pixels.dtype == np.uint8
     assert frames.fps == pytest.approx(10)
-    assert frames.duration_s == pytest.approx(2.8, abs=0.15)
+    assert frames.duration_s == pytest.approx(5.8 if name == "late.mkv" else 2.8, abs=0.15)
+
+
+@pytest.mark.parametrize("decoder", DECODERS)
+def test_frames_hidden_by_an_edit_list_are_not_counted(tmp_path: Path, decoder: str) -> None:
+    """A clip cut out of a longer one without re-encoding keeps frames from before the cut, which players do not show."""
+    path = cut_clip(write_clip(tmp_path / "long.mp4", grey_frames(28), gop=10), tmp_path / "cut.mp4", start_s=0.35)
+    frames = read_frames(path, num_frames=9, decoder=decoder)
+    assert frames.total == 24
+    assert grey_of(frames.pixels) == [index + 4 for index in segment_indices(24, 9)]
 
 
 @pytest.mark.parametrize("num_frames", [1, 5, 28, 40])
