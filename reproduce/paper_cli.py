@@ -157,6 +157,7 @@ def execute(x: Experiment, *, why: str, asked: str, gpus: list[Any], relaunch: C
                 hf_home="data/hf_home" if not s.is_paper else str(x.hf_home),
             )
             new = x.run.open(settings, facts)
+            x.run.sweep()
             _say_plan(console, x, stages, status, new, facts)
             with console:
                 outcome = summarise(x, stages, console) if finished else run_paper(x, stages, console)

@@ -12,6 +12,7 @@ import hashlib
 import json
 import os
 import platform
+import re
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -45,6 +46,10 @@ PACKAGES = (
 )
 # Where a run keeps its things may change between two commands that mean the same experiment.
 _NOT_IDENTITY = ("machine.tflops", "loop.chunk_videos", "training.max_batch_tokens")
+
+
+_TORN = re.compile(r"\..+\.(?:[a-z0-9_]{8}|[a-z0-9_]{8}\.part)")
+"""Names of the atomic writers' temporary files."""
 
 
 class RunDirError(Exception):
@@ -223,6 +228,13 @@ class RunDir:
             yield
         finally:
             os.close(fd)
+
+    def sweep(self) -> int:
+        """Remove what writers that were killed left half written; call it holding the lock. Returns how many files."""
+        torn = [p for p in self.path.rglob(".*") if _TORN.fullmatch(p.name) and p.is_file()]
+        for path in torn:
+            path.unlink()
+        return len(torn)
 
     def note_timing(self, stage: str, values: Mapping[str, Any]) -> None:
         """Add a stage's wall time to timings.json; a stage that was made again replaces its row."""

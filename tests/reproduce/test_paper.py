@@ -183,6 +183,20 @@ def test_two_runs_do_not_share_a_folder(tmp_path: Path) -> None:
         pass
 
 
+def test_leftovers_of_killed_writers_are_swept(tmp_path: Path) -> None:
+    for name in (
+        "data/.base.json.5fg9pikb",
+        "iter-1/.pairs.jsonl.a1b2c3d4.part",
+        ".lock",
+        ".stages/iter-1.propose.json",
+        "data/hf/.media-sha256.json",
+    ):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text("x")
+    assert RunDir(tmp_path).sweep() == 2
+    assert {p.name for p in tmp_path.rglob("*") if p.is_file()} == {".lock", "iter-1.propose.json", ".media-sha256.json"}
+
+
 def test_base_identity_sees_content(fake_base: Path, tmp_path: Path) -> None:
     before = base_identity(fake_base)
     (fake_base / "training.json").write_text("notes")
