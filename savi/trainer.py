@@ -81,8 +81,8 @@ class PackedDPOTrainer(Trainer):
         super().__init__(model=model, args=args, train_dataset=_Plan(plan), callbacks=callbacks)
         if self.is_fsdp_enabled or self.is_deepspeed_enabled:
             raise ValueError(
-                "sharded training (FSDP, DeepSpeed) is not supported: the checkpoint would hold shards; use several processes with a whole model "
-                "each (torchrun), with LoRA (lora_r) and gradient_checkpointing where memory is short"
+                "sharded training (FSDP, DeepSpeed) is not supported: the checkpoint would hold shards; use several processes with a whole "
+                "model each (torchrun), with LoRA (lora_r) and gradient_checkpointing where memory is short"
             )
         self.remove_callback(PrinterCallback)  # the log goes to a file, progress to the caller
         self.settings = settings
