@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from reproduce import audit_cli, paper_cli, tables_cli
+from reproduce import audit_cli, paper_cli, speed_cli, tables_cli
 
 app = typer.Typer(
     name="reproduce",
@@ -16,6 +16,7 @@ app = typer.Typer(
 paper_cli.register(app)
 tables_cli.register(app)
 audit_cli.register(app)
+speed_cli.register(app)
 
 
 def main() -> None:
