@@ -207,7 +207,9 @@ def check(
     benchmarks: Benchmarks = None,
     alpha: Alpha = 0.05,
     seed: Annotated[int, typer.Option(help="Seed of the order in which videos are drawn.")] = 0,
-    batch: Annotated[int | None, typer.Option(help="Videos between two looks; default: 1/400 of the videos, at least 16 questions.")] = None,
+    batch: Annotated[
+        int | None, typer.Option(help="Videos between two looks; default: 1/400 of the videos, at least 16 questions.")
+    ] = None,
     familywise: Annotated[
         bool, typer.Option(help=("Share alpha among the benchmarks, so that an overall fail is wrong at most alpha of the time."))
     ] = False,
