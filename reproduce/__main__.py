@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from reproduce import audit_cli, paper_cli, speed_cli, tables_cli
+from reproduce import audit_cli, paper_cli, speed_cli, study_cli, tables_cli
 
 app = typer.Typer(
     name="reproduce",
@@ -17,6 +17,7 @@ paper_cli.register(app)
 tables_cli.register(app)
 audit_cli.register(app)
 speed_cli.register(app)
+study_cli.register(app)
 
 
 def main() -> None:

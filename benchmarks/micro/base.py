@@ -1,7 +1,6 @@
 """The shipped micro base model, and the one command that makes it again: `python -m benchmarks micro --rebuild-base`.
 
-Three stages from a fresh initialisation: the eye (`base_vision`), letters from text (`base_language.train_drills`), everything on videos
-(`base_language.train_language`). `Recipe` holds every number; the shipped checkpoint's own recipe and measured accuracies are in its
+Two stages from a fresh initialisation: the eye (`base_vision`), then letters and everything on videos (`base_language`). `Recipe` holds every number; the shipped checkpoint's own recipe and measured accuracies are in its
 training.json.
 """
 
@@ -36,12 +35,11 @@ class Recipe:
     layers: int = 5
     hidden: int = 128
     vision_steps: int = 3600
-    drill_steps: int = 700
-    language_steps: int = 6000
+    language_steps: int = 5000
     pool: int = 12000
     batch: int = 16
     lr: float = 2e-3
-    muon_lr: float = 0.02
+    muon_lr: float = 0.01
     mix: Mix = field(default_factory=Mix)
 
 
@@ -127,17 +125,17 @@ def monitor(model: InternVLForConditionalGeneration, *, videos: int = 120, seed:
 
 
 def rebuild(out: Path, recipe: Recipe | None = None) -> dict[str, object]:
-    """Train the micro base from nothing and write it to `out`; returns what goes to training.json. About 80 minutes on one core."""
-    from benchmarks.micro.base_language import train_drills, train_language
+    """Train the micro base from nothing and write it to `out`; returns what goes to training.json. About 50 minutes on one core."""
+    from benchmarks.micro.base_language import train_language
     from benchmarks.micro.base_model import new_model, save_checkpoint
-    from benchmarks.micro.base_vision import train_vision
+    from benchmarks.micro.base_vision import settle_features, train_vision
 
     r = recipe or Recipe()
     t0 = time.time()
     model = new_model(r.seed, hidden=r.hidden, layers=r.layers)
     eye = train_vision(model, steps=r.vision_steps, seed=r.seed)
     print(f"eye: {eye}", flush=True)
-    drills = train_drills(model, steps=r.drill_steps, lr=r.lr, muon_lr=r.muon_lr, seed=r.seed)
+    lengths = settle_features(model, seed=r.seed)
     train_language(
         model,
         steps=r.language_steps,
@@ -152,7 +150,7 @@ def rebuild(out: Path, recipe: Recipe | None = None) -> dict[str, object]:
     facts: dict[str, object] = {
         "recipe": asdict(r),
         "eye_pct": eye,
-        "drills_pct": drills,
+        "feature_lengths": lengths,
         "monitor_pct": monitor(model, videos=300, seed=2)._asdict(),
         "minutes": round((time.time() - t0) / 60, 1),
     }

@@ -1,4 +1,4 @@
-"""Second stage of the micro base: the language model learns letters from text alone, then everything on videos, with the eye frozen.
+"""Second stage of the micro base: the language model learns letters from text and everything else on videos, with the eye frozen.
 
 All lessons on a video are branches of one packed sequence that share its visual prefix, so a video's 42 prefix tokens are computed once.
 """
@@ -124,26 +124,6 @@ class Optimizers:
             o.param_groups[0]["lr"] = lr * factor
             o.step()
             o.zero_grad(set_to_none=True)
-
-
-def train_drills(
-    model: InternVLForConditionalGeneration, *, steps: int, batch: int = 32, lr: float = 2e-3, muon_lr: float = 0.01, seed: int = 0
-) -> dict[str, float]:
-    """Text-only stage; returns each drill's accuracy (0-100) over its last steps. Letter binding forms suddenly: stopping early shows
-    chance."""
-    opt, rng = Optimizers(model, lr, muon_lr), random.Random(f"drill/{seed}")
-    seen: dict[str, list[float]] = {k: [] for k in DRILLS}
-    t0 = time.time()
-    for step in range(steps):
-        kind = "letters" if step < steps // 3 else DRILLS[step % 3]
-        loss, acc = drill_loss(model, rng, kind, batch)
-        loss.backward()
-        opt.step(min(1, (step + 1) / 50) * min(1, 3 * (1 - step / steps)))
-        seen[kind].append(acc.item())
-        if (step + 1) % 200 == 0:
-            recent = {k: round(100 * float(np.mean(v[-50:])), 1) for k, v in seen.items() if v}
-            print(f"drill {step + 1}/{steps} loss {loss.item():.3f} {recent} {time.time() - t0:.0f} s", flush=True)
-    return {k: 100 * float(np.mean(v[-50:])) for k, v in seen.items()}
 
 
 def train_language(

@@ -26,9 +26,9 @@ VISUAL_TOKENS = FRAMES * TOKENS_PER_FRAME
 def new_model(
     seed: int, *, hidden: int = 128, layers: int = 5, vision_hidden: int = 96, vision_layers: int = 2
 ) -> InternVLForConditionalGeneration:
-    """A freshly initialised micro model in fp32. Position embeddings of the vision tower start at zero in this class, where nothing
-    would tell
-    patches apart: they are drawn N(0, 0.2). Language weights are drawn N(0, 1/fan_in), with which letter binding forms soonest."""
+    """A freshly initialised micro model in fp32. Position embeddings of the vision tower start at zero in this class, where nothing would tell
+    patches apart: they are drawn N(0, 0.2). Layers of the language model start small (N(0, 0.02)): with larger ones letters are learned but looking
+    things up in the video is not."""
     import torch
     from transformers import InternVLConfig, InternVLForConditionalGeneration, Qwen2Config
     from transformers.models.internvl.configuration_internvl import InternVLVisionConfig
@@ -76,7 +76,7 @@ def new_model(
             if p.dim() == 2 and "vision_tower" in name:
                 torch.nn.init.xavier_uniform_(p)
             elif p.dim() == 2 and "language_model" in name:
-                p.normal_(0, p.shape[1] ** -0.5)
+                p.normal_(0, hidden**-0.5 if "embed" in name else 0.02)
         _start_induction(m)
     g = m.generation_config
     g.pad_token_id, g.eos_token_id, g.bos_token_id = ids[PAD], ids[EOS], ids[BOS]
@@ -97,11 +97,10 @@ def _start_induction(model: InternVLForConditionalGeneration) -> None:
     peak = (30 * d**0.5 / 4) ** 0.5
     for i, layer in enumerate(model.model.language_model.layers):
         a = layer.self_attn
+        a.q_proj.weight[:d].normal_(0, text.hidden_size**-0.5)
         a.k_proj.weight[:d] = a.q_proj.weight[:d]
         if i < 2:
             rows = slice(d, 2 * d)
-            a.q_proj.weight[rows] *= 0.1
-            a.k_proj.weight[rows] *= 0.1
             a.k_proj.bias[d : d + 4] = peak
             a.q_proj.bias[d : d + 4] = peak * torch.cos(freq)
             a.q_proj.bias[d + d // 2 : d + d // 2 + 4] = -peak * torch.sin(freq)

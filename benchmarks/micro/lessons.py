@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from benchmarks.micro import questions as q
 from benchmarks.micro.base_model import TOKENS_PER_FRAME
 from benchmarks.micro.wording import ASSISTANT, BOS, EOS, IMG, USER, Words
-from benchmarks.micro.world import FRAMES, Scene
+from benchmarks.micro.world import COLORS, FRAMES, Scene, cell
 
 IGNORE = -100
 WORDS = Words()
@@ -35,8 +35,9 @@ class Mix:
 
     critique: float = 2.6
     revise: float = 0.7
-    direct: float = 0.6
+    direct: float = 1.0
     ask: float = 0.5
+    caption: float = 0.4
 
 
 def prefix_ids() -> list[int]:
@@ -101,6 +102,17 @@ def wrong_key(x: q.Question, rng: random.Random) -> str:
     return rng.choice([k for k in keys if k != x.key])
 
 
+def caption_text(scene: Scene) -> str:
+    """Everything there is to see, object by object: colour, shape, first and last frame, where it starts and ends, which way it goes."""
+    said = []
+    for o in sorted(scene.things, key=lambda t: (t.first, list(COLORS).index(t.color))):
+        (x0, y0), (x1, y1) = o.start, o.end
+        then = f" then {o.later_color}" if o.later_color else ""
+        where = f"x{cell(x0)} y{cell(y0)} x{cell(x1)} y{cell(y1)}"
+        said.append(f"{o.color} {o.shape} f{o.first + 1} f{o.last + 1} {where} {o.direction}{then}")
+    return " ".join(said)
+
+
 def critique_text(x: q.Question, given: str) -> str:
     """The critique that is taught: what is seen, the value it leads to, the reply for it, and whether the given reply was that."""
     return f"{x.fact} so {x.value} {x.key} {'right' if given == x.key else 'wrong'}"
@@ -121,6 +133,8 @@ def video_lessons(scene: Scene, rng: random.Random, mix: Mix) -> list[Lesson]:
         x = draw_question(scene, rng)
         given = x.key if rng.random() < 0.5 else wrong_key(x, rng)
         out.append(_lesson(_say(x.lettered(), "answer", given, "critique", critique_text(x, given), "revise"), _say(x.key)))
+    for _ in range(times(mix.caption)):
+        out.append(_lesson(_say("caption"), _say(caption_text(scene))))
     for _ in range(times(mix.ask)):
         kind: q.Kind = rng.choice(("spatial", "temporal"))
         out.append(_lesson(_say("ask", kind), _say(draw_question(scene, rng, kind).lettered())))

@@ -33,8 +33,8 @@ CHAT_TEMPLATE = (
 
 def vocabulary() -> list[str]:
     """Every token, specials first, in a fixed order."""
-    words = set(["answer", "critique", "revise", "ask", "spatial", "temporal", "caption", "Caption", "?", "yes", "no", "right", "wrong"])
-    words |= set(["see", "starts", "ends", "goes", "to", "comes", "seen", "then", "so"])
+    words = {"answer", "critique", "revise", "ask", "spatial", "temporal", "caption", "Caption", "?", "yes", "no", "right", "wrong"}
+    words |= {"see", "starts", "ends", "goes", "to", "comes", "seen", "then", "so"}
     for t in (*q.QUESTIONS.values(), *q.STATEMENTS.values(), "is it true that"):
         words |= {x for x in t.split() if "{" not in x}
     for v in q.VALUES.values():
