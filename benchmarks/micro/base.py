@@ -1,6 +1,7 @@
 """The shipped micro base model, and the one command that makes it again: `python -m benchmarks micro --rebuild-base`.
 
-Two stages from a fresh initialisation: the eye (`base_vision`), then letters and everything on videos (`base_language`). `Recipe` holds every number; the shipped checkpoint's own recipe and measured accuracies are in its
+Two stages from a fresh initialisation: the eye (`base_vision`), then letters and everything on videos (`base_language`). `Recipe`
+holds every number; the shipped checkpoint's own recipe and measured accuracies are in its
 training.json.
 """
 

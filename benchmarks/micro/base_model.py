@@ -26,8 +26,10 @@ VISUAL_TOKENS = FRAMES * TOKENS_PER_FRAME
 def new_model(
     seed: int, *, hidden: int = 128, layers: int = 5, vision_hidden: int = 96, vision_layers: int = 2
 ) -> InternVLForConditionalGeneration:
-    """A freshly initialised micro model in fp32. Position embeddings of the vision tower start at zero in this class, where nothing would tell
-    patches apart: they are drawn N(0, 0.2). Layers of the language model start small (N(0, 0.02)): with larger ones letters are learned but looking
+    """A freshly initialised micro model in fp32. Position embeddings of the vision tower start at zero in this class, where nothing
+    would tell
+    patches apart: they are drawn N(0, 0.2). Layers of the language model start small (N(0, 0.02)): with larger ones letters are
+    learned but looking
     things up in the video is not."""
     import torch
     from transformers import InternVLConfig, InternVLForConditionalGeneration, Qwen2Config
@@ -100,7 +102,6 @@ def _start_induction(model: InternVLForConditionalGeneration) -> None:
         a.q_proj.weight[:d].normal_(0, text.hidden_size**-0.5)
         a.k_proj.weight[:d] = a.q_proj.weight[:d]
         if i < 2:
-            rows = slice(d, 2 * d)
             a.k_proj.bias[d : d + 4] = peak
             a.q_proj.bias[d : d + 4] = peak * torch.cos(freq)
             a.q_proj.bias[d + d // 2 : d + d // 2 + 4] = -peak * torch.sin(freq)

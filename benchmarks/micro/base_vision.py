@@ -119,7 +119,8 @@ def train_vision(
 def settle_features(model: InternVLForConditionalGeneration, *, norm: float = 2.0, seed: int = 0) -> dict[str, float]:
     """Shift and scale the projector's last layer so that visual tokens have mean 0 and mean length `norm`, about that of word embeddings.
 
-    Untouched they come out fifty times longer than words: whatever a layer adds to them (in which frame they are, say) would drown. Only bias and
+    Untouched they come out fifty times longer than words: whatever a layer adds to them (in which frame they are, say) would drown.
+    Only bias and
     scale change, so nothing that was learned is lost. Returns lengths before and after."""
     import torch
 

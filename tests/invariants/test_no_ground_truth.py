@@ -1,4 +1,5 @@
-"""No ground truth enters the loop: proposing pairs opens nothing but the model, the videos and its own output, and never imports `benchmarks`."""
+"""No ground truth enters the loop: proposing pairs opens nothing but the model, the videos and its own output, and never imports
+`benchmarks`."""
 
 from __future__ import annotations
 
