@@ -77,6 +77,11 @@ class PairQuality:
     precision_pct: float | None
 
 
+def _is_right(reply: object, j: Judged) -> bool:
+    """A reply names its letter (or yes/no) last."""
+    return str(reply).split()[-1:] == [j.key]
+
+
 def _pct(part: int, whole: int) -> float | None:
     return round(100 * part / whole, 2) if whole else None
 
@@ -100,14 +105,14 @@ def judge_pairs(pairs: Iterable[Mapping[str, object]], unchanged: Iterable[Mappi
         j = judge_question(scene(row), str(row["question"]))
         if j is None:
             continue
-        was, now = row["rejected"] == j.key, row["chosen"] == j.key
+        was, now = _is_right(row["rejected"], j), _is_right(row["chosen"], j)
         valid, n_valid, first, after = valid + 1, n_valid + 1, first + was, after + now
         good, bad, neutral = good + (now and not was), bad + (was and not now), neutral + (not was and not now)
     for row in unchanged:
         asked += 1
         j = judge_question(scene(row), str(row["question"]))
         if j is not None:
-            right = row["initial"] == j.key
+            right = _is_right(row["initial"], j)
             valid, first, after = valid + 1, first + right, after + right
     return PairQuality(
         asked, _pct(valid, asked), _pct(first, valid), _pct(after, valid), n_pairs, n_valid, good, bad, neutral, _pct(good, good + bad)

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from benchmarks.micro import questions as q
-from benchmarks.micro.lessons import Lesson, Mix, draw_question, prefix_ids, wrong_key
+from benchmarks.micro.lessons import Lesson, Mix, draw_question, prefix_ids, wrong_reply
 from benchmarks.micro.wording import ASSISTANT, EOS, Words
 from benchmarks.micro.world import Scene, make_scene
 
@@ -36,7 +36,7 @@ class Recipe:
     layers: int = 5
     hidden: int = 128
     vision_steps: int = 3600
-    language_steps: int = 5000
+    language_steps: int = 3000
     pool: int = 12000
     batch: int = 16
     lr: float = 2e-3
@@ -103,11 +103,11 @@ def monitor(model: InternVLForConditionalGeneration, *, videos: int = 120, seed:
     def say(*texts: str) -> list[list[int]]:
         return [_WORDS.encode(t) + [_WORDS.ids[ASSISTANT]] for t in texts]
 
-    given = [x.key if rng.random() < 0.5 else wrong_key(x, rng) for _, x in asked]
-    direct = [_WORDS.decode(t) for t in greedy(model, feats, say(*(x.lettered() for _, x in asked)), 2)]
+    given = [x.reply if rng.random() < 0.5 else wrong_reply(x, rng) for _, x in asked]
+    direct = [_WORDS.decode(t) for t in greedy(model, feats, say(*(x.lettered() for _, x in asked)), 4)]
     heads = [f"{x.lettered()} answer {g} critique" for (_, x), g in zip(asked, given, strict=True)]
     critiques = [_WORDS.decode(t) for t in greedy(model, feats, say(*heads), 20)]
-    revised = [_WORDS.decode(t) for t in greedy(model, feats, say(*(f"{h} {c} revise" for h, c in zip(heads, critiques, strict=True))), 2)]
+    revised = [_WORDS.decode(t) for t in greedy(model, feats, say(*(f"{h} {c} revise" for h, c in zip(heads, critiques, strict=True))), 4)]
 
     def share(ok: list[bool]) -> dict[str, float]:
         groups: dict[str, list[bool]] = {"all": ok}
@@ -118,9 +118,9 @@ def monitor(model: InternVLForConditionalGeneration, *, videos: int = 120, seed:
 
     keys = [x.key for _, x in asked]
     return Monitor(
-        share([a == k for a, k in zip(direct, keys, strict=True)]),
+        share([a.split()[-1:] == [k] for a, k in zip(direct, keys, strict=True)]),
         share([k in c.split()[-2:-1] for c, k in zip(critiques, keys, strict=True)]),
-        share([a == k for a, k in zip(revised, keys, strict=True)]),
+        share([a.split()[-1:] == [k] for a, k in zip(revised, keys, strict=True)]),
         len(keys),
     )
 

@@ -70,7 +70,9 @@ def _say(*parts: str) -> list[int]:
 
 
 def direct_lesson(scene: Scene, rng: random.Random) -> Lesson:
-    """A question in the words of one of the six tasks or in the model's own, and the bare answer."""
+    """A question in the words of one of the six tasks or in the model's own, and the answer at once: the option's words and its
+    letter, the letter
+    alone where "directly give the best option" asks for it (TempCompass reads nothing else), yes or no."""
     x = draw_question(scene, rng)
     options = " ".join(f"{q.LETTERS[i]} {o}" for i, o in enumerate(x.options))
     if x.form == "yes_no":
@@ -93,13 +95,13 @@ def direct_lesson(scene: Scene, rng: random.Random) -> Lesson:
             if style == 2
             else _say(x.text, options)
         )
+        return _lesson(ask, _say(x.key if style == 2 else x.reply))
     return _lesson(ask, _say(x.key))
 
 
-def wrong_key(x: q.Question, rng: random.Random) -> str:
+def wrong_reply(x: q.Question, rng: random.Random) -> str:
     """A wrong reply of the question's form."""
-    keys = x.options if x.form == "yes_no" else tuple(q.LETTERS[: len(x.options)])
-    return rng.choice([k for k in keys if k != x.key])
+    return x.reply_of(rng.choice([i for i in range(len(x.options)) if i != x.answer]))
 
 
 def caption_text(scene: Scene) -> str:
@@ -115,7 +117,7 @@ def caption_text(scene: Scene) -> str:
 
 def critique_text(x: q.Question, given: str) -> str:
     """The critique that is taught: what is seen, the value it leads to, the reply for it, and whether the given reply was that."""
-    return f"{x.fact} so {x.value} {x.key} {'right' if given == x.key else 'wrong'}"
+    return f"{x.fact} so {x.value} {x.key} {'right' if given == x.reply else 'wrong'}"
 
 
 def video_lessons(scene: Scene, rng: random.Random, mix: Mix) -> list[Lesson]:
@@ -127,12 +129,12 @@ def video_lessons(scene: Scene, rng: random.Random, mix: Mix) -> list[Lesson]:
     out = [direct_lesson(scene, rng) for _ in range(times(mix.direct))]
     for _ in range(times(mix.critique)):
         x = draw_question(scene, rng)
-        given = x.key if rng.random() < 0.5 else wrong_key(x, rng)
+        given = x.reply if rng.random() < 0.5 else wrong_reply(x, rng)
         out.append(_lesson(_say(x.lettered(), "answer", given, "critique"), _say(critique_text(x, given))))
     for _ in range(times(mix.revise)):
         x = draw_question(scene, rng)
-        given = x.key if rng.random() < 0.5 else wrong_key(x, rng)
-        out.append(_lesson(_say(x.lettered(), "answer", given, "critique", critique_text(x, given), "revise"), _say(x.key)))
+        given = x.reply if rng.random() < 0.5 else wrong_reply(x, rng)
+        out.append(_lesson(_say(x.lettered(), "answer", given, "critique", critique_text(x, given), "revise"), _say(x.reply)))
     for _ in range(times(mix.caption)):
         out.append(_lesson(_say("caption"), _say(caption_text(scene))))
     for _ in range(times(mix.ask)):

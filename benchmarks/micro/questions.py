@@ -100,6 +100,15 @@ class Question:
         """The right reply: a letter, or yes/no."""
         return self.options[self.answer] if self.form == "yes_no" else LETTERS[self.answer]
 
+    @property
+    def reply(self) -> str:
+        """The right reply as the model gives it of itself: the option's words, then its letter ("ring B"); yes/no alone."""
+        return self.reply_of(self.answer)
+
+    def reply_of(self, i: int) -> str:
+        """The reply that option `i` is right."""
+        return self.options[i] if self.form == "yes_no" else f"{self.options[i]} {LETTERS[i]}"
+
     def lettered(self) -> str:
         """The question with its options in one line, as the model itself writes questions."""
         if self.form == "yes_no":

@@ -90,6 +90,7 @@ def test_pair_quality_counts() -> None:
     assert x is not None
     right, (a, b) = x.key, [c for c in "ABCD" if c != x.key][:2]
     row = {"video": "0000.mp4", "question": x.lettered()}
+    right, a, b = (x.reply_of("ABCD".index(k)) for k in (right, a, b))
     pairs = [
         row | {"rejected": a, "chosen": right},
         row | {"rejected": right, "chosen": a},
@@ -128,13 +129,13 @@ def test_lessons_hold_no_planted_errors() -> None:
             if "caption" in text:
                 continue
             j = judge_question(s, text)
-            assert j is not None and j.key == answer, text
+            assert j is not None and j.key == answer.split()[-1], text
 
 
 def test_critique_text_states_facts_value_key_and_verdict() -> None:
     _, x = _questions("choice")[0]
-    assert critique_text(x, x.key) == f"{x.fact} so {x.value} {x.key} right"
-    assert critique_text(x, "E" if x.key != "E" else "A").endswith(f"{x.key} wrong")
+    assert critique_text(x, x.reply) == f"{x.fact} so {x.value} {x.key} right"
+    assert critique_text(x, x.reply_of(1 - x.answer if x.answer < 2 else 0)).endswith(f"{x.key} wrong")
 
 
 @pytest.mark.parametrize("kind", DRILLS)
