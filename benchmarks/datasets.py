@@ -105,7 +105,7 @@ def read_docs(hf_home: Path, b: Benchmark, config: str) -> Iterator[dict[str, An
             with pa.memory_map(str(f)) as source, pa.ipc.open_stream(source) as reader:
                 for batch in reader:
                     yield from batch.to_pylist()
-        except pa.ArrowInvalid as e:
+        except (pa.ArrowInvalid, OSError) as e:
             raise DatasetError(
                 f"{f}: not a whole Arrow file ({str(e).splitlines()[0]}); delete its folder, then {mend(hf_home, b.name)}"
             ) from e

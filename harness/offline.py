@@ -110,7 +110,7 @@ def quiet_upstream() -> Iterator[None]:
     import lmms_eval.evaluator as evaluator
     from loguru import logger
 
-    nltk = importlib.import_module("nltk")
+    nltk: Any = importlib.import_module("nltk")
     bar = evaluator.tqdm
 
     def no_download(*_: Any, **__: Any) -> bool:

@@ -8,6 +8,7 @@ import os
 import tarfile
 import zipfile
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from typer.testing import CliRunner
@@ -41,7 +42,7 @@ def test_catalog_names_each_task_and_config() -> None:
     assert all(len(b.tasks) == len(b.configs) for b in CATALOG.values())
     assert select(["mvbench", "tempcompass"])[0].name == "tempcompass"
     assert len(select(None)) == 6
-    with pytest.raises(UnknownBenchmarkError, match="'mmlu'.*egoschema"):
+    with pytest.raises(UnknownBenchmarkError, match=r"'mmlu'.*egoschema"):
         select(["mmlu"])
 
 
@@ -171,11 +172,11 @@ def test_prepare_brings_what_is_missing(home: Path, tmp_path: Path, monkeypatch:
         for f in source.iterdir():
             (to / f.name).write_bytes(f.read_bytes())
 
-    monkeypatch.setattr(download.shutil, "disk_usage", lambda _: (0, 0, 10**15))
+    monkeypatch.setattr(download.shutil, "disk_usage", lambda _: SimpleNamespace(free=10**15))
     status = download.prepare(mine, b, fetch=lambda _: repo, build=build)
     assert status.missing == ()
     assert status.n == 34  # of 500: the twin stands in for the real set here
-    monkeypatch.setattr(download.shutil, "disk_usage", lambda _: (0, 0, 10**9))
+    monkeypatch.setattr(download.shutil, "disk_usage", lambda _: SimpleNamespace(free=10**9))
     with pytest.raises(DatasetError, match="GB are free"):
         download.prepare(tmp_path / "other", b, fetch=lambda _: repo, build=build)
 

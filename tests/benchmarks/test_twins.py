@@ -151,7 +151,7 @@ def test_real_data_are_never_overwritten(tmp_path: Path) -> None:
 
 
 def test_unknown_size() -> None:
-    with pytest.raises(ValueError, match="smoke, micro"):
+    with pytest.raises(ValueError, match="micro, smoke"):
         build_twins(Path("unused"), seed=1, size="huge")  # type: ignore[arg-type]
 
 
