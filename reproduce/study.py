@@ -17,6 +17,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from harness.plots import Point, plot_iterations
 from harness.records import read_evaluations, write_text_atomic
 from harness.stats import t_quantile
 from harness.tables import Cell, Row, Table
@@ -206,8 +207,20 @@ def pair_table(rows: Sequence[Mapping[str, Any]], scale: str) -> Table:
     )
 
 
+def study_plot(rows: Sequence[Mapping[str, Any]], scale: str) -> str:
+    """Mean over six by iteration for the method and each control, with intervals over seeds, as an SVG file's text."""
+    steps = min(len(r["stages"]) for r in rows)
+    series = {}
+    for control in dict.fromkeys(r["control"] for r in rows):
+        mine = [r["stages"] for r in rows if r["control"] == control]
+        points = [interval([s[t]["mean_pct"] for s in mine]) for t in range(steps)]
+        series[control] = [Point(mean, (low, high)) for mean, low, high in points]
+    labels = ["base", *(f"iteration {t}" for t in range(1, steps))]
+    return plot_iterations(series, labels, title="Mean over six benchmarks", scale=scale, standalone=True)
+
+
 def write_study(plan: Plan, command: str, keep: Path) -> list[Path]:
-    """study.json, README.md (tables with the command) and results.csv in `keep`."""
+    """study.json, README.md (tables with the command), study.csv and study.svg in `keep`."""
     rows = gather(plan)
     facts = json.loads((plan.folder(plan.seeds[0], plan.controls[0]) / "run.json").read_text(encoding="utf-8"))
     content = {
@@ -225,7 +238,7 @@ def write_study(plan: Plan, command: str, keep: Path) -> list[Path]:
     text = f"# Study at scale {plan.scale}\n\nMade by `{command}`; study.json has every run.\n\n" + "\n\n".join(
         t.to_markdown() for t in tables
     )
-    written = [keep / "study.json", keep / "README.md", keep / "study.csv"]
-    for path, body in zip(written, (json.dumps(content, indent=1), text, tables[0].to_csv()), strict=True):
+    written = [keep / "study.json", keep / "README.md", keep / "study.csv", keep / "study.svg"]
+    for path, body in zip(written, (json.dumps(content, indent=1), text, tables[0].to_csv(), study_plot(rows, plan.scale)), strict=True):
         write_text_atomic(path, body.rstrip("\n") + "\n")
     return written

@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 
 from reproduce import study
 from reproduce.__main__ import app
-from reproduce.study import Plan, StudyError, benchmark_table, interval, pair_table, run_all, study_table, summary
+from reproduce.study import Plan, StudyError, benchmark_table, interval, pair_table, run_all, study_plot, study_table, summary
 
 
 def _row(seed: int, control: str, means: list[float]) -> dict[str, object]:
@@ -40,6 +40,11 @@ def test_tables_name_the_scale_and_every_control() -> None:
     assert "micro" in text and "none" in text and "blind" in text and "+2.0" in text and "-1.0" in text
     assert "mvbench" in benchmark_table(rows, "micro").to_markdown()
     assert "70.0" in pair_table(rows, "micro").to_markdown()
+
+
+def test_plot_draws_every_control() -> None:
+    svg = study_plot([_row(0, "none", [40, 42]), _row(0, "blind", [40, 39])], "micro")
+    assert svg.startswith("<svg") and "none" in svg and "blind" in svg and "micro" in svg
 
 
 def test_command_names_seed_control_and_folder(tmp_path: Path) -> None:
