@@ -22,7 +22,8 @@ def write_mp4(path: Path, frames: NDArray[np.uint8], fps: int = FPS) -> None:
         with av.open(str(tmp), "w") as c:
             s = c.add_stream("libx264", rate=fps)
             s.width, s.height, s.pix_fmt = frames.shape[2], frames.shape[1], "yuv420p"
-            s.options = {"crf": "12", "preset": "veryfast", "g": "8"}
+            # mbtree off: with it x264 now and then gives other bytes for the same frames, and media fingerprints would differ
+            s.options = {"crf": "12", "preset": "veryfast", "g": "8", "x264-params": "mbtree=0"}
             s.thread_count = 1  # the same bytes on every machine, and no thread start for eight tiny frames
             for f in frames:
                 for packet in s.encode(av.VideoFrame.from_ndarray(f, format="rgb24")):
