@@ -23,7 +23,9 @@ def mend_torchvision() -> bool:
     The registry's torchvision wheel is built for CUDA. Next to a CPU-only torch its `_C` library finds no CUDA libraries, torchvision
     goes on without it, and then registers shape functions for operators nobody declared: a RuntimeError that takes every transformers
     model class with it. Declaring the operators is enough, since only the Python transforms are used here. Where torchvision is absent
-    or already imported, or its library loads, nothing is done; calling twice is safe.
+    or already imported, torch is a CUDA build, or the library loads, nothing is done; calling twice is safe. Installed, torch calls
+    this by itself
+    (entry point `torch.backends`), for command lines that are not ours.
     """
     if "torchvision" in sys.modules:
         return False
@@ -32,6 +34,8 @@ def mend_torchvision() -> bool:
         return False
     import torch
 
+    if torch.version.cuda:  # a build for CUDA brings the libraries that torchvision's part looks for
+        return False
     libraries = [
         library
         for folder in spec.submodule_search_locations
@@ -41,7 +45,7 @@ def mend_torchvision() -> bool:
     for library in libraries:
         try:
             torch.ops.load_library(str(library))  # what torchvision does itself a moment later; loading twice is one load
-        except OSError:
+        except (OSError, RuntimeError):
             continue
         return False
     missing = [name for name in _SCHEMAS if not _declared(name)]
