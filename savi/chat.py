@@ -35,7 +35,9 @@ class ChatFormat:
         answered = self._render([("user", _PROMPT), ("assistant", _REPLY)], add_generation_prompt=False)
         tail = answered.split(_REPLY)[-1] if _REPLY in answered else ""
         self.visual_token = str(tokenizer.convert_ids_to_tokens(family.visual_token_id))
-        specials = sorted({str(t) for t in tokenizer.added_tokens_encoder if t} | set(tokenizer.all_special_tokens), key=len, reverse=True)
+        # Only tokens marked special steer the model; other added tokens are words like any other, and prompts may hold them.
+        added = {t.content for t in tokenizer.added_tokens_decoder.values() if t.special and t.content}
+        specials = sorted(added | set(tokenizer.all_special_tokens), key=len, reverse=True)
         self._special = re.compile("|".join(re.escape(t) for t in specials)) if specials else None
         self.end_of_turn_id = self._end_of_turn(tail, set(specials))
         self._prefix_cache: dict[tuple[str | int, ...], Tensor] = {}
