@@ -146,8 +146,8 @@ def test_another_configuration_is_refused_by_name(experiment: Make) -> None:
     with pytest.raises(OtherConfigurationError) as e:
         experiment(training__beta=0.9, loop__seed=4).run.open(experiment(training__beta=0.9, loop__seed=4).scale.settings(), FACTS)
     text = str(e.value)
-    was = experiment().scale.training.beta.value
-        assert f"training.beta: {was} there, 0.9 now" in text
+    was = x.scale.training.beta.value
+    assert f"training.beta: {was} there, 0.9 now" in text
     assert "loop.seed: 0 there, 4 now" in text
     assert len(e.value.differing) == 2
     with pytest.raises(OtherConfigurationError, match="base_fingerprint: x there, y now"):
