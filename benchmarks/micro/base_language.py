@@ -136,15 +136,15 @@ def train_language(
     muon_lr: float = 0.01,
     mix: Mix | None = None,
     seed: int = 0,
-    start: int = 0,
+    stop: int | None = None,
     report: Callable[[int], None] | None = None,
     report_every: int = 500,
 ) -> None:
     """Train on `steps` batches of videos out of a pool of `videos` scenes (lessons are drawn anew each time); a drill every fourth
     step keeps
-    letters sharp. `report(step)` is called now and then; `start` begins the schedule later (after a stop)."""
+    letters sharp. `report(step)` is called now and then; `stop` ends training before the schedule does."""
     mix = mix or Mix()
-    pool_rng, rng = random.Random(f"pool/{seed}"), random.Random(f"lessons/{seed}/{start}")
+    pool_rng, rng = random.Random(f"pool/{seed}"), random.Random(f"lessons/{seed}/0")
     t0 = time.time()
     scenes = [make_scene(pool_rng) for _ in range(videos)]
     features = scene_features(model, scenes)
@@ -152,7 +152,7 @@ def train_language(
     opt, order, losses = Optimizers(model, lr, muon_lr), list[int](), list[float]()
     model.train()
     t0 = time.time()
-    for step in range(start, steps):
+    for step in range(min(steps, stop or steps)):
         if len(order) < batch:
             order = list(range(videos))
             rng.shuffle(order)
@@ -166,7 +166,7 @@ def train_language(
         losses.append(loss.item())
         if step % 4 == 0:
             (0.5 * drill_loss(model, rng, rng.choice(DRILLS), 24)[0]).backward()
-        opt.step(min(1, (step - start + 1) / 100) * (0.5 * (1 + math.cos(math.pi * step / steps)) * 0.97 + 0.03))
+        opt.step(min(1, (step + 1) / 100) * (0.5 * (1 + math.cos(math.pi * step / steps)) * 0.97 + 0.03))
         if (step + 1) % 100 == 0:
             print(f"language {step + 1}/{steps} loss {np.mean(losses[-100:]):.4f} {time.time() - t0:.0f} s", flush=True)
         if report and (step + 1) % report_every == 0:

@@ -61,12 +61,12 @@ def _one_thread() -> Any:
 @pytest.mark.usefixtures("_one_thread")
 def test_the_same_recipe_makes_the_same_bytes(tmp_path: Path) -> None:
     _load(BASE_DIR)  # mends torchvision first
-    small = Recipe(vision_steps=2, language_steps=2, pool=8, batch=2)
+    small = Recipe(vision_steps=2, language_steps=2, language_stop=2, pool=8, batch=2)
     for name in ("a", "b"):
         base.rebuild(tmp_path / name, small)
     weights = [(tmp_path / n / "model.safetensors").read_bytes() for n in ("a", "b")]
     assert weights[0] == weights[1]
-    other = Recipe(seed=1, vision_steps=2, language_steps=2, pool=8, batch=2)
+    other = Recipe(seed=1, vision_steps=2, language_steps=2, language_stop=2, pool=8, batch=2)
     base.rebuild(tmp_path / "c", other)
     assert (tmp_path / "c" / "model.safetensors").read_bytes() != weights[0]
 
