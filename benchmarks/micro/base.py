@@ -38,7 +38,7 @@ class Recipe:
     vision_steps: int = 3600
     language_steps: int = 3000
     language_stop: int = 1200
-    """Where the language model's schedule of `language_steps` is stopped: direct answers have left chance but not caught up with reasoning."""
+    """Where the schedule of `language_steps` is stopped: direct answers have left chance but not caught up with reasoning."""
     pool: int = 12000
     batch: int = 16
     lr: float = 2e-3
