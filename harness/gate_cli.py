@@ -144,7 +144,7 @@ def show(result: GateResult) -> None:
     def text(s: str) -> str:
         return escape(plain(s))
 
-    console = Console(highlight=False)
+    console = Console(highlight=False, width=None if sys.stdout.isatty() else 150)
     colours = {"pass": "green", "fail": "red", "inconclusive": "yellow", "integrity": "red"}
     console.print(text(f"{result.candidate} against {result.reference}; scale {result.scale}; alpha {result.alpha:g}; points, 0-100"))
     for question in dict.fromkeys(d.question for d in result.decisions):

@@ -37,7 +37,8 @@ class StudyError(RuntimeError):
 
 @dataclass(frozen=True)
 class Plan:
-    """What is run: every seed with every control, in folders `out/seed0-none` and so on."""
+    """What is run, in folders `out/seed0-none` and so on: the method with every seed, each control with the first `control_seeds`
+    (None: all)."""
 
     out: Path
     seeds: tuple[int, ...]
@@ -46,6 +47,11 @@ class Plan:
     iterations: int | None = None
     twins_seed: int | None = None
     base: str | None = None
+    control_seeds: int | None = None
+
+    def runs(self) -> list[tuple[int, str]]:
+        """Every (seed, control), the method first."""
+        return [(s, c) for c in self.controls for s in (self.seeds if c == "none" else self.seeds[: self.control_seeds])]
 
     def folder(self, seed: int, control: str) -> Path:
         """The run's folder."""
@@ -76,16 +82,15 @@ def run_all(plan: Plan, *, jobs: int = 1) -> None:
         print(f"{log.stem}: exit {done.returncode}", flush=True)
         return log, done.returncode
 
-    items = [(s, c) for c in plan.controls for s in plan.seeds]
     with ThreadPoolExecutor(jobs) as pool:
-        bad = [(log, code) for log, code in pool.map(one, items) if code]
+        bad = [(log, code) for log, code in pool.map(one, plan.runs()) if code]
     if bad:
         raise StudyError("; ".join(f"{log} ended with exit code {code}" for log, code in bad) + "; mend it and run the study again")
 
 
 def gather(plan: Plan) -> list[dict[str, Any]]:
     """One row a run: strict scores of base and every iteration on each benchmark, and each iteration's pairs judged."""
-    return [_gather_run(plan.folder(s, c), s, c) for c in plan.controls for s in plan.seeds]
+    return [_gather_run(plan.folder(s, c), s, c) for s, c in plan.runs()]
 
 
 def _gather_run(run: Path, seed: int, control: str) -> dict[str, Any]:

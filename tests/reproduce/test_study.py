@@ -58,6 +58,11 @@ def test_command_names_seed_control_and_folder(tmp_path: Path) -> None:
     )
 
 
+def test_controls_take_the_first_seeds(tmp_path: Path) -> None:
+    runs = Plan(tmp_path, (5, 6, 7), ("none", "blind"), control_seeds=2).runs()
+    assert runs == [(5, "none"), (6, "none"), (7, "none"), (5, "blind"), (6, "blind")]
+
+
 def test_a_broken_run_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(study.Plan, "command", lambda self, s, c: ["python", "-c", "raise SystemExit(5)"])
     with pytest.raises(StudyError, match=r"seed0-none\.log.*code 5"):
