@@ -265,6 +265,7 @@ class RealWork:
 
     def tables(self, x: Experiment) -> str:
         written = write_tables(x.run.path, x.scale.name, all_evaluations(x.run.path, x.iterations), x.benchmarks)
+        written += write_leaderboard(x.run.path, x.iterations, x.benchmarks)
         return ", ".join(p.relative_to(x.run.path).as_posix() for p in written)
 
     def report(self, x: Experiment) -> str:
@@ -416,3 +417,25 @@ def write_tables(
             write_text_atomic(path, text if text.endswith("\n") else text + "\n")
             out.append(path)
     return out
+
+
+def write_leaderboard(run: Path, iterations: int, benchmarks: Sequence[str] | None = None) -> list[Path]:
+    """tables/leaderboard.md and .html: base and iterations ranked, with those that cannot be told apart sharing a rank. Records that
+    may not be
+    compared are named in the place of a ranking."""
+    from harness.leaderboard import leaderboard, render
+    from harness.leaderboard_read import discover
+
+    stages = [RunDir(run).iteration(t) for t in range(iterations + 1)]
+    found = discover([s for s in stages if (s / "eval").is_dir()], rule="strict", all_stages=True, published=False)
+    out = []
+    for suffix in ("md", "html"):
+        path = run / TABLES / f"leaderboard.{suffix}"
+        if found.problems:
+            text = "not ranked:\n\n" + "\n".join(f"- {p}" for p in found.problems) + "\n"
+            path = path.with_suffix(".md")
+        else:
+            text = render(leaderboard(found.entries, rule="strict", benchmarks=benchmarks), suffix)  # type: ignore[arg-type]
+        write_text_atomic(path, text)
+        out.append(path)
+    return list(dict.fromkeys(out))
