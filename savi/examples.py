@@ -110,7 +110,7 @@ class VideoStore:
             shapes.setdefault(frames.pixels.shape, []).append(i)
         encoded: dict[int, VideoFeatures] = {}
         for members in shapes.values():
-            encoded.update(zip(members, self._lm._features([videos[i][1] for i in members]), strict=True))
+            encoded.update(zip(members, self._lm.features_many([videos[i][1] for i in members]), strict=True))
         for i, (video, _) in enumerate(videos):
             features = _on_cpu(encoded[i])
             ids = self._lm.prefix_ids(features)

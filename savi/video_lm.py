@@ -18,8 +18,6 @@ of pixels; see `savi.families.base`. The module must not know benchmarks, losses
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -31,9 +29,9 @@ import torch
 from torch import Tensor
 
 from savi.chat import ChatFormat
-from savi.compat import mend_torchvision
 from savi.families import Family, FamilyError, Preprocessing, Timing, VideoFeatures, family_for
 from savi.frames import Frames, read_frames
+from savi.model_folder import ModelError, hash_in_memory, load_model, load_tokenizer, read_preprocessing, write_folder
 from savi.sampling import GenerationSettings, uniforms
 
 if TYPE_CHECKING:
@@ -46,13 +44,6 @@ __all__ = ["ContextError", "GenerationSettings", "ModelError", "Reply", "Respons
 
 _TOKENS_PER_FORWARD = 16_384
 """Prefix tokens of several short videos that go through the language model together."""
-
-_SMALL = 100_000_000
-"""Below this many parameters a float16 checkpoint is computed in float32 on any device: float16 was chosen for its file size."""
-
-
-class ModelError(ValueError):
-    """A checkpoint that cannot be used: names the place, what is wrong, and the mend."""
 
 
 class ContextError(ValueError):
@@ -138,31 +129,14 @@ class VideoLM:
             ModelError: nothing there, an unconverted or broken checkpoint.
             UnsupportedFamily: a model type without a family.
         """
-        mend_torchvision()
-        from transformers import AutoModelForImageTextToText, AutoTokenizer, PreTrainedConfig
-
         name = str(path)
-        _check_place(path)
-        raw, _ = PreTrainedConfig.get_config_dict(name)
-        _check_type(raw, name)
-        target = torch.device("cuda" if device == "auto" and torch.cuda.is_available() else "cpu" if device == "auto" else device)
-        keywords: dict[str, Any] = {} if attn_implementation is None else {"attn_implementation": attn_implementation}
-        with _quiet(Path(name)):
-            model, report = AutoModelForImageTextToText.from_pretrained(name, dtype="auto", output_loading_info=True, **keywords)
-        wrong = {key: sorted(map(str, report.get(key) or ())) for key in ("missing_keys", "unexpected_keys", "mismatched_keys")}
-        if any(wrong.values()):
-            raise ModelError(f"{name}: " + "; ".join(f"{len(v)} {k.replace('_', ' ')}, e.g. {v[0]}" for k, v in wrong.items() if v))
-        stored = model.dtype
-        computed = _compute_dtype(stored, dtype, target, sum(p.numel() for p in model.parameters()))
-        model = model.to(device=target, dtype=computed)
-        tokenizer = AutoTokenizer.from_pretrained(name)
-        _ensure_template(tokenizer, name)
+        model, stored = load_model(path, device=device, dtype=dtype, attn_implementation=attn_implementation)
         return cls(
             model=model,
-            tokenizer=tokenizer,
-            preprocessing=_read_preprocessing(name),
+            tokenizer=load_tokenizer(name),
+            preprocessing=read_preprocessing(name),
             name=Path(name).name if Path(name).exists() else name,
-            store_dtype=stored if stored != computed and dtype == "auto" else None,
+            store_dtype=stored if stored != model.dtype and dtype == "auto" else None,
             source=Path(name) if Path(name).is_dir() else None,
         )
 
@@ -180,20 +154,21 @@ class VideoLM:
 
                 self._fingerprint = weights_fingerprint(self.source)
             else:
-                self._fingerprint = _hash_in_memory(self.model, self.tokenizer)
+                self._fingerprint = hash_in_memory(self.model, self.tokenizer)
         return self._fingerprint
 
     # watching
 
     def features(self, video: Frames | np.ndarray) -> VideoFeatures:
         """Vision tower and projector over one video's frames, once, without gradient."""
-        return self._features([video])[0]
+        return self.features_many([video])[0]
 
     def encode_frames(self, frames: np.ndarray) -> Tensor:
         """Image features `[tokens, D]` of uint8 frames `[T, H, W, 3]`."""
         return self.features(frames).embeds
 
-    def _features(self, videos: Sequence[Frames | np.ndarray]) -> list[VideoFeatures]:
+    def features_many(self, videos: Sequence[Frames | np.ndarray]) -> list[VideoFeatures]:
+        """The same for several videos of one shape, together."""
         with self._evaluating(), torch.no_grad():
             return self.family.encode(self.model, [self.family.prepare(*_pixels_and_timing(video)) for video in videos])
 
@@ -223,12 +198,12 @@ class VideoLM:
         for members in groups.values():
             start = 0
             while start < len(members):
-                first = self._features([videos[members[start]]])
+                first = self.features_many([videos[members[start]]])
                 ids = self.chat.prefix_ids(first[0])
                 self._check_context(len(ids), 0, 1, first[0].frames)
                 count = max(1, _TOKENS_PER_FORWARD // len(ids))
                 chunk = members[start : start + count]
-                features = first + (self._features([videos[i] for i in chunk[1:]]) if len(chunk) > 1 else [])
+                features = first + (self.features_many([videos[i] for i in chunk[1:]]) if len(chunk) > 1 else [])
                 for i, feature, prefix in zip(chunk, features, self._prefixes(features), strict=True):
                     video = videos[i]
                     result[i] = Watched(self, feature, prefix, video.path if isinstance(video, Frames) else "")
@@ -389,38 +364,12 @@ class VideoLM:
 
     # saving
 
-    def save_pretrained(self, path: str | Path) -> None:
-        """Write a plain checkpoint that `from_pretrained` (and transformers) loads: weights, tokenizer, preprocessor settings."""
-        folder = Path(path)
-        folder.mkdir(parents=True, exist_ok=True)
-        with _quiet(None):
-            if self.store_dtype is None or self.store_dtype == self.model.dtype:
-                self.model.save_pretrained(folder)
-            else:
-                stored = {k: v.to(self.store_dtype) if v.is_floating_point() else v for k, v in self.model.state_dict().items()}
-                self.model.save_pretrained(folder, state_dict=stored)
-                _rewrite_dtype(folder / "config.json", str(self.store_dtype).removeprefix("torch."))
-        self.tokenizer.save_pretrained(folder)
-        settings = {"preprocessor_config.json": self.preprocessing.raw, "video_preprocessor_config.json": self.preprocessing.video_raw}
-        for file, raw in settings.items():
-            if raw:
-                (folder / file).write_text(json.dumps(dict(raw), indent=2, sort_keys=True) + "\n")
+    def save_pretrained(self, path: str | Path, *, state: Mapping[str, Tensor] | None = None) -> None:
+        """Write a plain checkpoint that `from_pretrained` (and transformers) loads: weights, tokenizer, preprocessor settings.
 
-
-@contextmanager
-def _quiet(checkpoint: Path | None) -> Iterator[None]:
-    """No progress bar for what is done in a second: saving, and loading a small checkpoint."""
-    from transformers.utils import logging
-
-    small = checkpoint is None or (checkpoint.is_dir() and sum(f.stat().st_size for f in checkpoint.glob("*.safetensors")) < 200_000_000)
-    silenced = small and logging.is_progress_bar_enabled()
-    if silenced:
-        logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        if silenced:
-            logging.enable_progress_bar()
+        `state`: the whole weights, where the model in memory holds only its shards of them.
+        """
+        write_folder(Path(path), self.model, self.tokenizer, self.preprocessing, store_dtype=self.store_dtype, state=state)
 
 
 def _pixels_and_timing(video: Frames | np.ndarray) -> tuple[np.ndarray, Timing]:
@@ -430,80 +379,3 @@ def _pixels_and_timing(video: Frames | np.ndarray) -> tuple[np.ndarray, Timing]:
     if video.ndim != 4 or video.shape[-1] != 3 or video.dtype != np.uint8 or len(video) == 0:
         raise ValueError(f"frames must be uint8 [T, H, W, 3] with T at least 1, not {video.dtype} {list(video.shape)}")
     return video, Timing.every(len(video))
-
-
-def _check_place(path: str | Path) -> None:
-    """A path that looks like a folder of this machine but is none must not be looked up on the hub."""
-    text = str(path)
-    if Path(path).is_dir():
-        if not (Path(path) / "config.json").is_file():
-            raise ModelError(f"{path}: no config.json; is this a checkpoint folder?")
-    elif isinstance(path, Path) or text.startswith((".", "/", "~")) or text.count("/") != 1:
-        raise ModelError(f"{path}: no such checkpoint folder")
-
-
-def _check_type(raw: Mapping[str, Any], name: str) -> None:
-    from savi.families import UnsupportedFamily, supported
-
-    kind = raw.get("model_type")
-    if kind not in supported():
-        hint = "; convert it first (savi.checkpoint.convert)" if kind == "internvl_chat" else ""
-        raise UnsupportedFamily(f"{name}: model_type {kind!r} is not supported (supported: {', '.join(supported())}){hint}")
-
-
-def _compute_dtype(stored: torch.dtype, asked: str, device: torch.device, parameters: int) -> torch.dtype:
-    if asked != "auto":
-        named = getattr(torch, asked, None)
-        if not isinstance(named, torch.dtype):
-            raise ModelError(f"dtype {asked!r} is none of torch's; use auto, float32, bfloat16 or float16")
-        return named
-    if stored == torch.float16 and (device.type == "cpu" or parameters < _SMALL):
-        return torch.float32
-    return stored
-
-
-def _read_json(name: str, file: str) -> dict[str, Any]:
-    """A JSON file of a checkpoint folder, or of the hub's cache entry; empty where there is none."""
-    from transformers.utils import cached_file
-
-    found = cached_file(name, file, _raise_exceptions_for_missing_entries=False, _raise_exceptions_for_connection_errors=False)
-    if found is None:
-        return {}
-    value = json.loads(Path(found).read_text())
-    return value if isinstance(value, dict) else {}
-
-
-def _read_preprocessing(name: str) -> Preprocessing:
-    nested = _read_json(name, "processor_config.json")
-    image = _read_json(name, "preprocessor_config.json") or nested.get("image_processor", {})
-    video = _read_json(name, "video_preprocessor_config.json") or nested.get("video_processor", {})
-    return Preprocessing.from_json(image, video)
-
-
-def _ensure_template(tokenizer: Any, name: str) -> None:
-    """Some checkpoints keep the template of the processor in a file of its own."""
-    if not tokenizer.chat_template:
-        template = _read_json(name, "chat_template.json").get("chat_template")
-        if template:
-            tokenizer.chat_template = template
-
-
-def _rewrite_dtype(config: Path, dtype: str) -> None:
-    """config.json names the dtype in memory; the weights beside it were written in another."""
-    content = json.loads(config.read_text())
-    for part in (content, *(value for value in content.values() if isinstance(value, dict))):
-        for key in ("dtype", "torch_dtype"):
-            if key in part:
-                part[key] = dtype
-    content["dtype"] = dtype
-    config.write_text(json.dumps(content, indent=2, sort_keys=True) + "\n")
-
-
-def _hash_in_memory(model: Any, tokenizer: Any) -> str:
-    digest = hashlib.sha256()
-    for key, value in sorted(model.state_dict().items()):
-        digest.update(f"{key} {value.dtype} {list(value.shape)}\x00".encode())
-        digest.update(value.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes() if value.numel() else b"")
-    digest.update(model.config.to_json_string(use_diff=False).encode())
-    digest.update(json.dumps(tokenizer.get_vocab(), sort_keys=True).encode())
-    return digest.hexdigest()

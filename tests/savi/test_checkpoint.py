@@ -1,4 +1,4 @@
-"""Conversion of tiny `internvl_chat` checkpoints: the same logits as an independent forward, and every way a source can be wrong."""
+"""Conversion of tiny `internvl_chat` checkpoints: the same logits as an independent forward; started again, killed, changed."""
 
 from __future__ import annotations
 
@@ -6,82 +6,24 @@ import json
 import os
 import shutil
 import signal
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 
 from savi.checkpoint import CheckpointError, convert, is_internvl_chat, weights_fingerprint
-from savi.checkpoint_tokenizer import PROBES, check_against_sentencepiece
-from savi.compat import mend_torchvision
+from tests.savi.conversion import edit_config, is_internlm2, load_native, rewrite
 from tests.savi.internvl_chat import (
     internlm2_config,
     qwen2_config,
     reference_features,
     reference_logits,
     write_checkpoint,
-    write_internlm2_tokenizer,
-    write_shards,
 )
 
-mend_torchvision()
-
-CONFIGS: dict[str, Callable[..., dict[str, Any]]] = {"internlm2": internlm2_config, "qwen2": qwen2_config}
-LAYER = "language_model.model.layers.0"
 SYSTEM = "你是书生·万象，英文名是InternVL，是由上海人工智能实验室、清华大学及多家合作单位联合开发的多模态大语言模型。"
-
-
-def load_native(folder: Path) -> Any:
-    from transformers import AutoModelForImageTextToText
-
-    model, report = AutoModelForImageTextToText.from_pretrained(folder, output_loading_info=True, attn_implementation="eager")
-    assert not any(report[kind] for kind in ("missing_keys", "unexpected_keys", "mismatched_keys")), report
-    return model.eval()
-
-
-def load_tokenizer(folder: Path) -> Any:
-    from transformers import AutoTokenizer
-
-    return AutoTokenizer.from_pretrained(folder)
-
-
-@pytest.fixture(scope="module", params=list(CONFIGS))
-def converted(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[dict, dict, Path, Path]:
-    """(source config, source tensors, source folder, converted folder)"""
-    folder = tmp_path_factory.mktemp(request.param)
-    config = CONFIGS[request.param]()
-    weights = write_checkpoint(folder / "source", config, shards=3)
-    return config, weights, folder / "source", convert(folder / "source", folder / "native")
-
-
-def is_internlm2(config: dict[str, Any]) -> bool:
-    return config["llm_config"]["architectures"] == ["InternLM2ForCausalLM"]
-
-
-@pytest.fixture
-def source(tmp_path: Path) -> Path:
-    write_checkpoint(tmp_path / "source", internlm2_config(), shards=3)
-    return tmp_path / "source"
-
-
-def edit_config(folder: Path, **changes: Any) -> None:
-    """Set fields by dotted name; None deletes."""
-    path = folder / "config.json"
-    config = json.loads(path.read_text())
-    for name, value in changes.items():
-        *outer, last = name.split("__")
-        place = config
-        for key in outer:
-            place = place[key]
-        if value is None:
-            place.pop(last)
-        else:
-            place[last] = value
-    path.write_text(json.dumps(config))
 
 
 def test_image_features_are_the_originals(converted: tuple) -> None:
@@ -220,243 +162,6 @@ def test_tied_embeddings(tmp_path: Path) -> None:
     with torch.no_grad():
         got = model(input_ids=ids[None]).logits[0]
     torch.testing.assert_close(got, reference_logits(config, weights, ids, None, -1), atol=5e-5, rtol=1e-4)
-
-
-# tokenizer
-
-
-def test_the_tokenizer_loads_natively_with_names_and_end_of_turn(converted: tuple) -> None:
-    config, _, source, native = converted
-    tokenizer = load_tokenizer(native)
-    assert (tokenizer.start_image_token, tokenizer.end_image_token, tokenizer.context_image_token) == ("<img>", "</img>", "<IMG_CONTEXT>")
-    assert tokenizer.eos_token == "<|im_end|>"
-    added = json.loads((source / "tokenizer_config.json").read_text())["added_tokens_decoder"]
-    for index, entry in added.items():
-        assert tokenizer.convert_tokens_to_ids(entry["content"]) == int(index)
-        assert tokenizer(entry["content"], add_special_tokens=False)["input_ids"] == [int(index)]
-    assert len(tokenizer) == config["llm_config"]["vocab_size"]
-    assert json.loads((native / "config.json").read_text())["image_token_id"] == tokenizer.convert_tokens_to_ids("<IMG_CONTEXT>")
-    assert json.loads((native / "generation_config.json").read_text())["eos_token_id"] == [tokenizer.eos_token_id]
-    for text in PROBES:
-        lossless = text.replace("▁", " ") if is_internlm2(config) else text  # sentencepiece writes a blank as that character
-        assert tokenizer.decode(tokenizer(text, add_special_tokens=False)["input_ids"]) == lossless
-
-
-@pytest.mark.parametrize("dummy_prefix", [False, True])
-def test_sentencepiece_ids_are_kept(tmp_path: Path, dummy_prefix: bool) -> None:
-    """Ids of random texts against sentencepiece itself, also after a round trip through the files."""
-    write_checkpoint(tmp_path / "fresh", internlm2_config())
-    write_internlm2_tokenizer(tmp_path / "fresh", dummy_prefix=dummy_prefix)  # the same pieces, another setting
-    tokenizer = load_tokenizer(convert(tmp_path / "fresh", tmp_path / "native"))
-    added = {token: tokenizer.convert_tokens_to_ids(token) for token in ("<|im_start|>", "<|im_end|>", "<img>")}
-    rng = np.random.default_rng(0)
-    alphabet = list("the red cup moves 123 了什么é🎬\n\t") + [" ", " ", " "]
-    texts = ["".join(rng.choice(alphabet, rng.integers(1, 40))) for _ in range(200)]
-    check_against_sentencepiece(tokenizer, tmp_path / "fresh" / "tokenizer.model", added, texts)
-    plain = tokenizer("the red cup", add_special_tokens=False)["input_ids"]
-    assert tokenizer.convert_ids_to_tokens(plain)[0].startswith("▁") == dummy_prefix
-    assert tokenizer.decode(plain) == "the red cup"
-
-
-def test_the_check_against_sentencepiece_can_fail(source: Path, tmp_path: Path) -> None:
-    from tokenizers import normalizers
-
-    tokenizer = load_tokenizer(convert(source, tmp_path / "native"))
-    added = {"<|im_end|>": 3, "<|im_start|>": 4}
-    check_against_sentencepiece(tokenizer, source / "tokenizer.model", added)
-    tokenizer.backend_tokenizer.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
-    with pytest.raises(CheckpointError, match="differs from sentencepiece"):
-        check_against_sentencepiece(tokenizer, source / "tokenizer.model", added)
-
-
-def test_broken_tokenizers(source: Path, tmp_path: Path) -> None:
-    model = source / "tokenizer.model"
-    whole, settings = model.read_bytes(), (source / "tokenizer_config.json").read_text()
-    model.write_bytes(whole[:500])
-    with pytest.raises(CheckpointError, match="sentencepiece model"):
-        convert(source, tmp_path / "native")
-    model.write_bytes(b"version https://git-lfs.github.com/spec/v1\n")
-    with pytest.raises(CheckpointError, match="sentencepiece model"):
-        convert(source, tmp_path / "native")
-    model.unlink()
-    with pytest.raises(CheckpointError, match=r"tokenizer\.model: no such file"):
-        convert(source, tmp_path / "native")
-    write_internlm2_tokenizer(source, kind="unigram")
-    with pytest.raises(CheckpointError, match="not a BPE model"):
-        convert(source, tmp_path / "native")
-    model.write_bytes(whole)
-    config = json.loads(settings)
-    config["added_tokens_decoder"]["5000"] = {"content": "<extra>"}
-    (source / "tokenizer_config.json").write_text(json.dumps(config))
-    with pytest.raises(CheckpointError, match="'<extra>'"):
-        convert(source, tmp_path / "native")
-    config["added_tokens_decoder"] = {key: entry for key, entry in config["added_tokens_decoder"].items() if "IMG" not in entry["content"]}
-    (source / "tokenizer_config.json").write_text(json.dumps(config))
-    with pytest.raises(CheckpointError, match="has no <IMG_CONTEXT>"):
-        convert(source, tmp_path / "native")
-    assert not (tmp_path / "native").exists()
-
-
-CONVERSATION = """
-raise SystemExit("this file must never be run")
-register_conv_template(Conversation(name='other', sep_style=SeparatorStyle.CHATML, sep='x', roles=('a', 'b')))
-register_conv_template(
-    Conversation(
-        name='internvl2_5',
-        system_template='<|im_start|>system\\n{system_message}',
-        # a comment
-        system_message='You answer '
-        'briefly. "Quoted" \\\\ and {braces}',
-        roles=('<|im_start|>user\\n', '<|im_start|>assistant\\n'),
-        sep_style=SeparatorStyle.MPT,
-        sep='<|im_end|>\\n',
-    )
-)
-"""
-
-
-def test_the_system_message_is_read_from_the_checkpoints_own_file(source: Path, tmp_path: Path) -> None:
-    (source / "conversation.py").write_text(CONVERSATION)
-    tokenizer = load_tokenizer(convert(source, tmp_path / "native"))
-    turns = [
-        {"role": "user", "content": "one {{ x }}"},
-        {"role": "assistant", "content": "two"},
-        {"role": "user", "content": [{"type": "text", "text": "three"}]},
-    ]
-    text = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
-    assert text == (
-        '<s><|im_start|>system\nYou answer briefly. "Quoted" \\ and {braces}<|im_end|>\n<|im_start|>user\none {{ x }}<|im_end|>\n'
-        "<|im_start|>assistant\ntwo<|im_end|>\n<|im_start|>user\nthree<|im_end|>\n<|im_start|>assistant\n"
-    )
-    own = [{"role": "system", "content": "mine"}, *turns[:1]]
-    assert tokenizer.apply_chat_template(own, tokenize=False) == (
-        "<s><|im_start|>system\nmine<|im_end|>\n<|im_start|>user\none {{ x }}<|im_end|>\n"
-    )
-
-
-@pytest.mark.parametrize(
-    ("template", "code", "message"),
-    [
-        ("other", CONVERSATION, "another style than MPT"),
-        ("phi3-chat", CONVERSATION, "template 'phi3-chat' is not known"),
-        ("internvl2_5", "def broken(:", "cannot be parsed"),
-    ],
-)
-def test_conversations_that_cannot_be_read(source: Path, tmp_path: Path, template: str, code: str, message: str) -> None:
-    (source / "conversation.py").write_text(code)
-    edit_config(source, template=template)
-    with pytest.raises(CheckpointError, match=message):
-        convert(source, tmp_path / "native")
-
-
-# what can be wrong with a source
-
-
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        ({"ps_version": "v1"}, "pixel shuffle v2 only"),
-        ({"select_layer": -2}, "select_layer -2"),
-        ({"force_image_size": 448}, "force_image_size 448 differs"),
-        ({"use_llm_lora": 8}, "merge them into the weights"),
-        ({"llm_config__architectures": ["Phi3ForCausalLM"]}, "Phi3ForCausalLM is not supported.*InternLM2ForCausalLM, Qwen2ForCausalLM"),
-        ({"llm_config__hidden_size": None}, "llm_config.hidden_size: Field required"),
-        ({"llm_config__rope_scaling": {"type": "yarn", "factor": 4}}, "llm_config.rope_scaling.type"),
-        ({"llm_config__num_key_value_heads": 3}, "do not divide"),
-        ({"llm_config__intermediate_size": 64}, "of another shape.*config.json says"),
-        ({"llm_config__num_hidden_layers": 3}, "9 missing .first: model.language_model.layers.2"),
-        ({"llm_config__num_hidden_layers": 1}, "9 unexpected .first: model.language_model.layers.1"),
-        ({"llm_config__vocab_size": 100}, "id 100|has id .* but the model has 100 embeddings"),
-        ({"model_type": "internvl"}, "that is native already"),
-        ({"model_type": "llava"}, "not 'internvl_chat'"),
-        ({"template": None}, "template: Field required"),
-    ],
-)
-def test_configs_that_do_not_fit_are_refused_before_anything_is_written(
-    source: Path, tmp_path: Path, change: dict[str, Any], message: str
-) -> None:
-    edit_config(source, **change)
-    with pytest.raises(CheckpointError, match=message) as caught:
-        convert(source, tmp_path / "native")
-    assert str(source) in str(caught.value)
-    assert [path.name for path in tmp_path.iterdir()] == ["source"]
-
-
-def rewrite(source: Path, change: Callable[[dict[str, torch.Tensor]], None]) -> None:
-    weights = {key: tensor for path in sorted(source.glob("*.safetensors")) for key, tensor in load_file(path).items()}
-    for path in source.glob("model*"):
-        path.unlink()
-    change(weights)
-    write_shards(source, weights, 1)
-
-
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        (lambda w: w.pop("mlp1.3.bias"), "1 missing .first: model.multi_modal_projector.linear_2.bias"),
-        (lambda w: w.update({"mlp1.7.bias": torch.zeros(3)}), "no rule for tensor mlp1.7.bias"),
-        (lambda w: w.update({"language_model.base_model.lora_A.weight": torch.zeros(3)}), "merge the LoRA"),
-        (lambda w: w.update({"mlp1.3.bias": torch.zeros(5)}), r"another shape .*linear_2.bias is \(5,\), config.json says \(32,\)"),
-        (
-            lambda w: w.update({"language_model.model.layers.0.attention.wqkv.weight": torch.zeros(63, 32)}),
-            "does not fit config.json's heads",
-        ),
-        (lambda w: w.update({"mlp1.3.bias": torch.zeros(32, dtype=torch.int8)}), "type I8 are not supported.*not quantized"),
-        (lambda w: w.pop("language_model.output.weight"), "1 missing .first: lm_head.weight"),
-    ],
-)
-def test_weights_that_do_not_fit_are_refused(source: Path, tmp_path: Path, change: Callable, message: str) -> None:
-    rewrite(source, change)
-    with pytest.raises(CheckpointError, match=message):
-        convert(source, tmp_path / "native")
-    assert [path.name for path in tmp_path.iterdir()] == ["source"]
-
-
-def test_a_derived_buffer_is_not_weights(source: Path, tmp_path: Path) -> None:
-    rewrite(source, lambda w: w.update({f"{LAYER}.attention.rotary_emb.inv_freq": torch.zeros(4)}))
-    load_native(convert(source, tmp_path / "native"))
-
-
-def test_files_that_are_missing_or_broken(source: Path, tmp_path: Path) -> None:
-    second = source / "model-00002-of-00003.safetensors"
-    whole = second.read_bytes()
-    second.write_bytes(whole[: len(whole) // 2])
-    with pytest.raises(CheckpointError, match=r"00002.*broken or cut off at.*download it again"):
-        convert(source, tmp_path / "native")
-    second.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n")
-    with pytest.raises(CheckpointError, match="Git LFS pointer"):
-        convert(source, tmp_path / "native")
-    second.unlink()
-    with pytest.raises(CheckpointError, match=r"model-00002-of-00003\.safetensors of 3 weight files missing"):
-        convert(source, tmp_path / "native")
-    for path in source.glob("model*"):
-        path.unlink()
-    with pytest.raises(CheckpointError, match="no weights"):
-        convert(source, tmp_path / "native")
-    (source / "config.json").write_text("{")
-    with pytest.raises(CheckpointError, match="cannot be read as JSON"):
-        convert(source, tmp_path / "native")
-    with pytest.raises(CheckpointError, match=r"config\.json: no such file"):
-        convert(tmp_path, tmp_path / "native")
-    with pytest.raises(CheckpointError, match="no such checkpoint folder"):
-        convert(tmp_path / "absent", tmp_path / "native")
-
-
-def test_a_tensor_in_two_files(source: Path, tmp_path: Path) -> None:
-    first = source / "model-00001-of-00003.safetensors"
-    tensors = load_file(first)
-    second = load_file(source / "model-00002-of-00003.safetensors")
-    key = next(iter(second))
-    save_file(tensors | {key: second[key]}, first)
-    with pytest.raises(CheckpointError, match="is in two files"):
-        convert(source, tmp_path / "native")
-
-
-def test_a_full_disk_is_told_first(source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(10, 9, 1))  # type: ignore[attr-defined]
-    with pytest.raises(CheckpointError, match=r"GB needed and 0\.0 GB free"):
-        convert(source, tmp_path / "native")
-    assert not (tmp_path / "native").exists()
 
 
 # again, killed, changed
