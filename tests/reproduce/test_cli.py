@@ -244,11 +244,11 @@ def test_killed_in_every_stage_and_run_again_gives_the_same_files(tmp_path: Path
         "8",
     ]
     env = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    whole = tmp_path / "whole"
+    whole = tmp_path / "whole" / "run"  # the same name twice: the leaderboard shows it
     first = subprocess.run([*command, "--out", str(whole)], env=env, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert first.returncode == 0, first.stderr
     names = [line.split("] ")[1].split(":")[0] for line in first.stdout.splitlines() if line.startswith("[")]
-    killed = tmp_path / "killed"
+    killed = tmp_path / "killed" / "run"
     for name in names:
         for wait in (0.0, 0.7):
             process = subprocess.Popen(
