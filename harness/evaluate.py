@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 from benchmarks.catalog import Benchmark, select
 from benchmarks.datasets import DatasetError, MediaIndex, check, expected_n, mend
 from benchmarks.datasets import fingerprint as data_fingerprint
+from harness.integrity import edited
 from harness.journal import Journal
 from harness.offline import (
     Guesses,
@@ -179,7 +180,7 @@ def _finished(plan: _Plan, b: Benchmark, inputs: Mapping[str, Any], media: Media
         e = Evaluation(read_score(folder / SCORE_FILE), read_records(folder / QUESTIONS_FILE))
     except (FileNotFoundError, ValueError, RecordError):
         return None  # half a result is none: it is measured again
-    if len(e.records) != e.score.n or media.fingerprint(r.video_path for r in e.records) != e.score.provenance.media:
+    if edited(e) is not None or media.fingerprint(r.video_path for r in e.records) != e.score.provenance.media:
         return None
     Journal(folder).delete()  # a process killed between the score and this left it
     return e

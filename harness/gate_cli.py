@@ -183,10 +183,14 @@ def reference(
     """Write a run's scores and records into one file, to be committed and used with --against."""
     from harness.gate import EXIT_CODES, GateUsageError
     from harness.gate_files import load_run, run_name, save_reference
+    from harness.integrity import edited
     from harness.records import RecordError
 
     try:
         evaluations = load_run(run)
+        change = next((x for x in map(edited, evaluations.values()) if x is not None), None)
+        if change is not None:
+            stop(f"{run}: {change}", EXIT_CODES["integrity"])
         save_reference(out, evaluations, name=run_name(run))
     except GateUsageError as e:
         stop(str(e), EXIT_CODES["usage"])

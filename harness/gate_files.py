@@ -138,10 +138,7 @@ def paper_reference(scale: str, *, row: str | None = None, base: bool = False, f
         wanted = row or (gain and (gain.baseline if base else gain.candidate))
         if wanted not in rows:
             raise GateUsageError(
-
-                    f"scale {scale!r}: no published {wanted or 'candidate'}; name a row of it with --row: "
-                    f"{', '.join(rows) or 'there is none'}"
-
+                f"scale {scale!r}: no published {wanted or 'candidate'}; name a row of it with --row: {', '.join(rows) or 'there is none'}"
             )
         scores = rows[wanted].by_benchmark(rows[wanted].position(wanted))
         start = None

@@ -14,7 +14,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
 
-from harness.records import SCHEMA_VERSION, Evaluation, QuestionRecord, Status
+from harness.records import QUESTIONS_FILE, SCHEMA_VERSION, SCORE_FILE, Evaluation, QuestionRecord, Status, records_sha256
 
 Side = Literal["candidate", "baseline", "both"]
 
@@ -76,6 +76,27 @@ def prompts_fingerprint(records: Sequence[QuestionRecord]) -> str:
     return hashlib.sha256("".join(f"{r.question_id}\t{r.prompt}\n" for r in records).encode(errors="surrogatepass")).hexdigest()
 
 
+def edited(e: Evaluation) -> str | None:
+    """What is wrong where the records are not byte for byte those the score was made of (or nothing says what they were), and the mend.
+
+    A score older than the checksum is refused too: taking the field out of the file must not be the way past it.
+    """
+    questions, score = f"{e.score.benchmark}/{QUESTIONS_FILE}", f"{e.score.benchmark}/{SCORE_FILE}"
+    stated = e.score.records_sha256
+    if not stated:
+        return (
+            f"{score} has no records_sha256 (older than the field, or taken out), so nothing tells whether {questions} was edited: "
+            "evaluate again"
+        )
+    found = records_sha256(e.records)
+    if found == stated:
+        return None
+    return (
+        f"{questions} was edited after it was scored: the SHA-256 of its records is {found[:12]}…, {score} says {stated[:12]}…; put both "
+        "files back as the evaluation wrote them, or evaluate again"
+    )
+
+
 def check_evaluation(e: Evaluation, *, side: Side = "candidate", limits: StatusLimits | None = None) -> list[IntegrityProblem]:
     """Everything one benchmark's evaluation can contradict by itself: counts, ids, frames, statuses, and the score its records give."""
     limits = limits or StatusLimits()
@@ -92,6 +113,9 @@ def check_evaluation(e: Evaluation, *, side: Side = "candidate", limits: StatusL
     if not records:
         problem("no_records", "there are no question records: evaluate again")
         return out
+    change = edited(e)
+    if change is not None:
+        problem("records", change)
     n = len(records)
     if n != score.n_expected:
         problem("count", f"{n:,} questions recorded, {score.n_expected:,} expected: the set is not complete")

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from benchmarks.catalog import CATALOG, Benchmark
+from harness.integrity import edited
 from harness.published_tables import MANIFEST_FILE, Published, PublishedError, load_published
 from harness.records import QUESTIONS_FILE, SCORE_FILE, Evaluation, RecordError, read_records, read_score
 from harness.tables import PAPER_SCALES, ScoreRule
@@ -192,6 +193,9 @@ def _own(folder: Path, label: str, rule: ScoreRule) -> list[Entry]:
             if len(e.records) != s.n:
                 raise LeaderboardError(f"{questions}: {len(e.records)} questions, {path.name} says {s.n}")
             answers, note = own_answers(e, rule), ""
+            change = edited(e)
+            if change is not None:
+                raise LeaderboardError(f"{folder}: {change}")
         pct = s.strict_pct if rule == "strict" else s.upstream_pct
         by_scale.setdefault(s.scale, {})[s.benchmark] = EntryScore(pct, s.n, s.n_expected, answers, note)
     if len(by_scale) > 1:

@@ -7,11 +7,12 @@ validated on reading, so that a tampered or half-written file is an error with a
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import tempfile
 from collections.abc import Iterable
-from dataclasses import asdict
+from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -30,6 +31,7 @@ _STRICT = ConfigDict(extra="forbid")
 Count = Annotated[int, Field(ge=0)]
 Credit = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
 Percent = Annotated[float, Field(ge=0, le=100, allow_inf_nan=False)]
+Checksum = Annotated[str, Field(pattern=r"^([0-9a-f]{64})?$")]
 
 
 class RecordError(ValueError):
@@ -108,6 +110,9 @@ class Score:
     """Number of records of each `Status`."""
     provenance: Provenance
     wall_s: Annotated[float, Field(ge=0)] = 0.0
+    records_sha256: Checksum = ""
+    """`records_sha256` of the records this score was made of, which is `sha256sum questions.jsonl`. Set when the score is made; empty in
+    scores older than the field. A checksum, no signature: it shows an edited record, not an edited record with an edited checksum."""
     schema_version: int = SCHEMA_VERSION
 
 
@@ -145,9 +150,24 @@ def _first_error(e: ValidationError) -> str:
     return f"{'.'.join(map(str, x['loc'])) or 'record'}: {x['msg']}"
 
 
+_RECORD_FIELDS = tuple(f.name for f in fields(QuestionRecord))  # type: ignore[arg-type]
+
+
+def _line(record: QuestionRecord) -> str:
+    return json.dumps({name: getattr(record, name) for name in _RECORD_FIELDS}, ensure_ascii=False) + "\n"
+
+
+def records_sha256(records: Iterable[QuestionRecord]) -> str:
+    """SHA-256 over the records in order, every field of each, as `write_records` writes them."""
+    h = hashlib.sha256()
+    for r in records:
+        h.update(_line(r).encode(errors="surrogatepass"))
+    return h.hexdigest()
+
+
 def write_records(path: Path, records: Iterable[QuestionRecord]) -> None:
     """Write questions.jsonl atomically, one record a line, in the given order."""
-    write_text_atomic(path, "".join(json.dumps(asdict(r), ensure_ascii=False) + "\n" for r in records))  # type: ignore[call-overload]
+    write_text_atomic(path, "".join(map(_line, records)))
 
 
 def read_records(path: Path) -> list[QuestionRecord]:
@@ -185,10 +205,14 @@ def read_score(path: Path) -> Score:
 
 
 def write_evaluation(folder: Path, evaluation: Evaluation) -> None:
-    """Write `folder/<benchmark>/{questions.jsonl, score.json}`; the score last, so that its presence means complete."""
-    d = folder / evaluation.score.benchmark
+    """Write `folder/<benchmark>/{questions.jsonl, score.json}`; the score last, so that its presence means complete.
+
+    A score without the checksum of its records gets it; one that has it keeps it, so that copying an edited evaluation does not hide the
+    edit.
+    """
+    d, score = folder / evaluation.score.benchmark, evaluation.score
     write_records(d / QUESTIONS_FILE, evaluation.records)
-    write_score(d / SCORE_FILE, evaluation.score)
+    write_score(d / SCORE_FILE, score if score.records_sha256 else replace(score, records_sha256=records_sha256(evaluation.records)))
 
 
 def read_evaluations(folder: Path) -> dict[str, Evaluation]:

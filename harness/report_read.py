@@ -13,6 +13,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from harness.gate import GateFileError, GateResult
+from harness.integrity import edited
 from harness.published_tables import PublishedError, load_published
 from harness.records import QUESTIONS_FILE, SCORE_FILE, Evaluation, RecordError, read_records, read_score
 from harness.report_data import (
@@ -81,6 +82,9 @@ def _read_evaluations(folder: Path, problems: list[str]) -> dict[str, Evaluation
             problems.append(f"{path.parent.parent.parent.name}: {path.parent.name} left out: {e}")
             continue
         out[path.parent.name] = Evaluation(score, records)
+        change = edited(out[path.parent.name])
+        if change is not None:
+            problems.append(f"{path.parent.parent.parent.name}: {change}")
         if score.n != len(records) or score.n != score.n_expected:
             problems.append(
                 f"{path.parent.parent.parent.name}: {path.parent.name} has {len(records)} records, "

@@ -18,7 +18,7 @@ from typing import Any, Literal
 
 from benchmarks.catalog import Benchmark
 from benchmarks.datasets import video_file, video_id
-from harness.records import Evaluation, Provenance, QuestionRecord, Score, Status
+from harness.records import Evaluation, Provenance, QuestionRecord, Score, Status, records_sha256
 
 LETTERS = "ABCDE"
 Form = Literal["letter", "yes_no", "caption"]
@@ -312,6 +312,7 @@ def score(
             statuses={s: counts[s] for s in sorted(counts)},
             provenance=provenance,
             wall_s=wall_s,
+            records_sha256=records_sha256(records),
         ),
         list(records),
     )

@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 
 from harness.integrity import prompts_fingerprint, task_mean_pct
-from harness.records import Evaluation, Provenance, QuestionRecord, Score
+from harness.records import Evaluation, Provenance, QuestionRecord, Score, records_sha256
 
 LETTERS = "ABCD"
 
@@ -73,6 +73,7 @@ def evaluation(
         subtasks={t: 100 * sum(v) / len(v) for t, v in by_task.items()},
         statuses=dict(Counter(r.status for r in rs)),
         provenance=provenance,
+        records_sha256=records_sha256(rs),
     )
     return Evaluation(score, rs)
 

@@ -12,6 +12,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from benchmarks.catalog import CATALOG
 from benchmarks.micro.twins import TwinSet, build_twins
 from harness.integrity import StatusLimits, check_evaluation
 from harness.offline import offline_environment
-from harness.records import Evaluation, read_evaluations, read_score
+from harness.records import Evaluation, read_evaluations, read_score, write_records
 from tests.savi.tiny import tiny_checkpoint
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
@@ -108,6 +109,12 @@ def test_a_finished_evaluation_is_not_repeated(whole: Path, checkpoint: Path, tw
     score.write_text(score.read_text()[:100])  # half a file is none: that benchmark alone is measured again
     assert evaluate(checkpoint, twins.hf_home, whole).returncode == 0
     assert without_times(whole) == once
+    first = read_evaluations(whole)["mvbench"].records[0]
+    questions = whole / "mvbench/questions.jsonl"
+    edited = [replace(first, answer=first.answer + " edited"), *read_evaluations(whole)["mvbench"].records[1:]]
+    write_records(questions, edited)
+    assert evaluate(checkpoint, twins.hf_home, whole).returncode == 0
+    assert without_times(whole) == once, "an edited record is none of this model's answers"
     assert (whole / "nextqa/score.json").stat().st_mtime_ns == before[whole / "nextqa/score.json"]
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from harness.gate import gate_runs
-from harness.integrity import IntegrityProblem, StatusLimits, check_evaluation, check_pair, check_sets
+from harness.integrity import IntegrityProblem, StatusLimits, check_evaluation, check_pair, check_sets, edited
 from harness.records import Evaluation, QuestionRecord
 from tests.harness.made import evaluation, records
 
@@ -42,6 +42,9 @@ def wrong(e: Evaluation) -> int:
 TAMPERED: dict[str, Callable[[Evaluation], Evaluation]] = {
     "answer": lambda e: edit(e, right(e), answer="B"),
     "answer and reading": lambda e: edit(e, right(e), answer="B", parsed="B"),
+    "answer that reads the same": lambda e: edit(e, right(e), answer="A."),
+    "checksum gone": lambda e: replace(e, score=replace(e.score, records_sha256="")),
+    "another's checksum": lambda e: replace(e, score=replace(e.score, records_sha256="0" * 64)),
     "credit": lambda e: edit(e, wrong(e), strict=1.0, upstream=1.0),
     "whole record": lambda e: edit(
         e, wrong(e), answer=e.records[wrong(e)].target, parsed=e.records[wrong(e)].target, strict=1.0, upstream=1.0
@@ -74,6 +77,19 @@ def test_tampering_ends_with_exit_4(how: str) -> None:
     for r in (gate_runs({"egoschema": bad}, {"egoschema": e}), gate_runs({"egoschema": e}, {"egoschema": bad})):
         assert (r.verdict, r.exit_code, r.decisions) == ("integrity", 4, [])
         assert r.reasons
+
+
+@pytest.mark.parametrize(
+    "field", ["task", "doc_id", "question_id", "video_id", "prompt", "target", "answer", "parsed", "video_path", "error"]
+)
+def test_no_field_of_a_record_can_be_edited(field: str) -> None:
+    e = evaluation()
+    changed = edit(e, 3, **{field: 77 if field == "doc_id" else "x"})
+    (p,) = [p for p in check_evaluation(changed) if p.code == "records"]
+    assert "egoschema/questions.jsonl" in p.message
+    assert "egoschema/score.json" in p.message
+    assert "evaluate again" in p.message
+    assert edited(e) is None
 
 
 def other(**kw: Any) -> Evaluation:

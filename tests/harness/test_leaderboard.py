@@ -348,6 +348,8 @@ def test_own_files_that_were_touched(tmp_path: Path) -> None:
     assert "39 questions, score.json says 40" in discover([tmp_path]).problems[0]
     questions.write_text("".join([*lines[:-1], lines[0]]))
     assert "there twice" in discover([tmp_path]).problems[0]
+    questions.write_text("".join(lines).replace('"answer": "A"', '"answer": "(A)"', 1))
+    assert "egoschema/questions.jsonl was edited" in discover([tmp_path]).problems[0]
     questions.write_text("{}\n")
     assert "questions.jsonl:1" in discover([tmp_path]).problems[0]
     questions.unlink()

@@ -10,6 +10,7 @@ import re
 import shutil
 import time
 import zlib
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -159,6 +160,13 @@ def test_fewer_questions_are_left_out_and_said(run: Path) -> None:
     page = html.unescape(write_report(run).read_text())
     assert "egoschema has 37 records, its score says n = 40" in page
     assert "3 questions were asked in only one of the two stages" in page
+
+
+def test_an_edited_answer_is_said(run: Path) -> None:
+    path = run / "iter-2" / "eval" / "egoschema" / "questions.jsonl"
+    records = read_records(path)
+    write_records(path, [replace(records[0], answer=records[0].answer + "."), *records[1:]])
+    assert "iter-2: egoschema/questions.jsonl was edited after it was scored" in html.unescape(write_report(run).read_text())
 
 
 def test_paper_numbers_only_at_paper_scales(run: Path, tmp_path: Path) -> None:

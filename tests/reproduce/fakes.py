@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from benchmarks.catalog import select
-from harness.records import Evaluation, Provenance, QuestionRecord, Score, write_evaluation, write_text_atomic
+from harness.records import Evaluation, Provenance, QuestionRecord, Score, records_sha256, write_evaluation, write_text_atomic
 from harness.scoring import prompts_fingerprint
 from reproduce.stages import Progress
 from reproduce.work import Experiment, RealWork, read_evaluations, score_line
@@ -45,7 +45,7 @@ def fake_evaluation(benchmark: str, scale: str, skill: float, seed: str, *, n: i
     pct = sum(means.values()) / len(means)
     statuses = {"ok": n, "unparsed": 0, "empty": 0, "degenerate": 0, "judged": 0, "failed": 0}
     provenance = Provenance("m", seed, media, prompts_fingerprint(records), {"max_new_tokens": 8}, {"num_frames": 8}, {"savi": "0"})
-    score = Score(benchmark, scale, n, n, n // PER_VIDEO, pct, pct, 1.0, 25.0, means, statuses, provenance)
+    score = Score(benchmark, scale, n, n, n // PER_VIDEO, pct, pct, 1.0, 25.0, means, statuses, provenance, 0.0, records_sha256(records))
     return Evaluation(score, records)
 
 
