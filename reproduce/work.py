@@ -189,7 +189,9 @@ class RealWork:
 
     def _videos(self, x: Experiment, t: int) -> list[Path]:
         if x.videos is None:
-            return sorted(x.video_folder(t).glob("*.mp4"))
+            from savi.frames import find_videos
+
+            return find_videos(x.video_folder(t))
         return [x.videos / line for line in x.video_list(t).read_text(encoding="utf-8").splitlines()]
 
     def propose(self, x: Experiment, t: int, progress: Progress, failures: Path) -> str:

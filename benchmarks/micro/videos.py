@@ -42,6 +42,8 @@ def scene_rng(seed: int, index: int, purpose: str) -> random.Random:
 
 def build_videos(folder: Path, n: int, seed: int) -> list[Path]:
     """Make `n` unlabelled videos `0000.mp4`.. in `folder` (those that are there already are kept) and return their paths in order."""
+    for half in folder.glob(".*.mp4"):
+        half.unlink()  # left by a process that was killed while it wrote
     out = []
     for i in range(n):
         p = folder / f"{i:04d}.mp4"

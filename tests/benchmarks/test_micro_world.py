@@ -114,3 +114,9 @@ def test_unlabelled_folder_holds_nothing_but_videos(tmp_path: Path) -> None:
 def test_purposes_and_seeds_draw_different_scenes() -> None:
     drawn = {make_scene(scene_rng(s, i, p)) for p in ("unlabelled", "twin") for s in (0, 1) for i in range(5)}
     assert len(drawn) == 20
+
+
+def test_half_written_videos_of_a_killed_process_are_cleared(tmp_path: Path) -> None:
+    (tmp_path / ".0001.123.mp4").write_bytes(b"half")
+    build_videos(tmp_path, 2, seed=1)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["0000.mp4", "0001.mp4"]
