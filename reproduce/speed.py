@@ -31,6 +31,10 @@ CASES = (
     "evaluation-mix",
     "evaluation-tempcompass",
     "prefetch",
+    "micro-propose",
+    "micro-train",
+    "micro-evaluate",
+    "micro-job",
 )
 """All cases, in the order of the table."""
 
@@ -184,11 +188,15 @@ def build(name: str, preset: Preset) -> Case:
         from reproduce.speed_generation import prefetch_case
 
         return prefetch_case(preset)
+    if name.startswith("micro-"):
+        from reproduce.speed_micro import micro_case
+
+        return micro_case(preset, name)
     raise KeyError(name)
 
 
 def wanted_cases(preset: Preset, names: Sequence[str]) -> list[str]:
-    """The cases to run, in order; full fine-tuning only where the preset's memory allows it.
+    """The cases to run, in order; full fine-tuning only where the preset's memory allows it, the micro scale only on a CPU.
 
     Raises:
         KeyError: an unknown case is named.
@@ -196,7 +204,9 @@ def wanted_cases(preset: Preset, names: Sequence[str]) -> list[str]:
     for name in names:
         if name not in CASES:
             raise KeyError(name)
-    return [name for name in CASES if (not names or name in names) and (preset.full_fine_tuning or not name.endswith("-full"))]
+    left_out = () if preset.full_fine_tuning else tuple(name for name in CASES if name.endswith("-full"))
+    left_out += () if preset.device == "cpu" else tuple(name for name in CASES if name.startswith("micro-"))
+    return [name for name in CASES if (not names or name in names) and name not in left_out]
 
 
 def run(preset: Preset, names: Sequence[str], say: Callable[[str], None], *, memory: bool = True) -> dict[str, Any]:
@@ -207,7 +217,7 @@ def run(preset: Preset, names: Sequence[str], say: Callable[[str], None], *, mem
     for name in wanted_cases(preset, names):
         case = build(name, preset)
         grown = {way: growth_mb(preset, name, way) for way in case.memory} if memory else {}
-        rounds = preset.dpo_rounds if name.startswith("dpo-") else preset.rounds
+        rounds = preset.dpo_rounds if name.startswith(("dpo-", "micro-")) else preset.rounds
         row = measure(case, rounds, preset.device, warm_up=preset.name != "cpu", memory_mb=grown)
         rows.append(row)
         say(line(row))
