@@ -56,10 +56,12 @@ class Preset:
     most_opponent_prompts: int
     """How many of an opponent's equal prompts are timed; the rest is multiplied."""
     full_fine_tuning: bool = True
+    memory_cases: tuple[str, ...] | None = None
+    """Cases whose memory is measured (None: all that have it); each way costs the start of a process."""
 
 
 PRESETS: dict[str, Preset] = {
-    "smoke": Preset("smoke", "cpu", SMOKE, SMOKE, 4, 8, 6, (6, 3), 2, 1, 2),
+    "smoke": Preset("smoke", "cpu", SMOKE, SMOKE, 4, 8, 6, (6, 3), 2, 1, 2, memory_cases=("generation-6x150",)),
     "cpu": Preset("cpu", "cpu", CPU, CPU_TRAINING, 32, 80, 150, (150, 16), 3, 2, 3),
     "gpu": Preset("gpu", "cuda", EIGHT_B, EIGHT_B, 32, 80, 150, (150, 16), 5, 3, 18, full_fine_tuning=False),
 }
@@ -88,6 +90,8 @@ class Case:
     """Further figures, read after the last round."""
     memory: tuple[str, ...] = ()
     """Ways whose memory growth is measured, each in a process of its own."""
+    memory_target: float | None = None
+    """How many times smaller our memory growth has to be at least."""
 
 
 @dataclass(frozen=True)
@@ -109,17 +113,31 @@ class Row:
     memory_mb: dict[str, float]
     extras: dict[str, float]
     notes: list[str]
+    memory_target: float | None = None
 
     @property
     def met(self) -> bool | None:
         """Whether the target is reached; None without one."""
         return None if self.target is None else self.ratio >= self.target
 
+    @property
+    def memory_ratio(self) -> float | None:
+        """How many times smaller our memory growth is; None where it was not measured, or nothing grew."""
+        ours, theirs = self.memory_mb.get(self.ours), self.memory_mb.get(self.against)
+        return theirs / ours if ours and theirs is not None else None
+
+    @property
+    def memory_met(self) -> bool | None:
+        """Whether the memory target is reached; None without one, or without a measurement."""
+        ratio = self.memory_ratio
+        return None if self.memory_target is None or ratio is None else ratio > self.memory_target
+
     def to_json(self) -> dict[str, Any]:
         """As data, with what follows from it."""
         achieved = {way: self.flops[way] / statistics.median(self.seconds[way]) / 1e12 for way in self.flops if way in self.seconds}
         share = None if not self.limit else self.ratio / self.limit
-        return {**asdict(self), "met": self.met, "tflops_per_s": achieved, "share_of_limit": share}
+        memory = {"memory_ratio": self.memory_ratio, "memory_met": self.memory_met}
+        return {**asdict(self), "met": self.met, "tflops_per_s": achieved, "share_of_limit": share, **memory}
 
 
 def synchronise(device: str) -> None:
@@ -161,6 +179,7 @@ def measure(case: Case, rounds: int, device: str, *, warm_up: bool, memory_mb: M
         dict(memory_mb or {}),
         case.extras() if case.extras is not None else {},
         list(case.notes),
+        case.memory_target,
     )
 
 
@@ -216,7 +235,8 @@ def run(preset: Preset, names: Sequence[str], say: Callable[[str], None], *, mem
     rows = []
     for name in wanted_cases(preset, names):
         case = build(name, preset)
-        grown = {way: growth_mb(preset, name, way) for way in case.memory} if memory else {}
+        measured = memory and (preset.memory_cases is None or name in preset.memory_cases)
+        grown = {way: growth_mb(preset, name, way) for way in case.memory} if measured else {}
         rounds = preset.dpo_rounds if name.startswith(("dpo-", "micro-")) else preset.rounds
         row = measure(case, rounds, preset.device, warm_up=preset.name != "cpu", memory_mb=grown)
         rows.append(row)

@@ -26,6 +26,7 @@ def speed_command(
     rounds: Annotated[int | None, typer.Option(min=1, help="Rounds a case (default: the preset's).")] = None,
     memory: Annotated[bool, typer.Option("--memory/--no-memory", help="Measure peak memory, in processes of their own.")] = True,
     json_file: Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Also write all figures here.")] = None,
+    svg_file: Annotated[Path | None, typer.Option("--svg", metavar="FILE", help="Also draw the ratios, ranges and targets here.")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be measured, with lengths and FLOPs; run nothing.")] = False,
 ) -> None:
     """Measure asking, evaluating and DPO on shared prefixes against one prompt at a time, a stock adapter and TRL's DPOTrainer."""
@@ -59,6 +60,11 @@ def speed_command(
         from harness.records import write_text_atomic
 
         write_text_atomic(json_file, json.dumps(report, indent=2, sort_keys=True) + "\n")
+    if svg_file is not None:
+        from harness.records import write_text_atomic
+        from reproduce.speed_plot import plot_ratios
+
+        write_text_atomic(svg_file, plot_ratios(report))
 
 
 def table(report: dict[str, Any]) -> str:
@@ -72,7 +78,13 @@ def table(report: dict[str, Any]) -> str:
         ours, theirs = (statistics.median(row["seconds"][row[key]]) for key in ("ours", "against"))
         memory = row["memory_mb"]
         grown = f"{memory[row['ours']]:.0f} / {memory[row['against']]:.0f}" if row["ours"] in memory and row["against"] in memory else "–"
+        if row["memory_met"] is not None:
+            grown += (
+                f" = 1/{row['memory_ratio']:.1f} (target under 1/{row['memory_target']:g}: {'met' if row['memory_met'] else 'not met'})"
+            )
         target = "–" if row["target"] is None else f"{row['target']:g}x {'met' if row['met'] else 'not met'}"
+        if row["name"] == "prefetch":
+            target = _idle(row["extras"])
         limit = "–" if row["limit"] is None else f"{row['limit']:.1f}x"
         share = "–" if row["share_of_limit"] is None else f"{100 * row['share_of_limit']:.0f} %"
         ratio = f"{row['ratio']:.2f}x [{row['ratio_low']:.2f}, {row['ratio_high']:.2f}]"
@@ -84,7 +96,16 @@ def table(report: dict[str, Any]) -> str:
         if said:
             notes.append(f"- {row['title']}: {said}.")
     head = f"Preset {report['preset']}; {', '.join(f'{key} {value}' for key, value in report['machine'].items())}."
+    if report["preset"] == "smoke":
+        head += " Lengths and sizes are tiny: this shows that everything runs; its ratios say nothing about speed."
     return "\n".join([head, "", *lines, "", *notes])
+
+
+def _idle(extras: dict[str, float]) -> str:
+    """The prefetch case's target is a share of the wall time, and holds where decoding is at most half of it."""
+    if extras["decoding in turn_pct"] > 50:
+        return "–"
+    return f"idle under 5 %: {'met' if extras['idle_pct'] < 5 else 'not met'} ({extras['idle_pct']:.1f} %)"
 
 
 def _plan(preset: Any, names: list[str]) -> str:

@@ -107,6 +107,7 @@ def dpo_setup(preset: Preset, name: str, pairs: int, *, lora: bool) -> tuple[Cas
         lengths={"prefix": prefix_length, "question": preset.question, "answer": preset.answer},
         notes=(f"by FLOPs at 8B, same lengths: {big_theirs / big_ours:.1f}x",),
         memory=("packed", *others),
+        memory_target=8.0 if pairs == 6 and preset.name != "smoke" else None,
     )
     return case, policy
 

@@ -158,7 +158,11 @@ def evaluation_case(preset: Preset, name: str) -> Case:
 
 
 def prefetch_case(preset: Preset) -> Case:
-    """Videos in a row with and without the next ones being decoded meanwhile; how long the model waited for frames."""
+    """Videos in a row with and without the next ones being decoded meanwhile; how long the model waited for frames.
+
+    Before the first video there is no work that could hide its decoding, so waiting is shown with and without it: the first grows smaller
+    with every further video, the second is what goes on.
+    """
     from savi.frames import FramePrefetcher, VideoError, read_frames
 
     lm = make_model(preset.shape, preset.device)
@@ -169,21 +173,32 @@ def prefetch_case(preset: Preset) -> Case:
 
     def ahead() -> None:
         start = time.perf_counter()
+        first_s = 0.0
         with FramePrefetcher(paths, num_frames=preset.frames) as decoded:
             for _, frames in decoded:
+                first_s = first_s or decoded.waited_s
                 if isinstance(frames, VideoError):
                     raise frames
                 reply(lm, frames, texts, new)
-            wall = time.perf_counter() - start
-            spent.update(waited_s=decoded.waited_s, decoding_s=decoded.decoding_s, wall_s=wall)
+            spent.update(waited_s=decoded.waited_s, first_s=first_s, wall_s=time.perf_counter() - start)
 
     def in_turn() -> None:
+        start = time.perf_counter()
+        decoding_s = 0.0
         for path in paths:
-            reply(lm, read_frames(path, num_frames=preset.frames), texts, new)
+            began = time.perf_counter()
+            frames = read_frames(path, num_frames=preset.frames)
+            decoding_s += time.perf_counter() - began
+            reply(lm, frames, texts, new)
+        # by itself: beside the model on the same core it would seem longer
+        spent.update(decoding_s=decoding_s, in_turn_s=time.perf_counter() - start)
 
     def shares() -> dict[str, float]:
-        wall = spent["wall_s"]
-        return {"idle_pct": 100 * spent["waited_s"] / wall, "decoding_pct": 100 * spent["decoding_s"] / wall}
+        return {
+            "idle_pct": 100 * (spent["waited_s"] - spent["first_s"]) / (spent["wall_s"] - spent["first_s"]),
+            "idle with the first video_pct": 100 * spent["waited_s"] / spent["wall_s"],
+            "decoding in turn_pct": 100 * spent["decoding_s"] / spent["in_turn_s"],
+        }
 
     return Case(
         "prefetch",
@@ -193,7 +208,10 @@ def prefetch_case(preset: Preset) -> Case:
         ("decoded in turn",),
         None,
         extras=shares,
-        notes=("idle: share of the wall time the model waited for frames, the first video's included (target: under 5 %)",),
+        notes=(
+            f"{len(paths)} videos; idle: share of the wall time the model waits for frames; "
+            "its target holds where decoding is at most half of the time",
+        ),
     )
 
 

@@ -125,14 +125,45 @@ def test_the_probe_prints_what_a_way_adds(capsys: pytest.CaptureFixture[str]) ->
 
 def test_a_run_writes_its_figures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(speed, "growth_mb", lambda preset, name, way: 100.0 if way == "one at a time" else 7.0)
-    file = tmp_path / "speed.json"
-    done = CliRunner().invoke(app, ["speed", "--preset", "smoke", "--case", "generation-6x150", "--rounds", "1", "--json", str(file)])
+    file, picture = tmp_path / "speed.json", tmp_path / "speed.svg"
+    words = ["speed", "--preset", "smoke", "--case", "generation-6x150", "--rounds", "1", "--json", str(file), "--svg", str(picture)]
+    done = CliRunner().invoke(app, words)
     assert done.exit_code == 0, done.output
     report = json.loads(file.read_text())
     assert [row["name"] for row in report["cases"]] == ["generation-6x150"]
     assert report["cases"][0]["memory_mb"] == {"shared prefix": 7.0, "one at a time": 100.0}
     assert "7 / 100" in done.output
+    assert picture.read_text().startswith("<svg")
     assert report["matmul_peak_tflops"] > 0
+
+
+def test_memory_is_measured_where_the_preset_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    probed: list[tuple[str, str]] = []
+    monkeypatch.setattr(speed, "growth_mb", lambda preset, name, way: float(not probed.append((name, way))))
+    case = Case("c", "c", {"a": lambda: 1.0, "b": lambda: 2.0}, "a", ("b",), None, memory=("a", "b"))
+    monkeypatch.setattr(speed, "build", lambda name, preset: replace(case, name=name))
+    monkeypatch.setattr(speed, "machine", lambda preset: {})
+    monkeypatch.setattr(speed, "matmul_peak", lambda preset: 1.0)
+    speed.run(PRESETS["smoke"], ["generation-6x150", "generation-18x16"], print)
+    assert probed == [("generation-6x150", "a"), ("generation-6x150", "b")]
+    speed.run(PRESETS["smoke"], ["generation-6x150"], print, memory=False)
+    assert len(probed) == 2
+    speed.run(replace(PRESETS["smoke"], memory_cases=None), ["generation-18x16"], print)
+    assert probed[2:] == [("generation-18x16", "a"), ("generation-18x16", "b")]
+
+
+def test_waiting_is_told_apart_from_the_first_videos(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A model that takes longer than decoding waits for the first video only."""
+    import time
+
+    from reproduce import speed_generation
+
+    monkeypatch.setattr(speed_generation, "reply", lambda *_: time.sleep(0.15))
+    case = build("prefetch", PRESETS["smoke"])
+    row = measure(case, 1, "cpu", warm_up=False)
+    assert set(row.extras) == {"idle_pct", "idle with the first video_pct", "decoding in turn_pct"}
+    assert 0 <= row.extras["idle_pct"] < row.extras["idle with the first video_pct"] < 100
+    assert 0 < row.extras["decoding in turn_pct"] < 100
 
 
 def test_dry_run_of_the_gpu_preset_needs_no_gpu() -> None:
