@@ -123,6 +123,14 @@ def test_the_probe_prints_what_a_way_adds(capsys: pytest.CaptureFixture[str]) ->
     assert json.loads(capsys.readouterr().out)["growth_mb"] >= 0
 
 
+def test_growth_is_the_ways_own() -> None:
+    """A peak before, or one of the process that started this one, must not hide it."""
+    peak = bytearray(200 * 2**20)
+    del peak
+    assert speed_probe.cpu_growth_mb(lambda: len(bytearray(60 * 2**20))) == pytest.approx(60, abs=10)
+    assert speed_probe.cpu_growth_mb(lambda: None) < 10
+
+
 def test_a_run_writes_its_figures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(speed, "growth_mb", lambda preset, name, way: 100.0 if way == "one at a time" else 7.0)
     file, picture = tmp_path / "speed.json", tmp_path / "speed.svg"
