@@ -166,7 +166,8 @@ def _shares(name: str, asked: Sequence[QuestionRecord], limits: StatusLimits) ->
     for status in ("unparsed", "empty", "degenerate", "judged"):
         count = sum(r.status == status for r in asked)
         if over_limit(count, len(asked), getattr(limits, status)):
-            text = f"{100.0 * count / len(asked):.2f} % of the {len(asked):,} answers asked are {status}, at most {getattr(limits, status):g} % may be"
+            share = f"{100.0 * count / len(asked):.2f} %"
+            text = f"{share} of the {len(asked):,} answers asked are {status}, at most {getattr(limits, status):g} % may be"
             out.append(IntegrityProblem(name, "candidate", status, text))
     return out
 

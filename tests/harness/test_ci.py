@@ -6,10 +6,8 @@ import hashlib
 import json
 import os
 import shlex
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 from xml.etree import ElementTree as ET
 
 import pytest
@@ -23,6 +21,7 @@ from harness.gate_cli import register
 from harness.gate_files import load_against, load_run, read_gates, run_name, save_reference, write_gates
 from harness.records import Evaluation, RecordError, write_evaluation
 from tests.harness.made import evaluation, flipped, records
+from tests.harness.tamper import EDITS, NAMED, rescore, rewrite, unseal
 
 ROOT = Path(__file__).resolve().parents[2]
 HOSTILE = "<script>alert(1)</script> | `x` \x1b[31mred\x1b[0m \x00 \u202eevil\n::error::forged ]]> & %0A"
@@ -149,53 +148,13 @@ def test_files_that_cannot_be_trusted_are_exit_4(folders: dict[str, Path], how: 
         assert "Traceback" not in r.output
 
 
-def rewrite(path: Path, change: Callable[[list[dict[str, Any]]], object]) -> None:
-    """Edit questions.jsonl as a person with an editor would, leaving every other byte alone."""
-    rows = [json.loads(line) for line in path.read_text().splitlines()]
-    change(rows)
-    path.write_text("".join(json.dumps(r, ensure_ascii=False) + "\n" for r in rows))
-
-
-def turn_right(rows: list[dict[str, Any]]) -> None:
-    """Make the first wrong answer right, credit and reading included."""
-    row = next(r for r in rows if not r["strict"])
-    row.update(answer=row["target"], parsed=row["target"], strict=1.0, upstream=1.0)
-
-
-def rescore(path: Path) -> None:
-    """Make score.json fit its edited records, all but the checksum: what the tamperer forgets or cannot know."""
-    score, rows = json.loads(path.read_text()), [json.loads(line) for line in (path.parent / "questions.jsonl").read_text().splitlines()]
-    pct = 100 * sum(r["strict"] for r in rows) / len(rows)
-    score.update(strict_pct=pct, upstream_pct=pct, n=len(rows), n_expected=len(rows), videos=len({r["video_id"] for r in rows}))
-    score.update(subtasks={rows[0]["task"]: pct}, statuses={"ok": len(rows)})
-    path.write_text(json.dumps(score))
-
-
-def unseal(path: Path) -> None:
-    score = json.loads(path.read_text())
-    assert len(score.pop("records_sha256")) == 64
-    path.write_text(json.dumps(score))
-
-
-EDITS: dict[str, tuple[Callable[[list[dict[str, Any]]], object], str]] = {
-    "answer text that reads the same": (
-        lambda rows: rows[5].update(answer=f"{rows[5]['answer']}. "),
-        "egoschema/questions.jsonl was edited",
-    ),
-    "one question missing": (lambda rows: rows.pop(7), "1,499 questions recorded, 1,500 expected"),
-    "other frames": (lambda rows: rows[3].update(frames=4), "asked on other than 8 frames: 'v0003: 4'"),
-    "one answer": (turn_right, "score.json says strict"),
-}
-
-
 @pytest.mark.parametrize("how", EDITS)
 @pytest.mark.parametrize("mended", [False, True], ids=["score left", "score made to fit"])
 def test_an_edited_record_is_exit_4_and_named(folders: dict[str, Path], how: str, mended: bool) -> None:
-    change, said = EDITS[how]
     questions = next(folders["same"].rglob("questions.jsonl"))
     rewrite(questions, lambda rows: None)
     assert run("gate", folders["same"], "--against", folders["base"]).exit_code == 0, "writing the same again is no edit"
-    rewrite(questions, change)
+    rewrite(questions, EDITS[how])
     if mended:
         rescore(questions.parent / "score.json")
     for args in ((folders["same"], folders["base"]), (folders["base"], folders["same"])):
@@ -204,7 +163,7 @@ def test_an_edited_record_is_exit_4_and_named(folders: dict[str, Path], how: str
         messages = [p["message"] for p in json.loads(r.stdout)["integrity"]]
         assert any("egoschema/questions.jsonl was edited" in m and "evaluate again" in m for m in messages)
         if not mended:
-            assert any(said in m for m in messages), messages
+            assert any(NAMED[how] in m for m in messages), messages
     assert run("reference", folders["same"], "ref.json").exit_code == 4
     assert not Path("ref.json").exists()
 
