@@ -1,18 +1,15 @@
-"""CI outputs, the command line and its exit codes, and the shipped workflow and hook, run as they stand."""
+"""CI outputs, the command line and its exit codes."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-import os
-import shlex
 from dataclasses import replace
 from pathlib import Path
 from xml.etree import ElementTree as ET
 
 import pytest
 import typer
-import yaml
 from typer.testing import CliRunner, Result
 
 from harness import ci
@@ -23,7 +20,6 @@ from harness.records import Evaluation, RecordError, write_evaluation
 from tests.harness.made import evaluation, flipped, records
 from tests.harness.tamper import EDITS, NAMED, rescore, rewrite, unseal
 
-ROOT = Path(__file__).resolve().parents[2]
 HOSTILE = "<script>alert(1)</script> | `x` \x1b[31mred\x1b[0m \x00 \u202eevil\n::error::forged ]]> & %0A"
 
 app = typer.Typer()
@@ -289,38 +285,6 @@ def test_an_inconclusive_gate_is_no_green_suite() -> None:
 
 def test_nothing_decided_is_an_error_in_junit() -> None:
     assert ET.fromstring(ci.junit(GateResult([], [], "inconclusive", 3, [])))[0].get("errors") == "1"
-
-
-def gate_commands() -> dict[str, list[str]]:
-    """The gate's command lines in the shipped files, as lists of words after `python -m harness`."""
-    flow = yaml.safe_load((ROOT / "docs/ci/gate.yml").read_text())
-    steps = [s["run"] for s in flow["jobs"]["gate"]["steps"] if "run" in s]
-    hooks = yaml.safe_load((ROOT / "docs/ci/pre-commit-config.yaml").read_text())["repos"][0]["hooks"]
-    lines = {"workflow": next(s for s in steps if "harness gate" in s), "hook": hooks[0]["entry"]}
-    return {k: shlex.split(os.path.expandvars(v)) for k, v in lines.items()}
-
-
-@pytest.mark.parametrize("which", ["workflow", "hook"])
-def test_the_shipped_commands_run_as_they_stand(
-    folders: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, which: str
-) -> None:
-    monkeypatch.setenv("GITHUB_STEP_SUMMARY", str(tmp_path / "summary.md"))
-    words = gate_commands()[which]
-    assert words[:3] == ["python", "-m", "harness"]
-    save_reference(tmp_path / "results/reference.json.gz", load_run(folders["base"]), name="base")
-    candidate = tmp_path / words[words.index("gate") + 1]
-    for name, code in (("same", 0), ("worse", 1)):
-        save(candidate / "base" / "eval", *load_run(folders[name]).values())
-        assert run(*words[3:]).exit_code == code
-        assert (tmp_path / "gate.xml").exists()
-    assert (tmp_path / "summary.md").exists() == (which == "workflow")
-
-
-def test_the_workflow_is_one_github_reads() -> None:
-    flow = yaml.safe_load((ROOT / "docs/ci/gate.yml").read_text())
-    assert "pull_request" in flow[True], "YAML reads the key `on` as true"
-    assert flow["permissions"] == {"contents": "read"}
-    assert all(("uses" in s) != ("run" in s) for s in flow["jobs"]["gate"]["steps"])
 
 
 def test_power_and_simulate_commands() -> None:
