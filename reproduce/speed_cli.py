@@ -22,7 +22,10 @@ def speed_command(
     preset: Annotated[
         str, typer.Option(help="cpu (small model, true lengths), gpu (8B shape, true lengths) or smoke (all small).")
     ] = "cpu",
-    case: Annotated[list[str] | None, typer.Option(help="Only this case; may be given several times. Default: all.")] = None,
+    case: Annotated[
+        list[str] | None,
+        typer.Option(help="Only this case; may be given several times. Default: all. `gate` and `report`: those commands at full size."),
+    ] = None,
     rounds: Annotated[int | None, typer.Option(min=1, help="Rounds a case (default: the preset's).")] = None,
     memory: Annotated[bool, typer.Option("--memory/--no-memory", help="Measure peak memory, in processes of their own.")] = True,
     json_file: Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Also write all figures here.")] = None,
@@ -32,6 +35,7 @@ def speed_command(
     """Measure asking, evaluating and DPO on shared prefixes against one prompt at a time, a stock adapter and TRL's DPOTrainer."""
     from dataclasses import replace
 
+    from reproduce import speed_gate
     from reproduce.speed import CASES, PRESETS, run, wanted_cases
 
     if preset not in PRESETS:
@@ -40,13 +44,18 @@ def speed_command(
     if rounds is not None:
         chosen = replace(chosen, rounds=rounds, dpo_rounds=rounds)
     try:
-        names = wanted_cases(chosen, case or [])
+        engine = [name for name in case or [] if name not in speed_gate.CASES]
+        names = wanted_cases(chosen, engine) if engine or not case else []
     except KeyError as error:
-        _fail(f"no case {error.args[0]!r}; choose from {', '.join(CASES)}", USAGE)
+        _fail(f"no case {error.args[0]!r}; choose from {', '.join((*CASES, *speed_gate.CASES))}", USAGE)
+    timed = case if case else speed_gate.CASES if chosen.device == "cpu" else ()
+    commands = [name for name in speed_gate.CASES if name in timed]
+    if svg_file is not None and not names:
+        _fail("--svg draws ratios, which gate and report have none of", USAGE)
     if dry_run:
-        typer.echo(_plan(chosen, names))
+        typer.echo(_plan(chosen, [*names, *commands]))
         return
-    if chosen.device == "cuda":
+    if names and chosen.device == "cuda":
         import torch
 
         if not torch.cuda.is_available():
@@ -54,8 +63,12 @@ def speed_command(
                 "preset gpu needs a CUDA GPU, and torch sees none; use --preset cpu, or --dry-run to see what would be measured",
                 INFRASTRUCTURE,
             )
-    report = run(chosen, names, typer.echo, memory=memory)
-    typer.echo(table(report))
+    report: dict[str, Any] = run(chosen, names, typer.echo, memory=memory) if names else {"preset": chosen.name, "cases": []}
+    if names:
+        typer.echo(table(report))
+    if commands:
+        share = speed_gate.SMALL_SHARE if chosen.name == "smoke" else 1.0
+        report["commands"] = speed_gate.run_commands(commands, chosen.rounds, typer.echo, share=share)
     if json_file is not None:
         from harness.records import write_text_atomic
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import datetime as dt
 import json
-import time
 from dataclasses import replace
 
 import pytest
@@ -227,12 +226,13 @@ def test_versions_can_be_excused_but_questions_cannot() -> None:
         exception(covers="questions")
 
 
-def test_all_six_at_full_size_take_seconds() -> None:
+@pytest.mark.slow
+def test_all_six_at_full_size() -> None:
+    """How long it takes is for `python -m reproduce speed --case gate`."""
     cand, base = {}, {}
     for i, b in enumerate(CATALOG.values()):
         a = records(b.name, n=b.n, videos=b.videos, seed=i, tasks=len(b.tasks))
         base[b.name], cand[b.name] = evaluation(a), evaluation(flipped(a, loss=0.06, gain=0.06, seed=i), weights="w1")
-    begin = time.process_time()
     r = gate_runs(cand, base)
-    assert time.process_time() - begin < 10
+    assert r.integrity == []
     assert sum(d.n for d in r.decisions if d.question == "no_regression" and d.benchmark != "all") == 39_077

@@ -8,7 +8,6 @@ import html
 import json
 import re
 import shutil
-import time
 import zlib
 from dataclasses import replace
 from pathlib import Path
@@ -245,11 +244,8 @@ def test_command(run: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_forty_thousand_questions_fit_in_time_and_size(tmp_path: Path) -> None:
-    run = write_fake_run(tmp_path / "full", scale="8b", iterations=2, sizes=REAL, gates=False)
-    start = time.process_time()  # seconds of work, so that a busy machine fails nothing
-    path = write_report(run)
-    took = time.process_time() - start
+def test_forty_thousand_questions_fit_in_one_file(tmp_path: Path) -> None:
+    """How long it takes is for `python -m reproduce speed --case report`."""
+    path = write_report(write_fake_run(tmp_path / "full", scale="8b", iterations=2, sizes=REAL, gates=False))
     assert unpacked(path.read_text())["n"] == sum(REAL.values())
     assert path.stat().st_size < 15_000_000
-    assert took < 30, f"{took:.1f} s"
