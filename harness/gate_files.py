@@ -16,7 +16,7 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from harness.gate import SMALL_SCALES, GateFileError, GateResult, GateUsageError
-from harness.published_tables import PublishedError, load_published
+from harness.published_tables import PublishedError, load_published, scale_rows, widest_first
 from harness.records import SCORE_FILE, Evaluation, RecordError, read_evaluations, write_text_atomic
 
 PAPER_DIR = Path(__file__).resolve().parents[1] / "results" / "paper"
@@ -132,18 +132,16 @@ def paper_reference(scale: str, *, row: str | None = None, base: bool = False, f
             "paper's numbers. Compare with another run of the same scale: --against RUN"
         )
     try:
-        tables = sorted(load_published(folder).tables.values(), key=lambda t: -len(t.info.columns))
-        rows = {label: t for t in reversed(tables) for label in t.labels if t.scale_of(label) == scale}
-        gain = next((g for t in tables for g in t.info.gains if {g.candidate, g.baseline} <= rows.keys() and rows[g.candidate] is t), None)
-        wanted = row or (gain and (gain.baseline if base else gain.candidate))
+        published = load_published(folder)
+        rows = {label: t for t in reversed(widest_first(published)) for label in t.labels if t.scale_of(label) == scale}
+        pair = scale_rows(published, scale)
+        wanted = row or (pair and (pair.base if base else pair.aligned))
         if wanted not in rows:
             raise GateUsageError(
                 f"scale {scale!r}: no published {wanted or 'candidate'}; name a row of it with --row: {', '.join(rows) or 'there is none'}"
             )
         scores = rows[wanted].by_benchmark(rows[wanted].position(wanted))
-        start = None
-        if gain and wanted == gain.candidate:
-            start = rows[gain.baseline].by_benchmark(rows[gain.baseline].position(gain.baseline))
+        start = pair.values(pair.base) if pair and wanted == pair.aligned else None
     except PublishedError as e:
         raise GateUsageError(str(e)) from e
     return Reference(f"paper: {wanted}", published=scores, published_base=start)

@@ -265,6 +265,38 @@ class Published:
         return self.tables[file]
 
 
+@dataclass(frozen=True)
+class ScaleRows:
+    """The two published rows that belong to a scale: the base model's and the aligned model's, in one table."""
+
+    table: PublishedTable
+    base: str
+    aligned: str | None
+    """None where only the base is reported."""
+
+    def values(self, label: str | None) -> dict[str, float]:
+        """A row as {benchmark: percent}; empty for None."""
+        return self.table.by_benchmark(self.table.position(label)) if label is not None else {}
+
+
+def widest_first(published: Published) -> list[PublishedTable]:
+    """The tables, those of most columns first."""
+    return sorted(published.tables.values(), key=lambda t: -len(t.info.columns))
+
+
+def scale_rows(published: Published, scale: str) -> ScaleRows | None:
+    """The pair of rows of a scale: the first claimed gain between two of its rows, in the table of most columns; without one, a row that
+    is alone at its scale is its base. None where nothing is published at that scale, or nothing says which of the rows is the base."""
+    lone: list[tuple[PublishedTable, str]] = []
+    for t in widest_first(published):
+        here = {label for label in t.labels if t.scale_of(label) == scale}
+        for g in t.info.gains:
+            if {g.candidate, g.baseline} <= here:
+                return ScaleRows(t, g.baseline, g.candidate)
+        lone += [(t, label) for label in here]
+    return ScaleRows(*lone[0], None) if len(lone) == 1 else None
+
+
 def load_published(folder: Path) -> Published:
     """Read `folder/manifest.yaml` and every CSV file it lists.
 

@@ -18,11 +18,12 @@ from harness import report_charts as charts
 from harness import report_views as views
 from harness.records import write_text_atomic
 from harness.report_compare import compare_all, mean_score
-from harness.report_data import PAPER_SCALES, RunData, provenance_differences
+from harness.report_data import RunData, provenance_differences
 from harness.report_frames import collect_pictures, find_data_folder
 from harness.report_questions import MAX_PAGE, questions_payload
 from harness.report_read import PUBLISHED_FOLDER, read_run
 from harness.report_text import script_json, visible
+from harness.tables import PAPER_SCALES
 
 REPORT_FILE = "report.html"
 TEMPLATES = Path(__file__).parent / "templates"

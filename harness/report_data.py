@@ -16,14 +16,6 @@ from harness.records import Evaluation
 
 Json = dict[str, object]
 
-PAPER_SCALES: dict[str, tuple[str, str, str]] = {
-    "8b": ("table1_main.csv", "InternVL2.5", "VideoSAVi"),
-    "4b": ("table6_parameter_efficiency.csv", "InternVL (4B)", "InternVL (4B) + VideoSAVi"),
-    "2b": ("table6_parameter_efficiency.csv", "InternVL (2B)", "InternVL (2B) + VideoSAVi"),
-    "1b": ("table6_parameter_efficiency.csv", "InternVL (1B)", "InternVL (1B) + VideoSAVi"),
-}
-"""Scale -> (file below results/paper, the base model's row, the aligned model's row). Only these may stand beside the paper's numbers."""
-
 
 class ReportError(ValueError):
     """A folder no report can be made of: names the folder and what was looked for."""
@@ -93,7 +85,8 @@ class Setting:
 
 @dataclass(frozen=True)
 class Published:
-    """The paper's base and aligned rows for one scale, percentages by benchmark; a missing number is left out."""
+    """The paper's base and aligned rows for one scale, percentages by benchmark; a missing number is left out, and a row that the paper
+    does not have is empty."""
 
     base_label: str
     aligned_label: str

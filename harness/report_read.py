@@ -14,10 +14,9 @@ from pathlib import Path
 
 from harness.gate import GateFileError, GateResult
 from harness.integrity import edited
-from harness.published_tables import PublishedError, load_published
+from harness.published_tables import PublishedError, load_published, scale_rows
 from harness.records import QUESTIONS_FILE, SCORE_FILE, Evaluation, RecordError, read_records, read_score
 from harness.report_data import (
-    PAPER_SCALES,
     FailureGroup,
     Gate,
     Json,
@@ -30,6 +29,7 @@ from harness.report_data import (
     Timing,
     number,
 )
+from harness.tables import PAPER_SCALES
 
 PUBLISHED_FOLDER = Path(__file__).resolve().parents[1] / "results" / "paper"
 MAX_LISTED_FAILURES = 200
@@ -238,10 +238,10 @@ def read_published(scale: str, folder: Path = PUBLISHED_FOLDER) -> Published | N
     """
     if scale not in PAPER_SCALES:
         return None
-    file, base, aligned = PAPER_SCALES[scale]
-    table = load_published(folder).table(file)
-    values = [table.by_benchmark(table.position(label)) if label in table.labels else {} for label in (base, aligned)]
-    return Published(base, aligned, *values)
+    rows = scale_rows(load_published(folder), scale)
+    if rows is None:
+        raise PublishedError(f"{folder}: no published rows at scale {scale}")
+    return Published(rows.base, rows.aligned or "aligned model (not reported)", rows.values(rows.base), rows.values(rows.aligned))
 
 
 def read_run(run_dir: Path, *, published_folder: Path = PUBLISHED_FOLDER) -> RunData:

@@ -8,15 +8,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from harness.published_tables import Published, PublishedError, load_published
+from harness.published_tables import Published, PublishedError, load_published, scale_rows
 from harness.records import Evaluation
 from harness.tables import PAPER_SCALES, PublishedRow, ScoreRule, Table, results_table
 
 PAPER_DIR = Path(__file__).resolve().parent.parent / "results" / "paper"
 
 TABLE1 = "table1_main.csv"
-TABLE6 = "table6_parameter_efficiency.csv"
-BASE_ROW = "InternVL2.5"
 SAVI_ROW = "VideoSAVi"
 
 
@@ -39,26 +37,25 @@ def table1(model: str = SAVI_ROW, folder: Path = PAPER_DIR) -> dict[str, float]:
     return table.by_benchmark(table.position(model))
 
 
-# Which published rows belong to a scale: (table, row, label beside ours). The 8B numbers are Table 1's, the smaller ones Table 6's.
-_SCALE_ROWS: dict[str, tuple[tuple[str, str, str], ...]] = {
-    "8b": ((TABLE1, BASE_ROW, "paper: InternVL2.5-8B"), (TABLE1, SAVI_ROW, "paper: InternVL2.5-8B + VideoSAVi")),
-    "4b": ((TABLE6, "InternVL (4B)", "paper: InternVL2.5-4B"),),
-    "2b": ((TABLE6, "InternVL (2B)", "paper: InternVL2.5-2B"), (TABLE6, "InternVL (2B) + VideoSAVi", "paper: InternVL2.5-2B + VideoSAVi")),
-    "1b": ((TABLE6, "InternVL (1B)", "paper: InternVL2.5-1B"), (TABLE6, "InternVL (1B) + VideoSAVi", "paper: InternVL2.5-1B + VideoSAVi")),
-}
+_BASES = {"8b": "InternVL2.5-8B", "4b": "InternVL2.5-4B", "2b": "InternVL2.5-2B", "1b": "InternVL2.5-1B"}
+"""What stands beside our rows: the base model's full name, which the paper's tables shorten in two ways."""
 
 
 def published_rows(scale: str, folder: Path = PAPER_DIR) -> list[PublishedRow]:
-    """The paper's rows for a paper scale, base first; an empty list at any other scale, where no published number applies."""
+    """The paper's rows for a paper scale, base first; an empty list at any other scale, where no published number applies.
+
+    Raises:
+        PublishedError: the folder's manifest has no row at this scale.
+    """
     if scale not in PAPER_SCALES:
         return []
     published = load_tables(folder)
-    out = []
-    for file, row, label in _SCALE_ROWS[scale]:
-        table = published.table(file)
-        values = table.by_benchmark(table.position(row))
-        out.append(PublishedRow(label, values, f"{published.manifest.title}, {table.info.title}", published.manifest.link))
-    return out
+    found = scale_rows(published, scale)
+    if found is None:
+        raise PublishedError(f"{folder}: no published rows at scale {scale}")
+    source = f"{published.manifest.title}, {found.table.info.title}"
+    named = [(f"paper: {_BASES[scale]}", found.base), (f"paper: {_BASES[scale]} + VideoSAVi", found.aligned)]
+    return [PublishedRow(label, found.values(row), source, published.manifest.link) for label, row in named if row is not None]
 
 
 def published_pair(scale: str, folder: Path = PAPER_DIR) -> tuple[dict[str, float], dict[str, float] | None]:

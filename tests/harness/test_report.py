@@ -17,12 +17,14 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
+from harness.gate_files import paper_reference
 from harness.records import read_evaluations, read_records, write_records
 from harness.report import write_report
 from harness.report_cli import register
 from harness.report_data import ReportError
 from harness.report_questions import questions_payload
 from harness.report_read import read_published, read_run
+from reproduce.published import published_pair
 from tests.harness.fake_run import REAL, write_fake_run
 
 SECTIONS = ("summary", "scores", "gain", "gate", "subtasks", "changes", "pairs", "training", "failures", "cost", "provenance", "questions")
@@ -179,6 +181,17 @@ def test_paper_numbers_only_at_paper_scales(run: Path, tmp_path: Path) -> None:
     published = read_published("8b")
     assert published and published.aligned["mvbench"] == 74.0
     assert read_published("micro") is None
+
+
+@pytest.mark.parametrize("scale", ["8b", "4b", "2b", "1b"])
+def test_report_gate_and_tables_read_the_same_published_rows(scale: str) -> None:
+    published = read_published(scale)
+    assert published is not None
+    assert published_pair(scale) == (published.base, published.aligned or None)
+    assert paper_reference(scale, base=True).published == published.base
+    if published.aligned:
+        reference = paper_reference(scale)
+        assert (reference.published, reference.published_base) == (published.aligned, published.base)
 
 
 def test_absent_paper_tables_are_said(tmp_path: Path) -> None:
