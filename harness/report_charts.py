@@ -100,6 +100,7 @@ def score_chart(
         return top + (hi - min(max(v, lo), hi)) / (hi - lo) * (h - top - bottom)
 
     out = []
+    beside: list[tuple[float, str, str]] = []  # labels at the right edge: baseline, text, class
     for t in ticks(lo, hi):
         out += [
             _tag("line", x1=left, x2=w - right, y1=y(t), y2=y(t), class_="grid"),
@@ -109,10 +110,10 @@ def score_chart(
         a, m = ref.aligned, ref.margin
         out.append(_tag("rect", x=left, width=w - left - right, y=y(a + m), height=y(a - m) - y(a + m), class_="band"))
         out.append(_tag("line", x1=left, x2=w - right, y1=y(a), y2=y(a), class_="paper"))
-        out.append(_tag("text", "paper", x=w - right + 5, y=y(a) + 3.5, class_="tick paper-t aside"))
+        beside.append((y(a) + 3.5, "paper", "tick paper-t aside"))
     if chance is not None and lo <= chance <= hi:
         out.append(_tag("line", x1=left, x2=w - right, y1=y(chance), y2=y(chance), class_="chance"))
-        out.append(_tag("text", "chance", x=w - right + 5, y=y(chance) + 3.5, class_="tick aside"))
+        beside.append((y(chance) + 3.5, "chance", "tick aside"))
     known = [(i, p) for i, p in enumerate(points) if p is not None]
     if len(known) > 1:
         out.append(_tag("polyline", points=" ".join(f"{_n(x(i))},{_n(y(p.value))}" for i, p in known), class_="trace"))
@@ -123,17 +124,10 @@ def score_chart(
     if ref and ref.base is not None:
         out.append(_diamond(x(0), y(ref.base), "diamond"))
     if known:
-        i, p = known[-1]
-        gap = y(ref.aligned) - y(p.value) if ref and ref.aligned is not None else 99.0
-        out.append(
-            _tag(
-                "text",
-                f"{p.value:.1f}",
-                x=w - right + 5,
-                y=y(p.value) + 4 + (0 if abs(gap) > 14 else 13 if gap < 0 else -13),
-                class_="value",
-            )
-        )
+        beside.append((y(known[-1][1].value) + 4, f"{known[-1][1].value:.1f}", "value"))
+    beside.sort()
+    places = _apart([at for at, _, _ in beside], 13, h - bottom + 4)
+    out += [_tag("text", text, x=w - right + 5, y=at, class_=cls) for at, (_, text, cls) in zip(places, beside, strict=True)]
     out += [_tag("text", s, x=x(i), y=h - 7, class_="tick mid") for i, s in enumerate(labels)]
     said = ", ".join(f"{labels[i]} {p.value:.1f} ({p.low:.1f} to {p.high:.1f})" for i, p in known) or "nothing measured"
     return _svg(w, h, f"{title}: {said}", out)

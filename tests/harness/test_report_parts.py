@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 import re
@@ -125,6 +126,18 @@ def test_script_json_is_json_that_cannot_leave_its_element(data: object) -> None
     text = script_json(data)
     assert not re.search(r"[<>&\u2028\u2029]|[^\x00-\x7f]", text)
     assert json.loads(text) == data
+
+
+@pytest.mark.parametrize(("value", "chance", "paper"), [(41.0, 42.2, None), (25.0, 25.0, 25.5), (0.5, 1.0, None), (99.0, 97.0, 98.0)])
+def test_labels_beside_a_score_chart_do_not_overlap(value: float, chance: float, paper: float | None) -> None:
+    ref = charts.Reference(None, paper, 1.5) if paper is not None else None
+    points: list[Interval | None] = [Interval(50.0, 40.0, 60.0), Interval(value, value - 3, value + 3)]
+    root = ET.fromstring(str(charts.score_chart("TempCompass", ["base", "1"], points, (0, 100), chance, ref)))
+    texts = [t for t in root.iter() if t.tag.endswith("text") and set((t.get("class") or "").split()) & {"aside", "value"}]
+    assert {"chance", f"{value:.1f}"} <= {t.text for t in texts}
+    places = sorted(float(t.get("y") or "nan") for t in texts)
+    assert all(b - a >= 12.9 for a, b in itertools.pairwise(places))
+    assert places[-1] <= 172 - 24 + 4
 
 
 def test_charts_are_well_formed_and_escape_their_words() -> None:
