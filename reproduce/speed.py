@@ -92,6 +92,8 @@ class Case:
     """Ways whose memory growth is measured, each in a process of its own."""
     memory_target: float | None = None
     """How many times smaller our memory growth has to be at least."""
+    memory_against: str | None = None
+    """The way whose memory counts (None: the one whose speed does)."""
 
 
 @dataclass(frozen=True)
@@ -114,6 +116,7 @@ class Row:
     extras: dict[str, float]
     notes: list[str]
     memory_target: float | None = None
+    memory_against: str = ""
 
     @property
     def met(self) -> bool | None:
@@ -123,7 +126,7 @@ class Row:
     @property
     def memory_ratio(self) -> float | None:
         """How many times smaller our memory growth is; None where it was not measured, or nothing grew."""
-        ours, theirs = self.memory_mb.get(self.ours), self.memory_mb.get(self.against)
+        ours, theirs = self.memory_mb.get(self.ours), self.memory_mb.get(self.memory_against)
         return theirs / ours if ours and theirs is not None else None
 
     @property
@@ -180,6 +183,7 @@ def measure(case: Case, rounds: int, device: str, *, warm_up: bool, memory_mb: M
         case.extras() if case.extras is not None else {},
         list(case.notes),
         case.memory_target,
+        case.memory_against or against,
     )
 
 

@@ -90,7 +90,10 @@ def table(report: dict[str, Any]) -> str:
     for row in report["cases"]:
         ours, theirs = (statistics.median(row["seconds"][row[key]]) for key in ("ours", "against"))
         memory = row["memory_mb"]
-        grown = f"{memory[row['ours']]:.0f} / {memory[row['against']]:.0f}" if row["ours"] in memory and row["against"] in memory else "–"
+        least = row["memory_against"]
+        grown = f"{memory[row['ours']]:.0f} / {memory[least]:.0f}" if row["ours"] in memory and least in memory else "–"
+        if grown != "–" and least != row["against"]:
+            grown += f" ({least})"
         if row["memory_met"] is not None:
             grown += (
                 f" = 1/{row['memory_ratio']:.1f} (target under 1/{row['memory_target']:g}: {'met' if row['memory_met'] else 'not met'})"
@@ -105,7 +108,8 @@ def table(report: dict[str, Any]) -> str:
         extras = "; ".join(f"{key.removesuffix('_pct')} {value:.1f} %" for key, value in row["extras"].items())
         others = [way for way in row["seconds"] if way not in (row["ours"], row["against"])]
         also = "; ".join(f"{way}: {statistics.median(row['seconds'][way]):.2f} s" for way in others)
-        said = ". ".join(part for part in (*row["notes"], extras, also) if part)
+        further = [f"{way}: {memory[way]:.0f} MB" for way in memory if way not in (row["ours"], row["memory_against"])]
+        said = ". ".join(part for part in (*row["notes"], extras, also, "; ".join(further)) if part)
         if said:
             notes.append(f"- {row['title']}: {said}.")
     head = f"Preset {report['preset']}; {', '.join(f'{key} {value}' for key, value in report['machine'].items())}."

@@ -108,6 +108,7 @@ def dpo_setup(preset: Preset, name: str, pairs: int, *, lora: bool) -> tuple[Cas
         notes=(f"by FLOPs at 8B, same lengths: {big_theirs / big_ours:.1f}x",),
         memory=("packed", *others),
         memory_target=8.0 if pairs == 6 and preset.name != "smoke" else None,
+        memory_against=others[-1],  # the whole step at once, as ours; batch 1 holds a pair at a time
     )
     return case, policy
 

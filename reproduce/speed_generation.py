@@ -6,12 +6,13 @@ import atexit
 import shutil
 import tempfile
 import time
+from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from reproduce.speed import Case, Preset
 from reproduce.speed_flops import generation_flops
-from reproduce.speed_model import EIGHT_B, make_frames, make_model, make_text
+from reproduce.speed_model import EIGHT_B, Shape, make_frames, make_model, make_text
 
 if TYPE_CHECKING:
     import numpy as np
@@ -19,16 +20,6 @@ if TYPE_CHECKING:
 
     from savi.frames import Frames
     from savi.video_lm import VideoLM
-
-EVALUATION = {
-    "mvbench": 1,
-    "perceptiontest": 3,
-    "tempcompass": 18,
-    "nextqa": 9,
-    "egoschema": 1,
-    "longvideobench": 2,
-}
-"""Questions a video on the six benchmarks (questions / videos, rounded)."""
 
 
 def reply(lm: VideoLM, video: np.ndarray | Frames, prompts: list[str], new: int) -> None:
@@ -107,28 +98,48 @@ def generation_case(preset: Preset, name: str, prompts: int, new: int) -> Case:
     )
 
 
+TEMPCOMPASS_LIKE = 18
+"""Questions on the one video of `evaluation-tempcompass`."""
+
+
+def questions_a_video() -> dict[int, int]:
+    """How many videos of the six benchmarks have how many questions: each benchmark's questions dealt evenly to its videos."""
+    from benchmarks.catalog import CATALOG
+
+    videos: Counter[int] = Counter()
+    for benchmark in CATALOG.values():
+        least, more = divmod(benchmark.n, benchmark.videos)
+        videos[least] += benchmark.videos - more
+        videos[least + 1] += more
+    return {count: number for count, number in sorted(videos.items()) if number}
+
+
 def evaluation_case(preset: Preset, name: str) -> Case:
     """Questions grouped by video against the stock adapter, which decodes, encodes and answers each by itself at batch 1.
 
     `evaluation-mix`: the six benchmarks' questions a video, weighed with their numbers of videos (seconds of the whole suite);
     `evaluation-tempcompass`: one video with 18 questions. Real files; decoding is in both.
     """
-    from benchmarks.catalog import CATALOG
     from savi.families import Timing
     from savi.frames import read_frames
 
     lm = make_model(preset.shape, preset.device)
     path = _clip(preset)
     new = preset.new_tokens[1]
-    texts = [make_text(preset.question - 2, seed) for seed in range(max(EVALUATION.values()))]
+    mix = name == "evaluation-mix"
+    videos = questions_a_video() if mix else {TEMPCOMPASS_LIKE: 1}
+    total = sum(count * number for count, number in videos.items())
+    texts = [make_text(preset.question - 2, seed) for seed in range(max(videos))]
     ids, _ = _alone_inputs(lm, read_frames(path, num_frames=preset.frames).pixels, texts[:1])
-    videos = {benchmark: CATALOG[benchmark].videos for benchmark in EVALUATION}
-    questions = sum(videos[benchmark] * count for benchmark, count in EVALUATION.items())
+    prefix = ids[0].shape[1] - len(lm.prompt_ids(texts[0]))
 
     def grouped(count: int) -> float:
         start = time.perf_counter()
         reply(lm, read_frames(path, num_frames=preset.frames), texts[:count], new)
         return time.perf_counter() - start
+
+    def suite() -> float:
+        return sum(number * grouped(count) for count, number in videos.items())
 
     def stock() -> float:
         start = time.perf_counter()
@@ -137,23 +148,28 @@ def evaluation_case(preset: Preset, name: str) -> Case:
         reply_alone(lm, ids[0], pixels, new)
         return time.perf_counter() - start
 
-    def suite() -> float:
-        a_video = {count: grouped(count) for count in sorted(set(EVALUATION.values()))}
-        return sum(videos[benchmark] * a_video[count] for benchmark, count in EVALUATION.items())
+    def counted(shape: Shape) -> tuple[float, float]:
+        lengths = {"frames": preset.frames, "prefix": prefix, "question": preset.question, "new": new}
+        each = [(number, generation_flops(shape, **lengths, prompts=count)) for count, number in videos.items()]
+        return sum(number * flops[0] for number, flops in each), sum(number * flops[1] for number, flops in each)
 
-    mix = name == "evaluation-mix"
-    ways = {"grouped by video": suite if mix else lambda: grouped(18), "stock adapter": stock}
-    total = questions if mix else 18
+    ours, theirs = counted(preset.shape)
+    big_ours, big_theirs = counted(EIGHT_B)
     return Case(
         name,
-        "evaluation, mix of the six benchmarks" if mix else "evaluation, 18 questions a video (TempCompass-like)",
-        ways,
+        "evaluation, mix of the six benchmarks" if mix else f"evaluation, {TEMPCOMPASS_LIKE} questions a video (TempCompass-like)",
+        {"grouped by video": suite, "stock adapter": stock},
         "grouped by video",
         ("stock adapter",),
         (3.0 if mix else 10.0) if preset.name != "smoke" else None,
         times={"stock adapter": float(total)},
-        lengths={"prefix": ids[0].shape[1] - preset.question, "new": new},
-        notes=(f"stock adapter: one question timed a round, times {total}",),
+        limit=theirs / ours,
+        flops={"grouped by video": ours, "stock adapter": theirs},
+        lengths={"prefix": prefix, "question": preset.question, "new": new},
+        notes=(
+            f"{total} questions on {sum(videos.values())} videos; stock adapter: one question timed a round, times {total}",
+            f"by FLOPs at 8B, same lengths: {big_theirs / big_ours:.1f}x; decoding is timed in both ways and in no FLOPs",
+        ),
     )
 
 

@@ -90,6 +90,16 @@ def test_rounds_are_interleaved_and_ratios_taken_within_a_round() -> None:
     assert row.to_json()["met"] is True
 
 
+def test_the_mix_has_the_benchmarks_questions_and_videos() -> None:
+    from benchmarks.catalog import CATALOG
+    from reproduce.speed_generation import questions_a_video
+
+    dealt = questions_a_video()
+    assert sum(dealt.values()) == sum(b.videos for b in CATALOG.values())
+    assert sum(count * number for count, number in dealt.items()) == sum(b.n for b in CATALOG.values())
+    assert min(dealt) == 1, "most videos have nothing to share: the mix must not forget them"
+
+
 def test_texts_have_the_stated_lengths() -> None:
     lm = make_model(SMOKE, "cpu")
     assert len(lm.prompt_ids(make_text(18, 0))) == 19

@@ -31,6 +31,7 @@ FAST = Row(
     {},
     ["a note"],
     memory_target=8.0,
+    memory_against="theirs",
 )
 SLOW = replace(FAST, name="dpo-1-full", title="one pair", ratio=0.8, ratio_low=0.7, ratio_high=0.9, target=2.5, limit=None, memory_mb={})
 FREE = replace(SLOW, name="prefetch", title="prefetch", ratio=1.4, ratio_low=1.3, ratio_high=1.5, target=None, memory_target=None)
@@ -60,6 +61,13 @@ def test_the_memory_target_is_a_strict_bound(theirs: float, met: bool) -> None:
     row = replace(FAST, memory_mb={"ours": 100.0, "theirs": theirs})
     assert row.memory_met is met
     assert ("1/8: met" in table(report(row))) is met
+
+
+def test_memory_may_count_against_another_way_and_says_so() -> None:
+    row = replace(FAST, memory_mb={"ours": 100.0, "theirs": 300.0, "at once": 900.0}, memory_against="at once")
+    text = table(report(row))
+    assert "100 / 900 (at once) = 1/9.0 (target under 1/8: met)" in text
+    assert "theirs: 300 MB" in text
 
 
 def test_memory_that_was_not_measured_is_not_met() -> None:
