@@ -28,19 +28,25 @@ class MaskDroppedError(RuntimeError):
     """A packed batch met an attention implementation that would not apply its mask, or whose layers never asked for it."""
 
 
+class Uses:
+    """How many attention layers used a tree. An object of its own: FSDP2's mixed precision hands layers copies of dataclasses."""
+
+    count = 0
+
+
 @dataclass
 class Tree:
     """The block structure of a packed batch.
 
     `mask` is additive, in the model's dtype: 0 where a query may look, -inf elsewhere; every query may look at itself, so no row is empty.
-    Shape [B, 1, T, P + T] for the T branch positions when `split`, else [B, 1, P + T, P + T]. `prefix_len` is P, equal in all rows. `calls`
-    counts the attention layers that used it.
+    Shape [B, 1, T, P + T] for the T branch positions when `split`, else [B, 1, P + T, P + T]. `prefix_len` is P, equal in all rows.
+    `uses` is shared by copies of the tree.
     """
 
     prefix_len: int
     mask: Tensor
     split: bool
-    calls: int = field(default=0, compare=False)
+    uses: Uses = field(default_factory=Uses, compare=False)
 
 
 def tree_attention(
@@ -67,7 +73,7 @@ def tree_attention(
         if attention_mask is None and 1 < query.shape[2] < key.shape[2]:
             raise MaskDroppedError("a cached call of several tokens came without its attention mask; pass attention_mask over all keys")
         return sdpa_attention_forward(module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **kwargs)
-    tree.calls += 1
+    tree.uses.count += 1
     groups = int(getattr(module, "num_key_value_groups", 1))
     if groups > 1:
         key, value = repeat_kv(key, groups), repeat_kv(value, groups)
@@ -129,7 +135,7 @@ def check_applied(tree: Tree) -> None:
     Raises:
         MaskDroppedError: the model's forward did not hand the tree to its attention layers.
     """
-    if tree.calls == 0:
+    if tree.uses.count == 0:
         raise MaskDroppedError(
             "no attention layer of this model was given the tree: its forward drops keyword arguments, so packing cannot be used with it; "
             "set engine='plain'"

@@ -19,6 +19,18 @@ if TYPE_CHECKING:
     from trl import DPOConfig
 
 LossType = Literal["sigmoid", "ipo", "hinge"]
+Sharding = Literal["none", "fsdp2", "deepspeed"]
+
+MACHINE_ONLY = frozenset({"sharding"})
+"""Settings that suit a machine: a run may go on without them, or with others, on the next one."""
+
+SPEED_ONLY = MACHINE_ONLY | {"max_batch_tokens", "gradient_checkpointing", "engine", "features_mb"}
+"""Settings that change time and memory and, beyond rounding, nothing else."""
+
+PLAIN_SHARDED = (
+    "engine 'plain' runs a different number of forward passes on each process, and processes that share a model would wait for each other "
+    "for ever: use engine 'packed' with sharding"
+)
 
 
 class DPOSettings(BaseModel):
@@ -30,6 +42,12 @@ class DPOSettings(BaseModel):
     result beyond rounding. `features_mb` bounds the encoded videos kept in memory; the rest is decoded and encoded again when needed.
     `engine` "plain" runs one sequence at a time, the oracle. `save_steps` 0 keeps no checkpoints on the way; else it is rounded up to a
     multiple of `logging_steps`, so that a resumed log equals an uninterrupted one. `num_frames` None: as the pairs were made.
+
+    `sharding` says what the processes of a launch (`torchrun`, `accelerate launch`) keep whole: "none" the model on each (DDP); "fsdp2"
+    weights, gradients and optimiser state are spread (PyTorch's FSDP2); "deepspeed" gradients and optimiser state are (ZeRO stage 2;
+    needs the package deepspeed). Either way the result is a plain checkpoint, and the same up to rounding (a bfloat16 model is trained
+    more finely: both keep float32 weights behind it). `accelerate launch` with an FSDP2 or DeepSpeed config does the same without this
+    setting.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -57,6 +75,7 @@ class DPOSettings(BaseModel):
     features_mb: float = Field(4096.0, gt=0)
     num_frames: int | None = Field(None, ge=1)
     engine: Literal["packed", "plain"] = "packed"
+    sharding: Sharding = "none"
 
     @model_validator(mode="after")
     def _check(self) -> DPOSettings:
@@ -64,6 +83,8 @@ class DPOSettings(BaseModel):
             raise ValueError(
                 "rpo_alpha adds the SFT term to the preference loss; with method 'sft' that term is all there is: leave it out"
             )
+        if self.sharding != "none" and self.engine == "plain":
+            raise ValueError(PLAIN_SHARDED)
         return self
 
     @property
@@ -79,8 +100,11 @@ class DPOSettings(BaseModel):
         """`save_steps` rounded up to a multiple of `logging_steps`; 0 for none."""
         return -(-self.save_steps // self.logging_steps) * self.logging_steps
 
-    def trl_config(self, output_dir: str | Path, *, total_steps: int, use_cpu: bool, bf16: bool) -> DPOConfig:
-        """These settings as TRL's `DPOConfig`, complete enough for its own `DPOTrainer` (rpo_alpha is its "sft" loss with that weight)."""
+    def trl_config(self, output_dir: str | Path, *, total_steps: int, use_cpu: bool, bf16: bool, **more: Any) -> DPOConfig:
+        """These settings as TRL's `DPOConfig`, complete enough for its own `DPOTrainer` (rpo_alpha is its "sft" loss with that weight).
+
+        `more`: further options of Trainer's, see `savi.sharding.trainer_options`.
+        """
         from savi.compat import mend_torchvision
 
         mend_torchvision()
@@ -125,6 +149,7 @@ class DPOSettings(BaseModel):
             "use_cpu": use_cpu,
             "bf16": bf16,
             "precompute_ref_log_probs": self.needs_reference,
+            **more,
         }
         with (
             warnings.catch_warnings()

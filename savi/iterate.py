@@ -16,7 +16,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from savi.dpo import DPOSettings
+from savi.dpo import MACHINE_ONLY, DPOSettings
 from savi.files import FailureLog, sha256_file, sha256_json, write_json_atomic
 from savi.preferences import PreferencePair, read_pairs, write_pairs
 from savi.prompts import LETTERS, Question, Unreadable, choice, parse_question, question_shape, same_answer
@@ -177,7 +177,9 @@ def run_iteration(
     if control in ("reversed", "blind"):
         train_file = out / TRAIN_PAIRS_FILE
         write_pairs(train_file, transform_pairs(pairs, control, seed=align.seed, unchanged=read_unchanged(out / DROPPED_FILE)))
-    inputs = sha256_json({"model": lm.fingerprint, "pairs": sha256_file(train_file), "settings": dpo.model_dump(mode="json")})
+    inputs = sha256_json(
+        {"model": lm.fingerprint, "pairs": sha256_file(train_file), "settings": dpo.model_dump(mode="json", exclude=set(MACHINE_ONLY))}
+    )
     result_file = out / RESULT_FILE
     if not _finished(result_file, out / MODEL_FOLDER, inputs):
         began = time.perf_counter()

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -44,7 +45,7 @@ def load_model(path: str | Path, *, device: str, dtype: str, attn_implementation
     _check_place(path)
     raw, _ = PreTrainedConfig.get_config_dict(name)
     _check_type(raw, name)
-    target = torch.device("cuda" if device == "auto" and torch.cuda.is_available() else "cpu" if device == "auto" else device)
+    target = _own_device() if device == "auto" else torch.device(device)
     keywords: dict[str, Any] = {} if attn_implementation is None else {"attn_implementation": attn_implementation}
     with _quiet(Path(name)):
         model, report = AutoModelForImageTextToText.from_pretrained(name, dtype="auto", output_loading_info=True, **keywords)
@@ -53,6 +54,14 @@ def load_model(path: str | Path, *, device: str, dtype: str, attn_implementation
         raise ModelError(f"{name}: " + "; ".join(f"{len(v)} {k.replace('_', ' ')}, e.g. {v[0]}" for k, v in wrong.items() if v))
     stored = model.dtype
     return model.to(device=target, dtype=_compute_dtype(stored, dtype, target, sum(p.numel() for p in model.parameters()))), stored
+
+
+def _own_device() -> torch.device:
+    """CUDA where there is one; under torchrun, each process its own."""
+    if not torch.cuda.is_available():
+        return torch.device("cpu")
+    rank = int(os.environ.get("LOCAL_RANK", "0"))
+    return torch.device("cuda", rank) if 0 < rank < torch.cuda.device_count() else torch.device("cuda")
 
 
 def load_tokenizer(name: str) -> PreTrainedTokenizerBase:

@@ -220,7 +220,7 @@ def packed_logps(model: nn.Module, batch: PackedBatch, family: Family) -> Tensor
     """
     inner = unwrap(model)
     require_tree_attention(inner)
-    batch.tree.calls = 0
+    batch.tree.uses.count = 0
     logits = model(
         input_ids=batch.input_ids,
         position_ids=batch.position_ids,

@@ -8,10 +8,9 @@ reference is scored once, before the first step, from the same packing. No secon
 from __future__ import annotations
 
 import contextlib
-import json
 import shutil
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,13 +19,15 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from savi.attention import use_tree_attention
+from savi.attention import text_implementation, use_tree_attention
 from savi.compat import mend_torchvision
-from savi.dpo import DPOSettings, reward_sums, step_loss
+from savi.dpo import PLAIN_SHARDED, DPOSettings, reward_sums, step_loss
 from savi.examples import DroppedPair, Example, NoPairsError, Step, Unit, VideoStore, frames_of_pairs, make_plan, make_units, tokenise
-from savi.files import sha256_json, write_json_atomic, write_jsonl_atomic
+from savi.model_folder import load_model
 from savi.packing import Row, batches, pack, packed_logps, separate_logps, unwrap
 from savi.preferences import PreferencePair
+from savi.sharding import Plain, ShardingError, count_cpu_processes, set_up, trainer_options, whole_state
+from savi.train_folder import LOG_FILE, MODEL_FOLDER, TRAIN_FOLDER, LogFile, Progress, claim, last_checkpoint, save
 
 mend_torchvision()  # Trainer's module looks for torchvision when it is imported
 
@@ -37,13 +38,6 @@ if TYPE_CHECKING:
 
     from savi.families import Family
     from savi.video_lm import VideoLM
-
-Progress = Callable[[int, int], None]
-"""Called with (done, total)."""
-
-TRAIN_FOLDER = "train"
-MODEL_FOLDER = "model"
-LOG_FILE = "log.jsonl"
 
 
 @dataclass(frozen=True)
@@ -79,11 +73,11 @@ class PackedDPOTrainer(Trainer):
         callbacks: list[TrainerCallback] | None = None,
     ) -> None:
         super().__init__(model=model, args=args, train_dataset=_Plan(plan), callbacks=callbacks)
-        if self.is_fsdp_enabled or self.is_deepspeed_enabled:
-            raise ValueError(
-                "sharded training (FSDP, DeepSpeed) is not supported: the checkpoint would hold shards; use several processes with a whole "
-                "model each (torchrun), with LoRA (lora_r) and gradient_checkpointing where memory is short"
-            )
+        self.sharding = set_up(self, model, family)
+        if self.sharding != "none":
+            if settings.engine == "plain":
+                raise ShardingError(PLAIN_SHARDED)
+            model.to(self.args.device)  # Trainer leaves it where it is; the reference is scored before it is sharded
         self.remove_callback(PrinterCallback)  # the log goes to a file, progress to the caller
         self.settings = settings
         self.family = family
@@ -115,9 +109,10 @@ class PackedDPOTrainer(Trainer):
         for number, (units, rows, weight) in enumerate(micros, start=1):
             last = number == len(micros)
             self.accelerator.gradient_state._set_sync_gradients(last)
-            with contextlib.nullcontext() if last else self.accelerator.no_sync(model=model):
+            alone = not last and self.sharding == "none"  # a sharded model keeps its shard of the sum, not all of every gradient
+            with self.accelerator.no_sync(model=model) if alone else contextlib.nullcontext():
                 with self.compute_loss_context_manager():
-                    loss = self._share_of_loss(model, inputs, units, rows) * weight
+                    loss = self._share_of_loss(model, inputs, units, rows, counted=weight > 0) * weight
                 self.accelerator.backward(loss)
             total += loss.detach().float()
         return total
@@ -149,12 +144,12 @@ class PackedDPOTrainer(Trainer):
     def _row(self, unit: Unit) -> Row:
         return Row(self.store.get(unit.video), tuple(self.examples[number].tokens for number in unit.examples))
 
-    def _share_of_loss(self, model: nn.Module, step: Step, units: Sequence[Unit], rows: Sequence[Row]) -> Tensor:
+    def _share_of_loss(self, model: nn.Module, step: Step, units: Sequence[Unit], rows: Sequence[Row], *, counted: bool) -> Tensor:
         policy, lengths = self.logps(model, rows)
         numbers = [number for unit in units for number in unit.examples]
         reference = None if self.reference is None else self.reference[numbers].to(policy)
         for key, value in reward_sums(policy, reference, lengths, self.settings).items():
-            self._sums[key] += value
+            self._sums[key] += value if counted else 0.0  # the keys are there on every process
         return step_loss(policy, reference, lengths, self.settings, step_pairs=step.pairs, step_chosen_tokens=step.chosen_tokens)
 
     def logps(self, model: nn.Module, rows: Sequence[Row]) -> tuple[Tensor, Tensor]:
@@ -230,32 +225,6 @@ def _dtype(model: nn.Module) -> torch.dtype:
     return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else next(model.parameters()).dtype
 
 
-class _LogFile(TrainerCallback):
-    """Writes train/log.jsonl: no times in it, so that a resumed run leaves the file of an uninterrupted one."""
-
-    def __init__(self, path: Path, settings: DPOSettings, progress: Progress | None) -> None:
-        self._path, self._settings, self._progress = path, settings, progress
-
-    def rows(self, state: Any) -> list[dict[str, float]]:
-        """Trainer's rows with a loss; `epoch` counts passes over the pairs (Trainer sees one long epoch)."""
-        kept = [row for row in state.log_history if "loss" in row]
-        return [{**row, "epoch": round(row["epoch"] * self._settings.epochs, 6)} for row in kept]
-
-    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        self._write(state)
-
-    def on_log(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        self._write(state)
-
-    def _write(self, state: Any) -> None:
-        if state.is_world_process_zero:
-            write_jsonl_atomic(self._path, self.rows(state))
-
-    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        if self._progress is not None and state.is_world_process_zero:
-            self._progress(state.global_step, state.max_steps)
-
-
 def train_dpo(
     lm: VideoLM,
     pairs: Iterable[PreferencePair],
@@ -269,15 +238,19 @@ def train_dpo(
 
     The same pairs (in any order), settings and weights give the same bytes on one machine. With `save_steps`, a run that was killed goes
     on from its last checkpoint and ends in the same bytes. `lm` holds the trained weights afterwards (LoRA merged): what it watched
-    before is stale. `store` brings videos that are encoded already. Under torchrun every process calls this; the first one writes.
+    before is stale. `store` brings videos that are encoded already. Under torchrun every process calls this; the first one writes
+    (to a folder that all of them see, where the model is sharded).
 
     Raises:
         NoPairsError: no pair is left to train on, with the reasons.
         ValueError: settings and pairs do not fit together.
+        ShardingError: the model cannot be sharded this way.
         MaskDroppedError: this model cannot be trained packed.
         VideoError: a video's file went away after the pairs were made and was not found missing at the start.
     """
+    joined = torch.distributed.is_initialized()
     out = Path(out_dir)
+    sharding = trainer_options(settings, lm.model, lm.family)
     given = list(pairs)
     examples, dropped = tokenise(lm, given, settings)
     if store is None and examples:
@@ -292,30 +265,49 @@ def train_dpo(
 
     plan = make_plan(examples, settings)
     if settings.save_steps:
-        _claim(out / TRAIN_FOLDER, lm, examples, settings)
+        claim(out / TRAIN_FOLDER, lm, examples, settings)
+    plain = Plain.of(lm.model)
+    before = text_implementation(lm.model)
     args = settings.trl_config(
-        out / TRAIN_FOLDER, total_steps=len(plan), use_cpu=lm.device.type == "cpu", bf16=lm.model.dtype == torch.bfloat16
+        out / TRAIN_FOLDER,
+        total_steps=len(plan),
+        use_cpu=lm.device.type == "cpu" and settings.sharding != "deepspeed",  # accelerate takes it as a wish against DeepSpeed
+        bf16=lm.model.dtype == torch.bfloat16,
+        **sharding,
     )
-    log_file = _LogFile(out / TRAIN_FOLDER / LOG_FILE, settings, progress)
+    count_cpu_processes(args)
+    log_file = LogFile(out / TRAIN_FOLDER / LOG_FILE, settings, progress)
     model = trainable(lm, settings)
     lm.model.config.use_cache = False
     with contextlib.nullcontext() if settings.engine == "plain" else use_tree_attention(lm.model):
         trainer = PackedDPOTrainer(
             model, args, settings=settings, family=lm.family, examples=examples, plan=plan, store=store, callbacks=[log_file]
         )
+        first = trainer.is_world_process_zero()
+        checkpoint = last_checkpoint(out / TRAIN_FOLDER, trainer.sharding, tidy=first)
         if settings.needs_reference:
             trainer.score_reference()
-        trainer.train(resume_from_checkpoint=_last_checkpoint(out / TRAIN_FOLDER))
-        if hasattr(model, "merge_and_unload"):
+        trainer.train(resume_from_checkpoint=checkpoint)
+        state = whole_state(lm.model, plain, settings) if trainer.sharding == "fsdp2" else None
+        if state is None and hasattr(model, "merge_and_unload"):
             lm.model = model.merge_and_unload()
     lm.model.config.use_cache = True
     lm.model.requires_grad_(False)
     lm.model.eval()
-    if trainer.is_world_process_zero():
-        _save(lm, out / MODEL_FOLDER)
-        for checkpoint in (out / TRAIN_FOLDER).glob("checkpoint-*"):
-            shutil.rmtree(checkpoint)
+    if state is not None:  # the model in memory is in shards for good
+        lm.model = plain.shell(lm.model)
+    if first:
+        save(lm, out / MODEL_FOLDER, state)
+        for path in (out / TRAIN_FOLDER).glob("checkpoint-*"):
+            shutil.rmtree(path)
     trainer.accelerator.wait_for_everyone()
+    if state is not None:
+        kind = str(plain.dtype).removeprefix("torch.")
+        lm.model, _ = load_model(out / MODEL_FOLDER, device=str(trainer.args.device), dtype=kind, attn_implementation=before)
+        lm.model.requires_grad_(False)
+        lm.model.eval()
+    if torch.distributed.is_initialized() and not joined:
+        torch.distributed.destroy_process_group()  # opened by Trainer; left to the interpreter's end, gloo's threads can abort a process
     return TrainResult(out / MODEL_FOLDER, tuple(log_file.rows(trainer.state)), trainer.state.global_step, len(examples), tuple(dropped))
 
 
@@ -350,45 +342,3 @@ def _check_context(lm: VideoLM, examples: Sequence[Example], store: VideoStore) 
             raise ValueError(
                 f"pair {example.pair_id}: {end} positions, but {lm.name} has a context of {limit}; use fewer frames or shorter answers"
             )
-
-
-def _claim(folder: Path, lm: VideoLM, examples: Sequence[Example], settings: DPOSettings) -> None:
-    """Write down what the checkpoints in a folder are made from.
-
-    Raises:
-        ValueError: the folder holds checkpoints made from something else.
-    """
-    speed_only = {"max_batch_tokens", "gradient_checkpointing", "engine", "features_mb"}
-    made_from = sha256_json(
-        {
-            "model": lm.fingerprint,
-            "settings": settings.model_dump(mode="json", exclude=speed_only),
-            "examples": [
-                [example.pair_id, example.tokens.question, example.tokens.chosen, example.tokens.rejected] for example in examples
-            ],
-        }
-    )
-    path = folder / "made_from.json"
-    if path.exists() and json.loads(path.read_text(encoding="utf-8")) != made_from and any(folder.glob("checkpoint-*")):
-        raise ValueError(f"{folder}: holds checkpoints of another model, other pairs or other settings; take another folder or delete it")
-    write_json_atomic(path, made_from)
-
-
-def _last_checkpoint(folder: Path) -> str | None:
-    """The last complete checkpoint; torn ones (killed while saving) are removed. trainer_state.json is written last."""
-    complete: dict[int, Path] = {}
-    for path in folder.glob("checkpoint-*"):
-        try:
-            complete[int(json.loads((path / "trainer_state.json").read_text())["global_step"])] = path
-        except (OSError, ValueError, KeyError):
-            shutil.rmtree(path)
-    return str(complete[max(complete)]) if complete else None
-
-
-def _save(lm: VideoLM, folder: Path) -> None:
-    """Write the checkpoint beside its place first, so that a folder of that name is always whole."""
-    partial = folder.with_name(folder.name + ".partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    lm.save_pretrained(partial)
-    shutil.rmtree(folder, ignore_errors=True)
-    partial.rename(folder)
