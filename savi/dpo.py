@@ -19,9 +19,10 @@ if TYPE_CHECKING:
     from trl import DPOConfig
 
 LossType = Literal["sigmoid", "ipo", "hinge"]
+BranchAttention = Literal["sdpa", "flex"]
 Sharding = Literal["none", "fsdp2", "deepspeed"]
 
-MACHINE_ONLY = frozenset({"sharding"})
+MACHINE_ONLY = frozenset({"sharding", "branch_attention"})
 """Settings that suit a machine: a run may go on without them, or with others, on the next one."""
 
 SPEED_ONLY = MACHINE_ONLY | {"max_batch_tokens", "gradient_checkpointing", "engine", "features_mb"}
@@ -42,6 +43,9 @@ class DPOSettings(BaseModel):
     result beyond rounding. `features_mb` bounds the encoded videos kept in memory; the rest is decoded and encoded again when needed.
     `engine` "plain" runs one sequence at a time, the oracle. `save_steps` 0 keeps no checkpoints on the way; else it is rounded up to a
     multiple of `logging_steps`, so that a resumed log equals an uninterrupted one. `num_frames` None: as the pairs were made.
+
+    `branch_attention` "flex": the branches behind a prefix go through flex attention, which skips what they do not see and needs no mask of
+    queries times keys (CUDA only; the prefix stays with sdpa's causal kernel either way).
 
     `sharding` says what the processes of a launch (`torchrun`, `accelerate launch`) keep whole: "none" the model on each (DDP); "fsdp2"
     weights, gradients and optimiser state are spread (PyTorch's FSDP2); "deepspeed" gradients and optimiser state are (ZeRO stage 2;
@@ -75,6 +79,7 @@ class DPOSettings(BaseModel):
     features_mb: float = Field(4096.0, gt=0)
     num_frames: int | None = Field(None, ge=1)
     engine: Literal["packed", "plain"] = "packed"
+    branch_attention: BranchAttention = "sdpa"
     sharding: Sharding = "none"
 
     @model_validator(mode="after")

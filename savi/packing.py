@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from savi.attention import SPLIT_FROM, Tree, check_applied, require_tree_attention
+from savi.attention import SPLIT_FROM, Tree, branch_blocks, check_applied, require_tree_attention
+from savi.dpo import BranchAttention
 
 if TYPE_CHECKING:
     from savi.families.base import Family, VideoFeatures
@@ -90,11 +91,18 @@ class PackedBatch:
 
 
 def pack(
-    rows: Sequence[Row], family: Family, *, dtype: torch.dtype, device: torch.device | str = "cpu", split: bool | None = None
+    rows: Sequence[Row],
+    family: Family,
+    *,
+    dtype: torch.dtype,
+    device: torch.device | str = "cpu",
+    split: bool | None = None,
+    branches: BranchAttention = "sdpa",
 ) -> PackedBatch:
     """Pack rows whose prefixes are equally long.
 
     `dtype` is the model's (of the additive mask). `split`: attention in two calls (see `savi.attention`); None decides by the prefix.
+    `branches` "flex": always in two calls, the second by flex attention.
 
     Raises:
         ValueError: no pairs at all, prefixes of different lengths, or an empty completion where a scored one is needed.
@@ -105,7 +113,7 @@ def pack(
     if len(lengths_of) > 1:
         raise ValueError(f"prefixes of different lengths in one batch: {sorted(lengths_of)}; group the videos by prefix length first")
     p = lengths_of.pop()
-    split = p >= SPLIT_FROM if split is None else split
+    split = branches == "flex" or (p >= SPLIT_FROM if split is None else split)
     longest = max(row.tokens for row in rows)
     tails = [_tail(row, p) for row in rows]
 
@@ -120,8 +128,12 @@ def pack(
         ],
         dim=-2,
     )
-    mask = torch.stack([_visible(tail, p, longest, whole=not split) for tail in tails])[:, None]
-    additive = torch.zeros(mask.shape, dtype=dtype).masked_fill_(~mask, float("-inf"))
+    if branches == "flex":
+        own, parent = (torch.stack(part).to(device) for part in zip(*(_branches(tail, p, longest) for tail in tails), strict=True))
+        tree = Tree(p, None, split, branch_blocks(own, parent, p))
+    else:
+        mask = torch.stack([_visible(tail, p, longest, whole=not split) for tail in tails])[:, None]
+        tree = Tree(p, torch.zeros(mask.shape, dtype=dtype).masked_fill_(~mask, float("-inf")).to(device), split)
 
     keep = torch.tensor(sorted({position for tail in tails for position in tail.predicted_at}), dtype=torch.long)
     at = torch.searchsorted(keep, torch.tensor([position for tail in tails for position in tail.predicted_at], dtype=torch.long))
@@ -140,7 +152,7 @@ def pack(
         slot=slot.to(device),
         lengths=torch.tensor(lengths, dtype=torch.long, device=device),
         grid=(2 * len(lengths), width),
-        tree=Tree(prefix_len=p, mask=additive.to(device), split=split),
+        tree=tree,
         features=tuple(row.prefix.features for row in rows),
     )
 
@@ -200,6 +212,19 @@ def _visible(tail: _Tail, p: int, longest: int, *, whole: bool) -> Tensor:
     mask &= torch.ones(longest, longest, dtype=torch.bool).tril_()
     mask.fill_diagonal_(True)
     return mask if whole else mask[p:]
+
+
+def _branches(tail: _Tail, p: int, longest: int) -> tuple[Tensor, Tensor]:
+    """Number of each position's branch and of its parent's [longest - p] (see `savi.attention.branch_blocks`)."""
+    own = torch.full((longest - p,), -1)
+    parent = torch.full((longest - p,), -1)
+    questions: dict[tuple[int, int], int] = {}
+    for number, (start, end, question_start, question_end) in enumerate(tail.segments):
+        if question_start < 0:
+            questions[start, end] = number
+        own[start - p : end - p] = number
+        parent[start - p : end - p] = number if question_start < 0 else questions[question_start, question_end]
+    return own, parent
 
 
 def token_logps(logits: Tensor, targets: Tensor) -> Tensor:

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from savi.attention import text_implementation, use_tree_attention
+from savi.attention import require_branch_attention, text_implementation, use_tree_attention
 from savi.compat import mend_torchvision
 from savi.dpo import PLAIN_SHARDED, DPOSettings, reward_sums, step_loss
 from savi.examples import DroppedPair, Example, NoPairsError, Step, Unit, VideoStore, frames_of_pairs, make_plan, make_units, tokenise
@@ -157,7 +157,7 @@ class PackedDPOTrainer(Trainer):
         if self.settings.engine == "plain":
             lengths = [(len(pair.chosen), len(pair.rejected)) for row in rows for pair in row.pairs]
             return separate_logps(model, rows, self.family), torch.tensor(lengths, device=self.args.device)
-        batch = pack(rows, self.family, dtype=_dtype(model), device=self.args.device)
+        batch = pack(rows, self.family, dtype=_dtype(model), device=self.args.device, branches=self.settings.branch_attention)
         return packed_logps(model, batch, self.family), batch.lengths
 
     def score_reference(self, progress: Progress | None = None) -> None:
@@ -248,6 +248,7 @@ def train_dpo(
         MaskDroppedError: this model cannot be trained packed.
         VideoError: a video's file went away after the pairs were made and was not found missing at the start.
     """
+    require_branch_attention(settings.branch_attention, lm.device)
     joined = torch.distributed.is_initialized()
     out = Path(out_dir)
     sharding = trainer_options(settings, lm.model, lm.family)
