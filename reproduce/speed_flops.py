@@ -5,6 +5,8 @@ A product of m x k and k x n is 2mkn. Causal attention over n new tokens behind 
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from reproduce.speed_model import Shape
 
 
@@ -15,6 +17,13 @@ def text_flops(shape: Shape, new: int, old: int = 0, *, scored: int = 1) -> floa
     weights = shape.layers * (attention_weights + 3 * shape.hidden * shape.intermediate)
     pairs = new * old + new * (new + 1) / 2
     return 2.0 * weights * new + 4.0 * shape.layers * shape.hidden * pairs + 2.0 * shape.hidden * shape.vocabulary * scored
+
+
+def prefix_flops(shape: Shape, new: int) -> float:
+    """The language model over a prefix of which only keys and values are kept: of the last layer its projections alone."""
+    head_dim = shape.hidden // shape.heads
+    projections = 2.0 * new * (shape.hidden * shape.hidden + 2 * shape.hidden * shape.kv_heads * head_dim)
+    return text_flops(replace(shape, layers=shape.layers - 1), new, scored=0) + projections
 
 
 def vision_flops(shape: Shape, frames: int) -> float:
@@ -34,9 +43,10 @@ def reply_flops(shape: Shape, prefix: int, question: int, new: int) -> float:
 
 def generation_flops(shape: Shape, *, frames: int, prefix: int, question: int, new: int, prompts: int) -> tuple[float, float]:
     """(shared, one prompt at a time)."""
-    watch = vision_flops(shape, frames) + text_flops(shape, prefix)
+    vision = vision_flops(shape, frames)
     reply = reply_flops(shape, prefix, question, new)
-    return watch + prompts * reply, prompts * (watch + reply)
+    alone = vision + text_flops(shape, prefix, scored=0) + reply
+    return vision + prefix_flops(shape, prefix) + prompts * reply, prompts * alone
 
 
 def dpo_flops(

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from savi.trainer import TrainResult
 
 NOW, BEFORE = "now", "before"
-SIZES = {"cpu": Sizes(100, 5, 64, 80, 12), "smoke": Sizes(8, 2, 4, 6, 6)}
+SIZES = {"cpu": Sizes(200, 8, 128, 80, 12), "smoke": Sizes(8, 2, 4, 6, 6)}
 """How much each preset times."""
 
 

@@ -6,7 +6,7 @@ The module knows tensors and transformers' cache interface, nothing of prompts, 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -76,6 +76,42 @@ class BranchCache(DynamicCache):
         """Keep these rows only, in every layer."""
         for layer in self.layers:
             layer.select(rows)
+
+
+class PrefixCompleteError(Exception):
+    """Not a failure: raised inside a forward to end it once every layer's keys and values are there; `complete_prefix` catches it."""
+
+
+class PrefixCache(DynamicCache):
+    """Takes a prefix's keys and values and ends the forward with the last layer's.
+
+    What that layer would go on to compute (attention, MLP, head) is nobody's: only tokens behind the prefix are read out, and they see
+    the prefix through its keys and values alone.
+    """
+
+    def __init__(self, config: Any) -> None:
+        super().__init__(config=config)
+        self._last = int(config.num_hidden_layers) - 1
+
+    def update(self, key_states: Tensor, value_states: Tensor, layer_idx: int, *args: Any, **kwargs: Any) -> KeyValues:
+        """Append `[B, H, n, D]`; does not return for the last layer."""
+        stored = super().update(key_states, value_states, layer_idx, *args, **kwargs)
+        if layer_idx == self._last:
+            raise PrefixCompleteError
+        return stored
+
+
+def complete_prefix(forward: Callable[[], object]) -> None:
+    """Run a model's forward that was given a `PrefixCache`.
+
+    Raises:
+        RuntimeError: the forward came to its end: it did not write to the cache it was given.
+    """
+    try:
+        forward()
+    except PrefixCompleteError:
+        return
+    raise RuntimeError("the model ran to its end without filling the cache it was given; its prefixes cannot be shared")
 
 
 def read_prefixes(cache: Cache, ids: Tensor, next_pos: int) -> list[Prefix]:

@@ -21,6 +21,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -212,9 +213,7 @@ class VideoLM:
 
     def _prefixes(self, features: Sequence[VideoFeatures]) -> list[Prefix]:
         """The language model over the prefixes; those written with the same ids in one forward."""
-        from transformers.cache_utils import DynamicCache
-
-        from savi.prefix import read_prefixes
+        from savi.prefix import PrefixCache, complete_prefix, read_prefixes
 
         groups: dict[tuple[Any, ...], list[int]] = {}
         ids = [self.chat.prefix_ids(feature) for feature in features]
@@ -225,17 +224,19 @@ class VideoLM:
         for members in groups.values():
             tokens = ids[members[0]].to(self.device)
             positions, next_pos = self.family.positions(tokens, features[members[0]])
-            cache = DynamicCache(config=self.text_config)
+            cache = PrefixCache(self.text_config)
             stacked = tokens.expand(len(members), -1)
+            forward = partial(
+                self.model,
+                input_ids=stacked,
+                position_ids=positions.unsqueeze(-2).expand(*positions.shape[:-1], len(members), -1),
+                mm_encoder_outputs=self.family.mm_encoder_outputs([features[i] for i in members]),
+                past_key_values=cache,
+                use_cache=True,
+                logits_to_keep=1,
+            )
             with self._evaluating(), torch.no_grad():
-                self.model(
-                    input_ids=stacked,
-                    position_ids=positions.unsqueeze(-2).expand(*positions.shape[:-1], len(members), -1),
-                    mm_encoder_outputs=self.family.mm_encoder_outputs([features[i] for i in members]),
-                    past_key_values=cache,
-                    use_cache=True,
-                    logits_to_keep=1,
-                )
+                complete_prefix(forward)
             prefixes.update(zip(members, read_prefixes(cache, stacked, next_pos), strict=True))
         return [prefixes[i] for i in range(len(features))]
 

@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 from reproduce import speed, speed_cli, speed_probe
 from reproduce.speed import CASES, PRESETS, Case, build, measure, wanted_cases
 from reproduce.speed_dpo import dpo_setup
-from reproduce.speed_flops import dpo_flops, generation_flops, text_flops, vision_flops
+from reproduce.speed_flops import dpo_flops, generation_flops, prefix_flops, text_flops, vision_flops
 from reproduce.speed_model import EIGHT_B, SMOKE, make_frames, make_model, make_text
 
 app = typer.Typer()
@@ -43,6 +43,20 @@ def test_text_flops_are_what_torch_counts() -> None:
     not_causal = 4.0 * SMOKE.layers * SMOKE.hidden * (n * n - n * (n + 1) / 2)  # plain products do the hidden half as well
     rotary = 2.0 * n * SMOKE.hidden // SMOKE.heads / 2
     assert text_flops(SMOKE, n) == pytest.approx(torch_says - not_causal, rel=2e-3, abs=2 * rotary)
+
+
+def test_prefix_flops_are_what_torch_counts() -> None:
+    from savi.prefix import PrefixCache, complete_prefix
+
+    lm = make_model(SMOKE, "cpu")
+    lm.model.set_attn_implementation("eager")
+    n = 24
+    ids, cache = torch.arange(20, 20 + n)[None], PrefixCache(lm.text_config)
+    torch_says = counted(lambda: complete_prefix(lambda: lm.model(input_ids=ids, past_key_values=cache, use_cache=True)))
+    not_causal = 4.0 * (SMOKE.layers - 1) * SMOKE.hidden * (n * n - n * (n + 1) / 2)
+    rotary = 2.0 * n * SMOKE.hidden // SMOKE.heads / 2
+    assert prefix_flops(SMOKE, n) == pytest.approx(torch_says - not_causal, rel=2e-3, abs=2 * rotary)
+    assert prefix_flops(SMOKE, n) < text_flops(SMOKE, n, scored=0)
 
 
 def test_vision_flops_are_what_torch_counts() -> None:
@@ -162,11 +176,12 @@ def test_memory_is_measured_where_the_preset_says_so(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(speed, "build", lambda name, preset: replace(case, name=name))
     monkeypatch.setattr(speed, "machine", lambda preset: {})
     monkeypatch.setattr(speed, "matmul_peak", lambda preset: 1.0)
-    speed.run(PRESETS["smoke"], ["generation-6x150", "generation-18x16"], print)
+    some = replace(PRESETS["cpu"], rounds=1, memory_cases=PRESETS["smoke"].memory_cases)  # no warm-up
+    speed.run(some, ["generation-6x150", "generation-18x16"], print)
     assert probed == [("generation-6x150", "a"), ("generation-6x150", "b")]
-    speed.run(PRESETS["smoke"], ["generation-6x150"], print, memory=False)
+    speed.run(some, ["generation-6x150"], print, memory=False)
     assert len(probed) == 2
-    speed.run(replace(PRESETS["smoke"], memory_cases=None), ["generation-18x16"], print)
+    speed.run(replace(some, memory_cases=None), ["generation-18x16"], print)
     assert probed[2:] == [("generation-18x16", "a"), ("generation-18x16", "b")]
 
 
@@ -188,7 +203,8 @@ def test_dry_run_of_the_gpu_preset_needs_no_gpu() -> None:
     done = CliRunner().invoke(app, ["speed", "--preset", "gpu", "--dry-run"])
     assert done.exit_code == 0
     assert "hidden 4096, 32 layers, bfloat16" in done.output
-    assert "limit 5.29x" in done.output
+    shared, alone = generation_flops(EIGHT_B, frames=32, prefix=8290, question=80, new=150, prompts=6)
+    assert f"limit {alone / shared:.2f}x" in done.output
     assert "dpo-6-full" not in done.output, "full fine-tuning of 8B does not fit one GPU"
 
 
