@@ -201,17 +201,17 @@ def _padded(values: list[int], length: int, filler: int = 0) -> Tensor:
 
 def _visible(tail: _Tail, p: int, longest: int, *, whole: bool) -> Tensor:
     """Boolean [longest or longest - p, longest]: what each query may look at. Padding looks at itself only."""
-    mask = torch.zeros(longest, longest, dtype=torch.bool)
+    first = 0 if whole else p
+    mask = torch.zeros(longest - first, longest, dtype=torch.bool)
     mask[:, :p] = True
     for start, end, question_start, question_end in tail.segments:
-        mask[start:end, start:end] = True
+        mask[start - first : end - first, start:end] = True
         if question_start >= 0:
-            mask[start:end, question_start:question_end] = True
-    used = p + len(tail.ids)
-    mask[used:] = False
-    mask &= torch.ones(longest, longest, dtype=torch.bool).tril_()
-    mask.fill_diagonal_(True)
-    return mask if whole else mask[p:]
+            mask[start - first : end - first, question_start:question_end] = True
+    mask[p + len(tail.ids) - first :] = False
+    mask.tril_(first)
+    mask.diagonal(first).fill_(True)
+    return mask
 
 
 def _branches(tail: _Tail, p: int, longest: int) -> tuple[Tensor, Tensor]:
