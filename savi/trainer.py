@@ -157,8 +157,16 @@ class PackedDPOTrainer(Trainer):
         if self.settings.engine == "plain":
             lengths = [(len(pair.chosen), len(pair.rejected)) for row in rows for pair in row.pairs]
             return separate_logps(model, rows, self.family), torch.tensor(lengths, device=self.args.device)
-        batch = pack(rows, self.family, dtype=_dtype(model), device=self.args.device, branches=self.settings.branch_attention)
+        batch = pack(rows, self.family, dtype=self._dtype(model), device=self.args.device, branches=self.settings.branch_attention)
         return packed_logps(model, batch, self.family), batch.lengths
+
+    def _autocast(self) -> torch.autocast:
+        """What accelerate puts around the policy's forward pass: the reference is computed as the policy is."""
+        return torch.autocast(self.args.device.type, torch.bfloat16, enabled=self.args.bf16)
+
+    def _dtype(self, model: nn.Module) -> torch.dtype:
+        """The dtype attention is computed in."""
+        return torch.bfloat16 if self.args.bf16 else next(model.parameters()).dtype
 
     def score_reference(self, progress: Progress | None = None) -> None:
         """Score all pairs with the model as it is (with LoRA: adapters off), once; processes share the work."""
@@ -169,7 +177,7 @@ class PackedDPOTrainer(Trainer):
         found: dict[int, list[float]] = {}
         was_training = model.training
         model.eval()
-        with adapters_off, torch.no_grad(), self.compute_loss_context_manager():
+        with adapters_off, torch.no_grad(), self._autocast():
             for start in range(0, len(units), 64):  # videos in memory at a time
                 part = units[start : start + 64]
                 rows = [self._row(unit) for unit in part]
@@ -217,12 +225,6 @@ class _Plan(torch.utils.data.Dataset[Step]):
 
 def _only(items: list[Step]) -> Step:
     return items[0]
-
-
-def _dtype(model: nn.Module) -> torch.dtype:
-    """The dtype attention is computed in: autocast's where it is on, else the weights'."""
-    device = next(model.parameters()).device.type
-    return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else next(model.parameters()).dtype
 
 
 def train_dpo(
@@ -286,9 +288,10 @@ def train_dpo(
         )
         first = trainer.is_world_process_zero()
         checkpoint = last_checkpoint(out / TRAIN_FOLDER, trainer.sharding, tidy=first)
-        if settings.needs_reference:
-            trainer.score_reference()
-        trainer.train(resume_from_checkpoint=checkpoint)
+        with float32_weights(lm.model) if trainer.sharding == "none" else contextlib.nullcontext():  # sharded, the framework keeps them
+            if settings.needs_reference:
+                trainer.score_reference()
+            trainer.train(resume_from_checkpoint=checkpoint)
         state = whole_state(lm.model, plain, settings) if trainer.sharding == "fsdp2" else None
         if state is None and hasattr(model, "merge_and_unload"):
             lm.model = model.merge_and_unload()
@@ -332,6 +335,27 @@ def trainable(lm: VideoLM, settings: DPOSettings) -> nn.Module:
     linear = [name for name, module in model.named_modules() if id(module) in inside and isinstance(module, nn.Linear)]
     set_seed(settings.seed)  # the adapters' first values
     return get_peft_model(model, LoraConfig(r=settings.lora_r, lora_alpha=settings.lora_alpha, target_modules=linear))
+
+
+@contextlib.contextmanager
+def float32_weights(model: nn.Module) -> Iterator[None]:
+    """bfloat16 weights that are trained are float32 meanwhile: a step of 1e-6 would be rounded away on most of them. What is computed stays
+    bfloat16, by autocast and by handing the embeddings on in it. Adapters are float32 anyway (peft)."""
+    half = {id(parameter) for parameter in model.parameters() if parameter.requires_grad and parameter.dtype == torch.bfloat16}
+    trained = [parameter for parameter in model.parameters() if id(parameter) in half]
+    if not trained:
+        yield
+        return
+    for parameter in trained:
+        parameter.data = parameter.data.float()
+    embeddings: nn.Module = model.get_input_embeddings()  # type: ignore[operator]
+    hook = embeddings.register_forward_hook(lambda _module, _inputs, out: out.to(torch.bfloat16))
+    try:
+        yield
+    finally:
+        hook.remove()
+        for parameter in trained:
+            parameter.data = parameter.data.to(torch.bfloat16)
 
 
 def _check_context(lm: VideoLM, examples: Sequence[Example], store: VideoStore) -> None:

@@ -126,6 +126,27 @@ def test_same_seed_same_bytes_whatever_the_order_of_pairs(pairs: list[Preference
         assert files(tmp_path / f"a{lora}") != files(tmp_path / f"c{lora}")
 
 
+def test_small_steps_on_bfloat16_weights_are_not_lost(pairs: list[PreferencePair], tmp_path: Path) -> None:
+    """Whole fine-tuning of a bfloat16 model at a rate far below the weights' rounding goes where the float32 model goes.
+
+    What still differs is bfloat16's own: gradients, and the rounding of the result. With bfloat16 weights in the optimiser nearly all of the
+    way is missed.
+    """
+    source = tiny_checkpoint(tmp_path / "base", layers=2, dtype=torch.bfloat16)
+    settings = QUICK.model_copy(update={"epochs": 20, "learning_rate": 3e-5, "warmup_ratio": 0.0})
+    ends = {}
+    for name in ("bfloat16", "float32"):
+        lm = VideoLM.from_pretrained(source, device="cpu", dtype=name)
+        before = {key: value.dtype for key, value in lm.model.state_dict().items()}
+        start = {key: value.float().clone() for key, value in lm.model.state_dict().items()}
+        train_dpo(lm, pairs, settings, tmp_path / name)
+        assert {key: value.dtype for key, value in lm.model.state_dict().items()} == before
+        ends[name] = {key: value.float() for key, value in lm.model.state_dict().items()}
+    moved = sum(float((ends["float32"][key] - start[key]).square().sum()) for key in start)
+    missed = sum(float((ends["bfloat16"][key] - ends["float32"][key]).square().sum()) for key in start)
+    assert missed < moved / 2, (missed, moved)
+
+
 def test_sft(lm: VideoLM, pairs: list[PreferencePair], tmp_path: Path) -> None:
     """Chosen answers alone: their likelihood rises, no reference is scored, the rejected ones play no part."""
     settings = QUICK.model_copy(update={"method": "sft", "epochs": 4})
