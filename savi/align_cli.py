@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 from collections.abc import Callable
 from dataclasses import asdict
@@ -69,6 +70,13 @@ def train(
     num_frames: Annotated[
         int | None, typer.Option("--num-frames", "-n", min=1, help="Frames per video.", show_default="as the pairs were made")
     ] = None,
+    sharding: Annotated[
+        Literal["none", "fsdp2", "deepspeed"],
+        typer.Option(help="Under torchrun: the whole model on each process (none), or its weights and optimiser spread over them."),
+    ] = "none",
+    branch_attention: Annotated[
+        Literal["sdpa", "flex"], typer.Option(help="How questions and answers attend; flex needs CUDA.")
+    ] = "sdpa",
     save_steps: Annotated[int, typer.Option(min=0, help="Keep a checkpoint to go on from every so many steps; 0: none.")] = 0,
     seed: SeedOption = 0,
     device: DeviceOption = "auto",
@@ -76,14 +84,15 @@ def train(
 ) -> None:
     """Train a model on preference pairs by DPO, each video encoded once for all its pairs.
 
-    OUT/model is a plain checkpoint (LoRA merged). With --save-steps the same command goes on where it was killed.
+    OUT/model is a plain checkpoint (LoRA merged). With --save-steps the same command goes on where it was killed. On several GPUs:
+    torchrun --nproc-per-node 8 -m savi train ... (with --sharding fsdp2 where one GPU cannot hold the training).
     """
     with errors():
         with usage():
             settings = _settings(
                 method=method, beta=beta, loss_type=loss_type, rpo_alpha=rpo_alpha, learning_rate=learning_rate, epochs=epochs,
                 pairs_per_step=pairs_per_step, lora_r=lora_r, lora_alpha=2 * max(lora_r, 1), num_frames=num_frames, save_steps=save_steps,
-                gradient_checkpointing=gradient_checkpointing, seed=seed,
+                gradient_checkpointing=gradient_checkpointing, seed=seed, sharding=sharding, branch_attention=branch_attention,
             )  # fmt: skip
         found = _read(pairs)
         if not found:
@@ -98,6 +107,8 @@ def train(
                 result = train_dpo(lm, found, settings, out, progress=told)
         except NoPairsError as error:
             stop(error, NOTHING)
+    if int(os.environ.get("RANK", "0")):
+        return  # one process of a launch speaks
     dropped = {pair.pair_id: pair.reason for pair in result.pairs_dropped}
     if as_json:
         last = result.log[-1] if result.log else {}
