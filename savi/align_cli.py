@@ -74,9 +74,7 @@ def train(
         Literal["none", "fsdp2", "deepspeed"],
         typer.Option(help="Under torchrun: the whole model on each process (none), or its weights and optimiser spread over them."),
     ] = "none",
-    branch_attention: Annotated[
-        Literal["sdpa", "flex"], typer.Option(help="How questions and answers attend; flex needs CUDA.")
-    ] = "sdpa",
+    branch_attention: Annotated[Literal["sdpa", "flex"], typer.Option(help="How questions and answers attend; flex needs CUDA.")] = "sdpa",
     save_steps: Annotated[int, typer.Option(min=0, help="Keep a checkpoint to go on from every so many steps; 0: none.")] = 0,
     seed: SeedOption = 0,
     device: DeviceOption = "auto",
