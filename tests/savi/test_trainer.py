@@ -129,8 +129,8 @@ def test_same_seed_same_bytes_whatever_the_order_of_pairs(pairs: list[Preference
 def test_small_steps_on_bfloat16_weights_are_not_lost(pairs: list[PreferencePair], tmp_path: Path) -> None:
     """Whole fine-tuning of a bfloat16 model at a rate far below the weights' rounding goes where the float32 model goes.
 
-    What still differs is bfloat16's own: gradients, and the rounding of the result. With bfloat16 weights in the optimiser nearly all of the
-    way is missed.
+    What still differs is bfloat16's own: gradients, and the rounding of the result. With bfloat16 weights in the optimiser nearly all of
+    the way is missed.
     """
     source = tiny_checkpoint(tmp_path / "base", layers=2, dtype=torch.bfloat16)
     settings = QUICK.model_copy(update={"epochs": 20, "learning_rate": 3e-5, "warmup_ratio": 0.0})
