@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from harness import sequence, stats
 from harness.gate import Decision, GateResult, GateSettings, GateUsageError, Verdict, conclude, credits
-from harness.integrity import IntegrityProblem, StatusLimits, check_evaluation, over_limit
+from harness.integrity import IntegrityProblem, StatusLimits, check_evaluation
 from harness.records import Evaluation, QuestionRecord
 
 Ask = Callable[[str, Sequence[str]], Sequence[QuestionRecord]]
@@ -164,10 +164,9 @@ def _same_questions(name: str, wanted: Sequence[QuestionRecord], got: Sequence[Q
 def _shares(name: str, asked: Sequence[QuestionRecord], limits: StatusLimits) -> list[IntegrityProblem]:
     out = []
     for status in ("unparsed", "empty", "degenerate", "judged"):
-        count = sum(r.status == status for r in asked)
-        if over_limit(count, len(asked), getattr(limits, status)):
-            share = f"{100.0 * count / len(asked):.2f} %"
-            text = f"{share} of the {len(asked):,} answers asked are {status}, at most {getattr(limits, status):g} % may be"
+        share = 100.0 * sum(r.status == status for r in asked) / max(len(asked), 1)
+        if share > getattr(limits, status):
+            text = f"{share:.2f} % of the {len(asked):,} answers asked are {status}, at most {getattr(limits, status):g} % may be"
             out.append(IntegrityProblem(name, "candidate", status, text))
     return out
 

@@ -21,18 +21,13 @@ Side = Literal["candidate", "baseline", "both"]
 EXAMPLES = 3
 UPSTREAM_TOLERANCE_PCT = 0.02
 """lmms-eval rounds some of its scores to two decimals."""
-LIMIT_ALPHA = 0.05
-"""How sure it must be that a share is above its limit."""
 IGNORED_VERSIONS = frozenset({"savi"})
 """Our own version may differ: it is what a pull request changes."""
 
 
 @dataclass(frozen=True)
 class StatusLimits:
-    """Largest share (percent of questions) of each way an answer can be doubtful, before the score itself is doubtful (ours).
-
-    A limit is of the share behind the questions, not of the few at hand: see `over_limit`.
-    """
+    """Largest share (percent of questions) of each way an answer can be doubtful, before the score itself is doubtful (ours)."""
 
     unparsed: float = 10.0
     empty: float = 1.0
@@ -58,18 +53,6 @@ def _some(items: Iterable[str], total: int | None = None) -> str:
     n = len(listed) if total is None else total
     shown = ", ".join(repr(x) for x in listed[:EXAMPLES])
     return f"{shown} and {n - EXAMPLES} more" if n > EXAMPLES else shown
-
-
-def over_limit(count: int, n: int, limit_pct: float) -> bool:
-    """Whether `count` of `n` answers show a share above the limit (exact binomial, one-sided, `LIMIT_ALPHA`).
-
-    6 of 45 are 13 %, and no sign of more than 10 %; 2,000 of 15,000 are. A limit of 0 is broken by a single answer.
-    """
-    if 100.0 * count <= limit_pct * n:
-        return False
-    from scipy.stats import binom
-
-    return float(binom.sf(count - 1, n, limit_pct / 100)) < LIMIT_ALPHA
 
 
 def task_mean_pct(records: Sequence[QuestionRecord], credit: Literal["strict", "upstream"], *, skip_empty: bool = False) -> float:
@@ -168,7 +151,7 @@ def _check_statuses(e: Evaluation, side: Side, limits: StatusLimits) -> list[Int
     for status in get_args(Status):
         limit = getattr(limits, status, None)
         share = 100.0 * counts[status] / len(records)
-        if limit is not None and over_limit(counts[status], len(records), limit):
+        if limit is not None and share > limit:
             ids = (r.question_id for r in records if r.status == status)
             out.append(
                 IntegrityProblem(

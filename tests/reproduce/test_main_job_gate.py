@@ -33,6 +33,8 @@ ROOT = Path(__file__).resolve().parents[2]
 NOISE = 4.0
 """Standard deviation of the noise, in standard deviations of each weight tensor."""
 FIVE_OPTIONS = ("nextqa", "egoschema", "longvideobench")
+READABLE = ",".join(sorted(set(CATALOG) - {"perceptiontest"}))
+"""Where the micro base keeps the limit of unreadable answers. On Perception Test's few questions here it does not, and the gate says so."""
 
 
 def command(cwd: Path, *args: str | Path) -> subprocess.CompletedProcess[str]:
@@ -97,8 +99,9 @@ def test_report_leaderboard_and_gate_are_there_and_read_back(job: Path) -> None:
         assert set(gates) == {"previous", "base"}
         assert {g.against: g.result for g in stage.gates} == gates
         for result in gates.values():
-            assert result.integrity == [], "the micro base's answers may be compared"
-            assert {d.benchmark for d in result.decisions if d.required} == set(CATALOG)
+            assert {(p.benchmark, p.code) for p in result.integrity} <= {("perceptiontest", "unparsed")}
+            decided = {d.benchmark for d in result.decisions if d.required}
+            assert decided == (set() if result.integrity else set(CATALOG)), "no verdict on scores that may not be compared"
     board = (job / "tables/leaderboard.md").read_text(encoding="utf-8")
     assert all(label in board for label in ("base", "iter-1", "iter-2"))
     assert "not ranked" not in board
@@ -110,7 +113,7 @@ def test_report_leaderboard_and_gate_are_there_and_read_back(job: Path) -> None:
 
 def test_the_same_model_twice_passes(job: Path, again: Path) -> None:
     for args in ((again, job / "base"), (job / "base", again)):
-        done = command(job.parent, "harness", "gate", args[0], "--against", args[1], "--json")
+        done = command(job.parent, "harness", "gate", args[0], "--against", args[1], "--benchmarks", READABLE, "--json")
         result = json.loads(done.stdout)
         assert (done.returncode, result["verdict"]) == (0, "pass"), done.stdout[-2000:]
         assert {d["estimate"] for d in result["decisions"]} == {0.0}
@@ -135,7 +138,7 @@ def test_tampered_records_are_exit_4_and_named(job: Path, again: Path, tmp_path:
     rewrite(edited / "nextqa/questions.jsonl", EDITS[how])
     if mended:
         rescore(edited / "nextqa/score.json")
-    done = command(tmp_path, "harness", "gate", edited, "--against", job / "base", "--json")
+    done = command(tmp_path, "harness", "gate", edited, "--against", job / "base", "--benchmarks", READABLE, "--json")
     assert done.returncode == 4, done.stdout[-2000:]
     problems = json.loads(done.stdout)["integrity"]
     assert {p["benchmark"] for p in problems} == {"nextqa"}
@@ -147,11 +150,13 @@ def test_tampered_records_are_exit_4_and_named(job: Path, again: Path, tmp_path:
 def test_a_run_from_before_the_checksum_is_exit_4_and_measured_again(job: Path, again: Path, tmp_path: Path) -> None:
     old = Path(shutil.copytree(again, job.parent / "old"))
     unseal(old / "egoschema/score.json")
-    done = command(tmp_path, "harness", "gate", old, "--against", job / "base")
+    gate = ("harness", "gate", old, "--against", job / "base", "--benchmarks", READABLE)
+    done = command(tmp_path, *gate)
     assert done.returncode == 4
     assert "evaluate again" in done.stdout
     others = {p: p.stat().st_mtime_ns for p in old.rglob("*.json*") if "egoschema" not in p.parts}
-    assert command(tmp_path, "harness", "gate", evaluate(job, BASE_DIR, "old"), "--against", job / "base").returncode == 0
+    evaluate(job, BASE_DIR, "old")
+    assert command(tmp_path, *gate).returncode == 0
     assert {p: p.stat().st_mtime_ns for p in others} == others, "the other benchmarks were not asked again"
 
 
