@@ -54,6 +54,10 @@ def paper_command(
     base: Annotated[str | None, typer.Option(help="Another base model: a folder or a hub id.")] = None,
     control: Annotated[str, typer.Option(help="none, or a control: reversed, blind or sft.")] = "none",
     twins_seed: Annotated[int | None, typer.Option(help="Seed of the small benchmarks (micro, smoke).")] = None,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option("--set", help="Any setting of the scale, as training.epochs=2; give several times. run.json names it as yours."),
+    ] = None,
     offline: Annotated[bool, typer.Option("--offline", help="Never fetch anything, not even the base model.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan and its cost for every scale, and do nothing.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="With --dry-run: the plans as JSON.")] = False,
@@ -64,7 +68,7 @@ def paper_command(
     the run needs is missing or broke (run the same command again to go on).
     """
     from benchmarks.catalog import UnknownBenchmarkError, select
-    from reproduce.scale import Control, ScaleError, choose_scale, find_gpus, load_scale
+    from reproduce.scale import Control, ScaleError, choose_scale, find_gpus, load_scale, read_settings
 
     overrides: dict[str, tuple[Any, str]] = {}
 
@@ -85,6 +89,7 @@ def paper_command(
         if value is not None:
             override(key, value, option)
     try:
+        overrides |= {key: (value, LINE.format("set")) for key, value in read_settings(settings or []).items()}
         if names:
             override("evaluation.benchmarks", [b.name for b in select(names)], "benchmarks")
         gpus = find_gpus()

@@ -7,6 +7,7 @@ The module must not know torch or lmms-eval: a plan, a refusal and a finished ru
 from __future__ import annotations
 
 import copy
+import difflib
 import shutil
 import subprocess
 from collections.abc import Iterable, Mapping
@@ -20,6 +21,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 SCALES_DIR = Path(__file__).parent / "scales"
 PAPER_SCALES = ("1b", "2b", "4b", "8b")
 SCALES = ("smoke", "micro", *PAPER_SCALES)
+SECTIONS = ("model", "loop", "training", "evaluation", "machine", "architecture")
 Control = Literal["none", "reversed", "blind", "sft"]
 T = TypeVar("T")
 
@@ -148,7 +150,7 @@ class Scale(_Model):
     def settings(self) -> dict[str, Setting[Any]]:
         """Every setting by dotted name, in the order of the file."""
         out: dict[str, Setting[Any]] = {}
-        for section in ("model", "loop", "training", "evaluation", "machine", "architecture"):
+        for section in SECTIONS:
             part = getattr(self, section)
             for name in type(part).model_fields:
                 out[f"{section}.{name}"] = getattr(part, name)
@@ -176,9 +178,30 @@ def load_scale(name: str, overrides: Mapping[str, tuple[Any, str]] | None = None
         return Scale.model_validate({"name": name, **raw})
     except ValidationError as e:
         x = e.errors()[0]
-        raise ScaleError(
-            f"{folder.name}/{name}.yaml: {'.'.join(map(str, x['loc'] if x['loc'][-1] != 'value' else x['loc'][:-1]))}: {x['msg']}"
-        ) from e
+        at = ".".join(map(str, x["loc"] if x["loc"][-1] != "value" else x["loc"][:-1]))
+        where = (overrides or {})[at][1] if at in (overrides or {}) else f"{folder.name}/{name}.yaml"
+        raise ScaleError(f"{where}: {at}: {x['msg']}") from e
+
+
+def read_settings(texts: Iterable[str]) -> dict[str, Any]:
+    """Settings as a person types them, `section.name=value` (the value as in YAML), by dotted name.
+
+    Raises:
+        ScaleError: no such setting, or no value (names the text and what may stand there).
+    """
+    known = set(load_scale("micro").settings())
+    out: dict[str, Any] = {}
+    for text in texts:
+        key, equals, value = text.partition("=")
+        if not equals or key not in known:
+            near = difflib.get_close_matches(key, sorted(known), n=3)
+            hint = f"did you mean {' or '.join(near)}?" if near else f"there are {', '.join(sorted(known))}"
+            raise ScaleError(f"setting {text!r}: write section.name=value, as training.epochs=2; {hint}")
+        try:
+            out[key] = yaml.safe_load(value)
+        except yaml.YAMLError as e:
+            raise ScaleError(f"setting {text!r}: its value cannot be read ({e})") from e
+    return out
 
 
 def _read(folder: Path, name: str, seen: Iterable[str]) -> dict[str, Any]:

@@ -48,6 +48,7 @@ class Plan:
     twins_seed: int | None = None
     base: str | None = None
     control_seeds: int | None = None
+    settings: tuple[str, ...] = ()
 
     def runs(self) -> list[tuple[int, str]]:
         """Every (seed, control), the method first."""
@@ -64,6 +65,8 @@ class Plan:
         for name in ("iterations", "twins_seed", "base"):
             if getattr(self, name) is not None:
                 words += [f"--{name.replace('_', '-')}", str(getattr(self, name))]
+        for text in self.settings:
+            words += ["--set", text]
         return words
 
 

@@ -22,12 +22,16 @@ def study_command(
     iterations: Annotated[int | None, typer.Option(help="Iterations of each run.", min=1)] = None,
     twins_seed: Annotated[int | None, typer.Option(help="Seed of the small benchmarks.")] = None,
     base: Annotated[str | None, typer.Option(help="Another base model: a folder.")] = None,
+    settings: Annotated[
+        list[str] | None, typer.Option("--set", help="A setting of the scale for every run, as training.epochs=2; several times.")
+    ] = None,
     control_seeds: Annotated[int | None, typer.Option(help="Seeds of each control, the first so many; all by default.", min=1)] = None,
     out: Annotated[Path, typer.Option(help="Folder of the runs; what is finished there is not run again.")] = Path("runs/study"),
     keep: Annotated[Path | None, typer.Option(help="Where study.json, README.md and study.csv go; OUT by default.")] = None,
     jobs: Annotated[int, typer.Option(help="Runs at a time.", min=1)] = 1,
 ) -> None:
     """Run the experiment for several seeds and controls and gather what came out. Exit code 5: a run failed (see its log; run again)."""
+    from reproduce.scale import ScaleError, read_settings
     from reproduce.study import CONTROLS, Plan, StudyError, run_all, write_study
 
     names = tuple(c for c in controls.split(",") if c)
@@ -41,7 +45,12 @@ def study_command(
     except ValueError:
         typer.echo(f"reproduce: --seeds {seeds!r}: numbers separated by commas, as 0,1,2", err=True)
         raise typer.Exit(2) from None
-    plan = Plan(out, numbers, names, scale, iterations, twins_seed, base, control_seeds)
+    try:
+        read_settings(settings or [])
+    except ScaleError as e:
+        typer.echo(f"reproduce: {e}", err=True)
+        raise typer.Exit(2) from None
+    plan = Plan(out, numbers, names, scale, iterations, twins_seed, base, control_seeds, tuple(settings or ()))
     try:
         run_all(plan, jobs=jobs)
     except StudyError as e:

@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from reproduce.plan import all_plans, hours_text, make_plan
-from reproduce.scale import PAPER_SCALES, SCALES, SCALES_DIR, Gpu, ScaleError, choose_scale, load_scale
+from reproduce.scale import PAPER_SCALES, SCALES, SCALES_DIR, Gpu, ScaleError, choose_scale, load_scale, read_settings
 
 H100 = Gpu("NVIDIA H100", 79.6)
 SMALL = Gpu("some GPU", 8)
@@ -79,6 +79,33 @@ def test_a_broken_file_is_refused(tmp_path: Path, text: str) -> None:
 def test_overrides_carry_their_own_source() -> None:
     s = load_scale("micro", {"loop.iterations": (2, "command line: --iterations")})
     assert s.settings()["loop.iterations"].model_dump() == {"value": 2, "source": "command line: --iterations"}
+
+
+def test_any_setting_can_be_typed() -> None:
+    typed = read_settings(["training.epochs=2", "training.learning_rate=2e-4", "loop.keep_equal=true", "evaluation.limit=null"])
+    s = load_scale("micro", {key: (value, "command line: --set") for key, value in typed.items()})
+    assert (s.training.epochs.value, s.training.learning_rate.value) == (2, 2e-4)
+    assert s.loop.keep_equal.value is True and s.evaluation.limit.value is None
+    assert s.training.epochs.source == "command line: --set"
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("training.epoch=2", "did you mean training.epochs"),
+        ("training.epochs", "section.name=value"),
+        ("nothing=1", "section.name=value"),
+        ("training.epochs=[", "cannot be read"),
+    ],
+)
+def test_a_setting_that_cannot_be_is_named(text: str, says: str) -> None:
+    with pytest.raises(ScaleError, match=says):
+        read_settings([text])
+
+
+def test_a_typed_value_of_the_wrong_kind_is_refused() -> None:
+    with pytest.raises(ScaleError, match=r"command line: --set: training\.epochs"):
+        load_scale("micro", {"training.epochs": ("many", "command line: --set")})
 
 
 @pytest.mark.parametrize(

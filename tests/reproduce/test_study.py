@@ -48,12 +48,13 @@ def test_plot_draws_every_control() -> None:
 
 
 def test_command_names_seed_control_and_folder(tmp_path: Path) -> None:
-    words = Plan(tmp_path, (3,), ("blind",), iterations=2, twins_seed=5).command(3, "blind")
+    words = Plan(tmp_path, (3,), ("blind",), iterations=2, twins_seed=5, settings=("training.epochs=2",)).command(3, "blind")
     text = " ".join(words[1:])
     assert (
         "--seed 3 --control blind" in text
         and "--iterations 2" in text
         and "--twins-seed 5" in text
+        and "--set training.epochs=2" in text
         and str(tmp_path / "seed3-blind") in text
     )
 
@@ -69,6 +70,8 @@ def test_a_broken_run_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
         run_all(Plan(tmp_path, (0,), ("none",)))
 
 
-@pytest.mark.parametrize("args", [["--controls", "magic"], ["--scale", "8b"], ["--seeds", "one"], ["--controls", ""]])
+@pytest.mark.parametrize(
+    "args", [["--controls", "magic"], ["--scale", "8b"], ["--seeds", "one"], ["--controls", ""], ["--set", "training.epoch=2"]]
+)
 def test_usage_errors_exit_2(args: list[str]) -> None:
     assert CliRunner().invoke(app, ["study", *args]).exit_code == 2
