@@ -15,6 +15,7 @@ import numpy as np
 
 from benchmarks.micro.base_model import VISUAL_TOKENS, image_features, pixel_values
 from benchmarks.micro.lessons import DRILLS, IGNORE, Lesson, Mix, drill, prefix_ids, video_lessons
+from benchmarks.micro.muon import Muon
 from benchmarks.micro.wording import IMG, Words
 from benchmarks.micro.world import Scene, chroma_round_trip, make_scene, render
 
@@ -109,7 +110,7 @@ class Optimizers:
         rest = [p for n, p in named if not (p.dim() == 2 and "embed" not in n)]
         self.parts = [torch.optim.AdamW(rest, lr=lr, weight_decay=0.0, betas=(0.9, 0.98))]
         if muon_lr:
-            self.parts.append(torch.optim.Muon(matrices, lr=muon_lr, weight_decay=0.02, momentum=0.95))
+            self.parts.append(Muon(matrices, lr=muon_lr, weight_decay=0.02, momentum=0.95))
         else:
             self.parts.append(torch.optim.AdamW(matrices, lr=lr, weight_decay=0.02, betas=(0.9, 0.98)))
         self.base = [o.param_groups[0]["lr"] for o in self.parts]

@@ -48,17 +48,6 @@ def test_reasoning_is_better_than_direct_answers() -> None:
     assert FACTS["monitor_pct"]["critique"]["all"] > FACTS["monitor_pct"]["direct"]["all"] + 15
 
 
-@pytest.fixture
-def _one_thread() -> Any:
-    import torch
-
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
-@pytest.mark.usefixtures("_one_thread")
 def test_the_same_recipe_makes_the_same_bytes(tmp_path: Path) -> None:
     _load(BASE_DIR)  # mends torchvision first
     small = Recipe(vision_steps=2, language_steps=2, language_stop=2, pool=8, batch=2)
@@ -71,8 +60,28 @@ def test_the_same_recipe_makes_the_same_bytes(tmp_path: Path) -> None:
     assert (tmp_path / "c" / "model.safetensors").read_bytes() != weights[0]
 
 
+def test_killed_in_its_second_stage_it_ends_in_the_same_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    _load(BASE_DIR)  # mends torchvision first
+    from benchmarks.micro import base_language, base_vision
+
+    def stop(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    small = Recipe(vision_steps=2, language_steps=2, language_stop=2, pool=8, batch=2)
+    whole = base.rebuild(tmp_path / "a", small)
+    with monkeypatch.context() as m:
+        m.setattr(base_language, "train_language", stop)
+        with pytest.raises(KeyboardInterrupt):
+            base.rebuild(tmp_path / "b", small)
+    with monkeypatch.context() as m:
+        m.setattr(base_vision, "train_vision", stop)
+        resumed = base.rebuild(tmp_path / "b", small)
+    assert {**resumed, "minutes": 0} == {**whole, "minutes": 0}
+    assert [p.name for p in sorted((tmp_path / "b").iterdir())] == [p.name for p in sorted((tmp_path / "a").iterdir())]
+    assert (tmp_path / "a" / "model.safetensors").read_bytes() == (tmp_path / "b" / "model.safetensors").read_bytes()
+
+
 @pytest.mark.slow
-@pytest.mark.usefixtures("_one_thread")
 @pytest.mark.timeout(3 * 3600)
 @pytest.mark.skipif(not os.environ.get("REBUILD_MICRO_BASE"), reason="takes about half an hour; set REBUILD_MICRO_BASE=1")
 def test_the_command_rebuilds_an_equivalent_base(tmp_path: Path) -> None:
