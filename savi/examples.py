@@ -66,8 +66,8 @@ class Step:
 def tokenise(lm: VideoLM, pairs: Iterable[PreferencePair], settings: DPOSettings) -> tuple[list[Example], list[DroppedPair]]:
     """Tokens of pairs, in an order of their own (by video and pair_id), and the pairs that cannot be trained on.
 
-    Dropped are a pair whose two answers have the same tokens (its gradient is nothing but noise), unless only the chosen one is trained,
-    and a second pair of the same pair_id.
+    Dropped are a second pair of the same pair_id and a pair whose two answers have the same tokens: without an NLL term its gradient is
+    nothing but rounding noise, which Adam would make steps of. With one (`rpo_alpha`, or method "sft") such a pair teaches its answer.
     """
     examples: list[Example] = []
     dropped: list[DroppedPair] = []
@@ -78,7 +78,7 @@ def tokenise(lm: VideoLM, pairs: Iterable[PreferencePair], settings: DPOSettings
         rejected = tuple(lm.response_ids(pair.rejected))
         if pair.pair_id in seen:
             dropped.append(DroppedPair(pair.pair_id, "a second pair of the same pair_id"))
-        elif settings.method == "dpo" and chosen == rejected:
+        elif chosen == rejected and not settings.sft_weight:
             dropped.append(DroppedPair(pair.pair_id, "chosen and rejected are the same tokens"))
         else:
             examples.append(Example(pair.pair_id, pair.video, PairTokens(question, chosen, () if settings.method == "sft" else rejected)))

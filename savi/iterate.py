@@ -68,7 +68,7 @@ def transform_pairs(
     * "blind": as many pairs, made without the critique. Which questions get a pair is drawn anew from all readable ones (`unchanged` brings
       those whose answer the critique left alone: with yes/no, the mere choice of questions would hand on its verdict), and the chosen
       answer is another option of the same question, or another video's revised answer to a question of the same shape; never the initial
-      answer itself.
+      answer itself. Where pairs of equal answers are among them (`AlignSettings.keep_equal`), as many questions keep their initial answer.
 
     The result depends on the pairs and the seed, not on the pairs' order. `meta` of a changed pair says what was done and keeps the
     revision.
@@ -93,14 +93,20 @@ def transform_pairs(
     order = list(everything)
     draw.shuffle(order)
     made: list[PreferencePair] = []
+    kept = [pair for pair in pairs if same_answer(pair.chosen, pair.rejected)]
+    changes = len(pairs) - len(kept)
     for pair in order:
         if len(made) == len(pairs):
             break
-        question = questions[pair.pair_id]
-        others = _other_answers(pair, question, pool[question_shape(question)])
-        if others:
-            meta = {**pair.meta, "control": control, "revision": pair.chosen}
-            made.append(replace(pair, chosen=draw.choice(others), rejected=pair.initial, meta=meta))
+        meta = {**pair.meta, "control": control, "revision": pair.chosen}
+        if changes:
+            question = questions[pair.pair_id]
+            if others := _other_answers(pair, question, pool[question_shape(question)]):
+                made.append(replace(pair, chosen=draw.choice(others), rejected=pair.initial, meta=meta))
+                changes -= 1
+                continue
+        if kept:
+            made.append(replace(pair, chosen=pair.initial, rejected=pair.initial, meta=meta))
     return made
 
 

@@ -54,8 +54,9 @@ class ResumeError(ValueError):
 class AlignSettings:
     """How pairs are made. `questions_per_kind` spatial and as many temporal questions a video (the paper: 3 and 3); `prompts` names a set
     of `savi.prompts`; the four generation settings' own seeds are replaced by `seed`. `chunk_videos` videos are worked on together and
-    are what a crash can lose; it changes no result. `keep_equal` also makes pairs of unchanged answers (for training on all revisions,
-    `method` "sft")."""
+    are what a crash can lose; it changes no result. `keep_equal` also makes pairs of unchanged answers, chosen and rejected being the
+    revision: they have nothing to prefer, but an NLL term (`rpo_alpha`, `method` "sft") learns from them. Without them it learns from
+    corrections alone, and a model that leans towards one option is taught to lean towards the others."""
 
     num_frames: int
     questions_per_kind: int = 1
@@ -328,7 +329,7 @@ def _pair(one: _Asked, settings: AlignSettings) -> PreferencePair:
         initial=one.initial,
         critique=one.critique,
         chosen=one.revision,
-        rejected=one.initial,
+        rejected=one.revision if same_answer(one.initial, one.revision) else one.initial,
         meta={"index": one.index, "num_frames": settings.num_frames, "prompts": settings.prompts},
     )
 

@@ -100,7 +100,9 @@ def judge_pairs(pairs: Iterable[Mapping[str, object]], unchanged: Iterable[Mappi
         return scenes[i]
 
     asked = valid = first = after = n_pairs = n_valid = good = bad = neutral = 0
-    for row in pairs:
+    rows = list(pairs)
+    kept = [{**row, "initial": row["rejected"]} for row in rows if row["rejected"] == row["chosen"]]
+    for row in (r for r in rows if r["rejected"] != r["chosen"]):
         asked, n_pairs = asked + 1, n_pairs + 1
         j = judge_question(scene(row), str(row["question"]))
         if j is None:
@@ -108,7 +110,7 @@ def judge_pairs(pairs: Iterable[Mapping[str, object]], unchanged: Iterable[Mappi
         was, now = _is_right(row["rejected"], j), _is_right(row["chosen"], j)
         valid, n_valid, first, after = valid + 1, n_valid + 1, first + was, after + now
         good, bad, neutral = good + (now and not was), bad + (was and not now), neutral + (not was and not now)
-    for row in unchanged:
+    for row in (*unchanged, *kept):
         asked += 1
         j = judge_question(scene(row), str(row["question"]))
         if j is not None:

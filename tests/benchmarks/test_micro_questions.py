@@ -100,6 +100,7 @@ def test_pair_quality_counts() -> None:
     got = judge_pairs(pairs, [row | {"initial": right}], seed=4)
     assert (got.asked, got.pairs, got.pairs_valid, got.good, got.bad, got.neutral) == (5, 4, 3, 1, 1, 1)
     assert (got.valid_pct, got.initial_pct, got.revised_pct, got.precision_pct) == (80.0, 50.0, 50.0, 50.0)
+    assert judge_pairs([*pairs, row | {"rejected": right, "chosen": right}], [], seed=4) == got, "equal answers are no preference"
 
 
 def test_every_lesson_is_in_the_vocabulary_and_ends_its_turn() -> None:

@@ -89,12 +89,22 @@ def test_blind_pairs_are_answers_but_not_the_critiques(made: tuple[list[Preferen
     assert transform_pairs(pairs, "blind", seed=2, unchanged=unchanged) != blind
 
 
+def test_blind_keeps_as_many_answers_as_the_critique_did(made: tuple[list[PreferencePair], list[PreferencePair]]) -> None:
+    pairs, unchanged = made
+    kept = [replace(pair, rejected=pair.chosen) for pair in unchanged]
+    blind = transform_pairs([*pairs, *kept], "blind", seed=1, unchanged=[])
+    assert len({pair.pair_id for pair in blind}) == len(blind) == len(pairs) + len(kept)
+    assert sum(pair.chosen != pair.rejected for pair in blind) == len(pairs)
+    assert all(pair.chosen == pair.initial for pair in blind if pair.chosen == pair.rejected)
+    assert {pair.pair_id for pair in blind if pair.chosen != pair.rejected} != {pair.pair_id for pair in pairs}
+
+
 def test_blind_does_not_read_its_own_critique(made: tuple[list[PreferencePair], list[PreferencePair]]) -> None:
     """With critique and revision of the choice questions replaced by anything, their blind pairs stay the same."""
     pairs, unchanged = made
 
     def cover(pair: PreferencePair) -> PreferencePair:
-        return replace(pair, critique="?", chosen="A") if question_of(pair).options else replace(pair, critique="?")
+        return replace(pair, critique="?", chosen="whatever") if question_of(pair).options else replace(pair, critique="?")
 
     before = transform_pairs(pairs, "blind", seed=3, unchanged=unchanged)
     after = transform_pairs([cover(pair) for pair in pairs], "blind", seed=3, unchanged=[cover(pair) for pair in unchanged])
@@ -119,7 +129,7 @@ def test_blind_needs_the_unchanged_questions(made: tuple[list[PreferencePair], l
 
 def test_blind_keeps_the_form_of_the_answer(clips: list[Path]) -> None:
     (pair,) = random_pairs(clips[:1], 1)
-    asked = replace(pair, question="what is it ? A red cup B blue cup", chosen="B")
+    asked = replace(pair, question="what is it ? A red cup B blue cup", chosen="what the critique made of it")
     for initial, expected in (("A", "B"), ("(A) red cup.", "(B) blue cup."), ("the red cup falls", "the blue cup falls"), ("B", "A")):
         (blind,) = transform_pairs([replace(asked, initial=initial, rejected=initial)], "blind", unchanged=[])
         assert blind.chosen == expected

@@ -143,6 +143,8 @@ def test_duplicates_and_unchanged_answers(clips: list[Path], tmp_path: Path) -> 
     (tmp_path / "equal").mkdir()
     run(ScriptedLM(say), clips[:2], tmp_path / "equal", replace(SETTINGS, keep_equal=True))
     assert read_counts(tmp_path / "equal" / "pairs.jsonl").pairs == 2
+    equal = read_pairs(tmp_path / "equal" / "pairs.jsonl")
+    assert {(pair.initial, pair.rejected, pair.chosen) for pair in equal} == {("yes", "Yes.", "Yes.")}, "nothing to prefer"
 
 
 def test_without_files(clips: list[Path]) -> None:

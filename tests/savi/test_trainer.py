@@ -181,6 +181,14 @@ def test_nothing_to_train_on(lm: VideoLM, pairs: list[PreferencePair], tmp_path:
         train_dpo(lm, [replace(pairs[0], chosen="A", rejected="A")], QUICK, tmp_path)
 
 
+def test_equal_answers_teach_where_there_is_an_nll_term(lm: VideoLM, pairs: list[PreferencePair], tmp_path: Path) -> None:
+    equal = [replace(pair, rejected=pair.chosen) for pair in pairs]
+    result = train_dpo(lm, equal, QUICK.model_copy(update={"rpo_alpha": 1.0, "learning_rate": 1e-2, "epochs": 3}), tmp_path)
+    assert result.pairs_used == len(pairs) and not result.pairs_dropped
+    assert result.log[-1]["nll/chosen"] < result.log[0]["nll/chosen"] - 0.1
+    assert max(abs(row["rewards/margins"]) for row in result.log) < 1e-4
+
+
 def test_a_pair_beyond_the_context_is_named(pairs: list[PreferencePair], tmp_path: Path) -> None:
     lm = tiny_video_lm(layers=2, context=32)
     with pytest.raises(ValueError, match=r"context of 32.*fewer frames"):
