@@ -61,11 +61,12 @@ def test_auto_says_which_scale_and_why_in_its_first_lines(invoke: Invoke, tmp_pa
 
 
 def test_the_runs_settings_name_the_command_line(invoke: Invoke, tmp_path: Path) -> None:
-    invoke(*SMALL, "--seed", "5", "--limit", "7", "--control", "reversed")
+    invoke(*SMALL, "--seed", "5", "--limit", "7", "--control", "reversed", "--set", "training.epochs=2")
     settings = json.loads((tmp_path / "run/run.json").read_text())["settings"]
     assert settings["loop.seed"] == {"value": 5, "source": "command line: --seed"}
     assert settings["evaluation.limit"] == {"value": 7, "source": "command line: --limit"}
     assert settings["training.control"] == {"value": "reversed", "source": "command line: --control"}
+    assert settings["training.epochs"] == {"value": 2, "source": "command line: --set"}
 
 
 def test_another_configuration_exits_2_and_names_the_settings(invoke: Invoke) -> None:
@@ -85,6 +86,8 @@ def test_another_configuration_exits_2_and_names_the_settings(invoke: Invoke) ->
         (("--scale", "8b", "--videos", "nowhere"), "no such folder"),
         (("--scale", "smoke", "--videos", "."), "is for the paper's scales"),
         (("--iterations", "0"), "iterations"),
+        (("--set", "training.epoch=2"), "did you mean training.epochs"),
+        (("--set", "training.epochs=many"), "command line: --set: training.epochs"),
     ],
 )
 def test_usage_errors_exit_2_without_a_traceback(invoke: Invoke, args: tuple[str, ...], says: str) -> None:
