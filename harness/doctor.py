@@ -20,6 +20,7 @@ from typing import Annotated, Literal
 import typer
 
 State = Literal["ok", "note", "wrong"]
+PROJECT = "videosavi-harness"
 LMMS_EVAL_TESTED = "0.7.3"
 MIN_FREE_GB = 2.0
 MIN_MEMORY_GB = 3.0
@@ -105,9 +106,22 @@ def _packages() -> Finding:
     versions = {p: _version(p) for p in _PACKAGES}
     missing = [p for p, v in versions.items() if v is None]
     found = ", ".join(f"{p} {v}" for p, v in versions.items() if v)
-    return Finding(
-        "packages", "wrong" if missing else "ok", found, f"missing: {', '.join(missing)}; run: pip install -e ." if missing else ""
-    )
+    wrong = [f"missing: {', '.join(missing)}"] if missing else []
+    if outside := _outside_their_ranges():
+        wrong.append(f"not in the range this project works with: {', '.join(outside)}")
+    return Finding("packages", "wrong" if wrong else "ok", found, f"{'; '.join(wrong)}; run: pip install -e ." if wrong else "")
+
+
+def _outside_their_ranges() -> list[str]:
+    """Requirements of the project that an installed package does not meet: something installed later may have moved it."""
+    from packaging.requirements import Requirement
+
+    try:
+        required = [Requirement(text) for text in metadata.requires(PROJECT) or ()]
+    except metadata.PackageNotFoundError:
+        return []
+    here = [(r, _version(r.name)) for r in required if r.marker is None or r.marker.evaluate({"extra": ""})]
+    return [f"{r.name} {v} ({r.specifier})" for r, v in here if v is not None and not r.specifier.contains(v, prereleases=True)]
 
 
 def _lmms_eval() -> Finding:

@@ -43,6 +43,15 @@ def test_missing_package_is_wrong_and_exit_5(monkeypatch: pytest.MonkeyPatch) ->
     assert "peft" in packages["mend"]
 
 
+def test_a_package_outside_its_range_is_wrong_and_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(doctor.metadata, "requires", lambda _: ["filelock<4.3", "peft>=0.18", 'pytest<1; extra == "test"'])
+    real = doctor._version
+    monkeypatch.setattr(doctor, "_version", lambda name: "4.3.1" if name == "filelock" else real(name))
+    packages = next(f for f in doctor.look() if f.name == "packages")
+    assert packages.state == "wrong"
+    assert packages.mend == "not in the range this project works with: filelock 4.3.1 (<4.3); run: pip install -e ."
+
+
 def test_other_lmms_eval_is_noted(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(doctor, "_version", lambda name: "0.8.0")
     assert states()["lmms-eval"] == "note"
