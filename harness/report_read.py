@@ -119,12 +119,13 @@ def _pairs(folder: Path, problems: list[str]) -> Pairs | None:
     for row in _read_lines(path, problems) if path.is_file() else ():
         n += 1
         kind = _text(row.get("kind")) or "unknown"
-        kinds[kind] += 1
+        equal = row.get("chosen") is not None and row.get("chosen") == row.get("rejected")
+        kinds[f"unchanged {kind}" if equal else kind] += 1
         videos.add(_text(row.get("video")))
         for k in ("question", "chosen", "rejected", "critique"):
             words[k] += len(_text(row.get(k)).split())
         kept = examples.setdefault(kind, [])
-        if len(kept) < MAX_EXAMPLE_PAIRS // 2:
+        if len(kept) < MAX_EXAMPLE_PAIRS // 2 and not equal:
             kept.append({k: _text(row.get(k)) for k in ("kind", "video", "question", "rejected", "critique", "chosen")})
     reasons = Counter(_text(r.get("reason")) or "no reason given" for r in (_read_lines(dropped, problems) if dropped.is_file() else ()))
     return Pairs(

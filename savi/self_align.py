@@ -87,13 +87,15 @@ class AlignSettings:
 
 @dataclass(frozen=True)
 class AlignCounts:
-    """What became of the questions. videos = broken + read; questions = pairs + sum of dropped."""
+    """What became of the questions. videos = broken + read; questions = pairs + sum of dropped; `equal` of the pairs are unchanged
+    answers (`AlignSettings.keep_equal`)."""
 
     videos: int = 0
     broken: int = 0
     questions: int = 0
     pairs: int = 0
     dropped: dict[str, int] = field(default_factory=dict)
+    equal: int = 0
 
     def __add__(self, other: AlignCounts) -> AlignCounts:
         return AlignCounts(
@@ -102,12 +104,14 @@ class AlignCounts:
             self.questions + other.questions,
             self.pairs + other.pairs,
             dict(sorted((Counter(self.dropped) + Counter(other.dropped)).items())),
+            self.equal + other.equal,
         )
 
     def line(self) -> str:
         """One line for people."""
         reasons = ", ".join(f"{count} {reason}" for reason, count in self.dropped.items())
-        return f"{self.videos} videos ({self.broken} broken), {self.questions} questions, {self.pairs} pairs, dropped: {reasons or 'none'}"
+        pairs = f"{self.pairs} pairs" + (f" ({self.equal} of unchanged answers)" if self.equal else "")
+        return f"{self.videos} videos ({self.broken} broken), {self.questions} questions, {pairs}, dropped: {reasons or 'none'}"
 
 
 def journal_path(out: str | Path) -> Path:
@@ -172,6 +176,7 @@ def self_align(
             questions=len(pairs) + len(dropped_rows),
             pairs=len(pairs),
             dropped=dict(sorted(Counter(row["reason"] for row in dropped_rows).items())),
+            equal=sum(pair.chosen == pair.rejected for pair in pairs),
         )
         if journal is not None:
             journal.add(pairs, dropped_rows, broken, done, counts)

@@ -21,6 +21,7 @@ from harness.records import Evaluation, QuestionRecord
 from harness.report_compare import Interval, compare, index_records, mean_change, mean_score, score_interval
 from harness.report_frames import contact_sheet, find_data_folder, safe_join
 from harness.report_questions import why
+from harness.report_read import _pairs
 from harness.report_text import script_json, visible
 from tests.harness.fake_run import make_records, make_score, write_videos
 
@@ -203,3 +204,13 @@ def test_data_folder_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     )
     monkeypatch.setenv("HF_HOME", str(tmp_path))
     assert find_data_folder(tmp_path, {"hf_home": "/nowhere\0"}) == tmp_path
+
+
+def test_pairs_of_unchanged_answers_are_counted_apart(tmp_path: Path) -> None:
+    row = {"kind": "spatial", "video": "v.mp4", "question": "q ?", "critique": "c", "rejected": "left", "chosen": "right"}
+    rows = [row, row | {"chosen": "left"}, row | {"kind": "temporal", "chosen": "left"}]
+    (tmp_path / "pairs.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
+    found = _pairs(tmp_path, [])
+    assert found is not None
+    assert found.kinds == {"spatial": 1, "unchanged spatial": 1, "unchanged temporal": 1}
+    assert [x["chosen"] for x in found.examples] == ["right"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import pytest
@@ -68,6 +69,16 @@ def test_a_broken_run_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(study.Plan, "command", lambda self, s, c: ["python", "-c", "raise SystemExit(5)"])
     with pytest.raises(StudyError, match=r"seed0-none\.log.*code 5"):
         run_all(Plan(tmp_path, (0,), ("none",)))
+
+
+def test_runs_side_by_side_share_the_cores(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    monkeypatch.setattr(study.os, "cpu_count", lambda: 8)
+    code = "import os; print(os.environ.get('OMP_NUM_THREADS'))"
+    monkeypatch.setattr(study.Plan, "command", lambda self, s, c: [sys.executable, "-c", code])
+    for jobs, said in ((1, "None"), (2, "4"), (16, "1")):
+        run_all(Plan(tmp_path / str(jobs), (0,), ("none",)), jobs=jobs)
+        assert (tmp_path / str(jobs) / "seed0-none.log").read_text().strip() == said
 
 
 @pytest.mark.parametrize(

@@ -142,7 +142,8 @@ def test_duplicates_and_unchanged_answers(clips: list[Path], tmp_path: Path) -> 
     assert [(pair.rejected, pair.chosen, Path(pair.video)) for pair in unchanged] == [("yes", "Yes.", clips[0]), ("yes", "Yes.", clips[1])]
     (tmp_path / "equal").mkdir()
     run(ScriptedLM(say), clips[:2], tmp_path / "equal", replace(SETTINGS, keep_equal=True))
-    assert read_counts(tmp_path / "equal" / "pairs.jsonl").pairs == 2
+    counts = read_counts(tmp_path / "equal" / "pairs.jsonl")
+    assert (counts.pairs, counts.equal) == (2, 2) and "2 pairs (2 of unchanged answers)" in counts.line()
     equal = read_pairs(tmp_path / "equal" / "pairs.jsonl")
     assert {(pair.initial, pair.rejected, pair.chosen) for pair in equal} == {("yes", "Yes.", "Yes.")}, "nothing to prefer"
 
