@@ -198,13 +198,13 @@ def pair_table(rows: Sequence[Mapping[str, Any]], scale: str) -> Table:
     mine = [r["pairs"] for r in rows if r["control"] == "none"]
     keys = (
         ("asked", "questions"), ("valid_pct", "valid %"), ("initial_pct", "initial right %"), ("revised_pct", "revised right %"),
-        ("pairs", "pairs"), ("precision_pct", "precision %"),
+        ("pairs", "pairs"), ("precision_pct", "precision %"), ("initial_yes_pct", "initial yes %"), ("revised_yes_pct", "revised yes %"),
     )  # fmt: skip
     made = []
     for t in range(min(len(p) for p in mine)):
         cells = []
         for key, _ in keys:
-            values = [p[t][key] for p in mine if p[t][key] is not None]
+            values = [p[t][key] for p in mine if p[t].get(key) is not None]
             v = statistics.fmean(values) if values else None
             cells.append(Cell(v, "–" if v is None else f"{v:.1f}" if key.endswith("pct") else f"{v:.0f}"))
         made.append(Row(f"iteration {t + 1}", tuple(cells)))
@@ -214,7 +214,10 @@ def pair_table(rows: Sequence[Mapping[str, Any]], scale: str) -> Table:
         label_title="pairs of",
         columns=tuple(c for _, c in keys),
         rows=tuple(made),
-        notes=("Right %: of the valid questions. Precision: corrected mistakes among pairs that corrected or spoilt an answer.",),
+        notes=(
+            "Right %: of the valid questions. Precision: corrected mistakes among pairs that corrected or spoilt an answer. Yes %: of the "
+            "replies to questions answered yes or no, at first and after revision.",
+        ),
     )
 
 

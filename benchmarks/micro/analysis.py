@@ -62,8 +62,8 @@ class PairQuality:
 
     `asked` questions the model wrote, `valid_pct` of them with one right reply. Of the valid ones: `initial_pct` right at first,
     `revised_pct` right after critique. `pairs` kept; of those on valid questions: `good` corrected a mistake, `bad` spoilt a right
-    answer, `neutral`
-    exchanged two wrong ones; `precision_pct` = good / (good + bad)."""
+    answer, `neutral` exchanged two wrong ones; `precision_pct` = good / (good + bad). `initial_yes_pct` and `revised_yes_pct`: share of
+    "yes" among the replies to questions answered yes or no both times; far apart, they show a leaning that corrections work against."""
 
     asked: int
     valid_pct: float | None
@@ -75,6 +75,8 @@ class PairQuality:
     bad: int
     neutral: int
     precision_pct: float | None
+    initial_yes_pct: float | None = None
+    revised_yes_pct: float | None = None
 
 
 def _is_right(reply: object, j: Judged) -> bool:
@@ -100,10 +102,12 @@ def judge_pairs(pairs: Iterable[Mapping[str, object]], unchanged: Iterable[Mappi
         return scenes[i]
 
     asked = valid = first = after = n_pairs = n_valid = good = bad = neutral = 0
+    said: list[tuple[object, object]] = []
     rows = list(pairs)
     kept = [{**row, "initial": row["rejected"]} for row in rows if row["rejected"] == row["chosen"]]
     for row in (r for r in rows if r["rejected"] != r["chosen"]):
         asked, n_pairs = asked + 1, n_pairs + 1
+        said.append((row["rejected"], row["chosen"]))
         j = judge_question(scene(row), str(row["question"]))
         if j is None:
             continue
@@ -112,10 +116,23 @@ def judge_pairs(pairs: Iterable[Mapping[str, object]], unchanged: Iterable[Mappi
         good, bad, neutral = good + (now and not was), bad + (was and not now), neutral + (not was and not now)
     for row in (*unchanged, *kept):
         asked += 1
+        said.append((row["initial"], row["initial"]))
         j = judge_question(scene(row), str(row["question"]))
         if j is not None:
             right = _is_right(row["initial"], j)
             valid, first, after = valid + 1, first + right, after + right
+    yes_no = [(a == "yes", b == "yes") for a, b in said if {a, b} <= {"yes", "no"}]
+    yes = [_pct(sum(pair[i] for pair in yes_no), len(yes_no)) for i in (0, 1)]
     return PairQuality(
-        asked, _pct(valid, asked), _pct(first, valid), _pct(after, valid), n_pairs, n_valid, good, bad, neutral, _pct(good, good + bad)
+        asked,
+        _pct(valid, asked),
+        _pct(first, valid),
+        _pct(after, valid),
+        n_pairs,
+        n_valid,
+        good,
+        bad,
+        neutral,
+        _pct(good, good + bad),
+        *yes,
     )

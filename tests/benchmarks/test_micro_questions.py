@@ -101,6 +101,10 @@ def test_pair_quality_counts() -> None:
     assert (got.asked, got.pairs, got.pairs_valid, got.good, got.bad, got.neutral) == (5, 4, 3, 1, 1, 1)
     assert (got.valid_pct, got.initial_pct, got.revised_pct, got.precision_pct) == (80.0, 50.0, 50.0, 50.0)
     assert judge_pairs([*pairs, row | {"rejected": right, "chosen": right}], [], seed=4) == got, "equal answers are no preference"
+    stated = {"video": "0000.mp4", "question": "is it so ?"}
+    leaning = [stated | {"rejected": "yes", "chosen": "no"}, stated | {"rejected": "yes", "chosen": "yes"}]
+    got = judge_pairs([*pairs, *leaning], [stated | {"initial": "no"}], seed=4)
+    assert (got.initial_yes_pct, got.revised_yes_pct) == (66.67, 33.33), "letters are not counted"
 
 
 def test_every_lesson_is_in_the_vocabulary_and_ends_its_turn() -> None:
