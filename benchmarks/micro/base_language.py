@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from benchmarks.micro.base_model import VISUAL_TOKENS, image_features, pixel_values
+from benchmarks.micro.base_muon import Muon
 from benchmarks.micro.lessons import DRILLS, IGNORE, Lesson, Mix, drill, prefix_ids, video_lessons
-from benchmarks.micro.muon import Muon
 from benchmarks.micro.wording import IMG, Words
 from benchmarks.micro.world import Scene, chroma_round_trip, make_scene, render
 

@@ -12,6 +12,7 @@ import torch
 from benchmarks.catalog import CATALOG
 from benchmarks.micro.twin_questions import PER_VIDEO
 from reproduce import speed_micro
+from reproduce.scale import load_scale
 from reproduce.speed import PRESETS, build, measure, wanted_cases
 from reproduce.speed_before import OnePromptAtATime
 from reproduce.speed_micro import BEFORE, NOW, SIZES
@@ -110,8 +111,9 @@ def test_the_job_is_the_sum_with_the_scales_weights(bench: Bench, monkeypatch: p
     monkeypatch.setattr(speed_micro.Part, "seconds", lambda part, way: seconds[way])
     case = build("micro-job", PRESETS["smoke"])
     questions = sum(map(len, bench.questions.values()))
-    pairs = 4 * 1200 * len(bench.proposed[0]) / len(bench.videos)
-    whole = 4 * 1200 / len(bench.videos) + pairs / len(bench.pairs) + 5 * (320 + 260 + 300 + 240 + 200 + 220) / questions
+    videos = 4 * load_scale("micro").loop.videos_per_iteration.value
+    pairs = videos * len(bench.proposed[0]) / len(bench.videos)
+    whole = videos / len(bench.videos) + pairs / len(bench.pairs) + 5 * (320 + 260 + 300 + 240 + 200 + 220) / questions
     assert case.ways[NOW]() == pytest.approx(whole)
     assert case.ways[BEFORE]() == pytest.approx(2 * whole)
     assert "weighted sum, not a run" in case.notes[0]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from benchmarks.micro.muon import Muon, orthogonalise
+from benchmarks.micro.base_muon import Muon, orthogonalise
 
 
 @pytest.mark.parametrize("shape", [(3, 32, 32), (2, 96, 32), (2, 32, 96)])
