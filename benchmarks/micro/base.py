@@ -136,8 +136,11 @@ EYE_FILE = ".eye.safetensors"
 
 
 def rebuild(out: Path, recipe: Recipe | None = None) -> dict[str, object]:
-    """Train the micro base from nothing and write it to `out`; returns what goes to training.json. Half an hour or more on one core, and one
-    is what it takes: the same bytes however many there are. Killed in its second stage and called again, it goes on behind the first."""
+    """Train the micro base from nothing and write it to `out`; returns what goes to training.json.
+
+    Half an hour or more on one core, and one is what it takes: the same bytes however many there are. Killed in its second stage and
+    called again, it goes on behind the first.
+    """
     import torch
 
     from benchmarks.micro.base_language import train_language
