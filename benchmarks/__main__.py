@@ -63,8 +63,8 @@ def check(
     as_json: AsJson = False,
 ) -> None:
     """What of the data sets is on this machine. Exit code 5 where something is missing. Downloads nothing."""
-    from benchmarks.datasets import DatasetError, mend
-    from benchmarks.datasets import check as look
+    from benchmarks.data.layout import DatasetError, mend
+    from benchmarks.data.layout import check as look
 
     home = _home(hf_home)
     try:
@@ -104,9 +104,9 @@ def prepare(
     download: Annotated[bool, typer.Option("--download", help="Really download; without it only what would be done is said.")] = False,
 ) -> None:
     """Download and unpack real data sets (up to 162 GB each), only with --download."""
-    from benchmarks import download as d
-    from benchmarks.datasets import DatasetError
-    from benchmarks.datasets import check as look
+    from benchmarks.data import download as d
+    from benchmarks.data.layout import DatasetError
+    from benchmarks.data.layout import check as look
 
     home = _home(hf_home)
     try:
@@ -153,7 +153,7 @@ def micro(
     if build_twins:
         _build_twins(build_twins, 1 if seed is None else seed, size, as_json)
     if build_videos:
-        from benchmarks.micro.videos import build_videos as build
+        from benchmarks.micro.world.videos import build_videos as build
 
         paths = build(build_videos, n, 1 if seed is None else seed)
         typer.echo(
@@ -162,15 +162,15 @@ def micro(
     if rebuild_base:
         if out is None:
             _stop("--rebuild-base needs --out DIR (the shipped base is not overwritten by accident)", 2)
-        from benchmarks.micro.base import Recipe, rebuild
+        from benchmarks.micro.pretrain.recipe import Recipe, rebuild
 
         typer.echo(json.dumps(rebuild(out, replace(Recipe(), seed=seed) if seed is not None else None), indent=1, default=str))
 
 
 def _build_twins(folder: Path, seed: int, size: str, as_json: bool) -> None:
-    from benchmarks.datasets import DatasetError
-    from benchmarks.micro.twins import QUESTIONS
-    from benchmarks.micro.twins import build_twins as build
+    from benchmarks.data.layout import DatasetError
+    from benchmarks.micro.twins.twins import QUESTIONS
+    from benchmarks.micro.twins.twins import build_twins as build
 
     if size not in QUESTIONS:
         _stop(f"unknown twin size {size!r}; choose from {', '.join(QUESTIONS)}", 2)

@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import typer
 
-from harness import doctor, evaluate_cli, gate_cli, leaderboard_cli, report_cli
+from harness.gate import cli as gate_cli
+from harness.report import cli as report_cli
+from harness.run import cli as evaluate_cli
+from harness.run import doctor
+from harness.tables.leaderboard import cli as leaderboard_cli
 
 app = typer.Typer(
     no_args_is_help=True, add_completion=False, help="Measures a video language model, decides what a difference means, and tells it."

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from benchmarks.catalog import Benchmark
-from benchmarks.datasets import video_file, video_id
+from benchmarks.data.layout import video_file, video_id
 from harness.records import Evaluation, Provenance, QuestionRecord, Score, Status, records_sha256
 
 LETTERS = "ABCDE"

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import typer
 
-from reproduce import audit_cli, paper_cli, speed_cli, study_cli, tables_cli
+from reproduce import paper_cli, tables_cli
+from reproduce.audit import cli as audit_cli
+from reproduce.speed import cli as speed_cli
+from reproduce.study import cli as study_cli
 
 app = typer.Typer(
     name="reproduce",

@@ -12,7 +12,7 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
-from harness.offline import offline_environment
+from harness.run.offline import offline_environment
 
 
 def worker_environment(hf_home: Path, *, device: str) -> dict[str, str]:

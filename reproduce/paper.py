@@ -197,7 +197,7 @@ def print_table(run: Path, scale: str, console: RunConsole, benchmarks: list[str
 
 def read_verdicts(x: Experiment) -> tuple[dict[str, dict[str, str]], list[str]]:
     """Verdicts of every finished iteration, and the integrity problems the gate found."""
-    from harness.gate import CODE_TO_EXCUSE, GateResult
+    from harness.gate.gate import CODE_TO_EXCUSE, GateResult
 
     verdicts: dict[str, dict[str, str]] = {}
     integrity: list[str] = []

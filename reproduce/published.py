@@ -1,6 +1,6 @@
 """The paper's numbers: which published rows stand beside ours at which scale.
 
-Reads results/paper/ (see `harness.published_tables` for the form). Knows the paper, but no model and no run.
+Reads results/paper/ (see `harness.tables.published` for the form). Knows the paper, but no model and no run.
 """
 
 from __future__ import annotations
@@ -8,9 +8,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from harness.published_tables import Published, PublishedError, load_published, scale_rows
 from harness.records import Evaluation
-from harness.tables import PAPER_SCALES, PublishedRow, ScoreRule, Table, results_table
+from harness.tables.published import Published, PublishedError, load_published, scale_rows
+from harness.tables.table import PAPER_SCALES, PublishedRow, ScoreRule, Table, results_table
 
 PAPER_DIR = Path(__file__).resolve().parent.parent / "results" / "paper"
 
@@ -82,7 +82,7 @@ def experiment_table(
     notes: Sequence[str] = (),
     folder: Path = PAPER_DIR,
 ) -> Table:
-    """The experiment's table: ours, and at paper scales the published rows below (see `harness.tables.results_table`)."""
+    """The experiment's table: ours, and at paper scales the published rows below (see `harness.tables.table.results_table`)."""
     return results_table(
         rows, scale=scale, rule=rule, published=published_rows(scale, folder), groups=groups, benchmarks=benchmarks,
         intervals=intervals, title=title, notes=notes,

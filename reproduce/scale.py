@@ -76,7 +76,7 @@ class LoopSettings(_Model):
 
 
 class TrainingSettings(_Model):
-    """Fields named as in `savi.dpo.DPOSettings`; `control` picks what the pairs are turned into before training."""
+    """Fields named as in `savi.training.losses.DPOSettings`; `control` picks what the pairs are turned into before training."""
 
     control: Setting[Control]
     beta: Setting[Annotated[float, Field(gt=0)]]

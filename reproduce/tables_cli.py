@@ -24,7 +24,7 @@ def tables_command(
 ) -> None:
     """Make a run's tables from its records: base, iterations and, at the paper's scales, the published rows."""
     from harness.records import RecordError
-    from harness.tables import TableError
+    from harness.tables.table import TableError
     from reproduce.console import RunConsole
     from reproduce.paper import print_table
     from reproduce.published import experiment_table

@@ -22,9 +22,9 @@ from reproduce.scale import Scale
 from reproduce.stages import Progress
 
 if TYPE_CHECKING:
-    from savi.dpo import DPOSettings
-    from savi.self_align import AlignSettings
-    from savi.video_lm import VideoLM
+    from savi.engine.video_lm import VideoLM
+    from savi.loop.propose import AlignSettings
+    from savi.training.losses import DPOSettings
 
 SHIPPED = "shipped"
 TABLES = "tables"
@@ -68,7 +68,7 @@ class Experiment:
 
 def shipped_base() -> Path:
     """The micro base that comes with the package."""
-    from benchmarks.micro.base import BASE_DIR
+    from benchmarks.micro.pretrain.recipe import BASE_DIR
 
     return BASE_DIR
 
@@ -119,7 +119,7 @@ class RealWork:
         size = x.scale.evaluation.twins.value
         out = x.run.path / "data" / "benchmarks.json"
         if size is not None:
-            from benchmarks.micro.twins import build_twins
+            from benchmarks.micro.twins.twins import build_twins
 
             twins = build_twins(x.hf_home, seed=x.scale.evaluation.twins_seed.value, size=size)
             wanted = [b.name for b in select(x.benchmarks)]
@@ -128,7 +128,7 @@ class RealWork:
                 out, json.dumps({"n": n, "videos": {k: twins.videos[k] for k in wanted}, "fingerprint": twins.fingerprint}, indent=1) + "\n"
             )
             return f"twins of {len(n)} data sets, {sum(n.values())} questions ({', '.join(f'{k} {v}' for k, v in n.items())})"
-        from benchmarks.datasets import check, fingerprint, mend
+        from benchmarks.data.layout import check, fingerprint, mend
 
         chosen = select(x.benchmarks)
         found = []
@@ -153,7 +153,7 @@ class RealWork:
         target = base_path(x)
         source = Path(name)
         if name != SHIPPED and target != source:
-            from savi.checkpoint import convert
+            from savi.conversion.checkpoint import convert
 
             if not source.is_dir():
                 source = _fetch(name, x.hf_home, offline=x.offline)
@@ -170,11 +170,11 @@ class RealWork:
         n = x.scale.loop.videos_per_iteration.value
         seed = x.scale.loop.seed.value
         if x.videos is None:
-            from benchmarks.micro.videos import build_videos
+            from benchmarks.micro.world.videos import build_videos
 
             build_videos(x.video_folder(t), n, seed=1000 * seed + t)
             return f"{n} unlabelled videos made"
-        from savi.frames import find_videos
+        from savi.video.frames import find_videos
 
         every = find_videos(x.videos)
         order = list(range(len(every)))
@@ -189,15 +189,15 @@ class RealWork:
 
     def _videos(self, x: Experiment, t: int) -> list[Path]:
         if x.videos is None:
-            from savi.frames import find_videos
+            from savi.video.frames import find_videos
 
             return find_videos(x.video_folder(t))
         return [x.videos / line for line in x.video_list(t).read_text(encoding="utf-8").splitlines()]
 
     def propose(self, x: Experiment, t: int, progress: Progress, failures: Path) -> str:
         """Ask, answer, criticise, revise: preference pairs of iteration t by the model of t - 1."""
-        from savi.files import FailureLog
-        from savi.self_align import read_counts, self_align
+        from savi.base.files import FailureLog
+        from savi.loop.propose import read_counts, self_align
 
         out = x.run.iteration(t) / "pairs.jsonl"
         lm = self._model(x.model(t - 1))
@@ -215,8 +215,8 @@ class RealWork:
 
     def train(self, x: Experiment, t: int, progress: Progress, failures: Path) -> str:
         """Train on the pairs (or on what the control makes of them); the result is the plain checkpoint iter-t/model."""
-        from savi.files import FailureLog
-        from savi.iterate import run_iteration
+        from savi.base.files import FailureLog
+        from savi.loop.iterate import run_iteration
 
         self._loaded = None
         gc.collect()
@@ -238,8 +238,8 @@ class RealWork:
     def evaluate(self, x: Experiment, t: int, progress: Progress, failures: Path) -> str:
         """All benchmarks by lmms-eval's own tasks."""
         from benchmarks.catalog import select
-        from benchmarks.datasets import expected_n
-        from harness.evaluate import evaluate
+        from benchmarks.data.layout import expected_n
+        from harness.run.evaluate import evaluate
 
         e = x.scale.evaluation
         counts = {b.name: expected_n(x.hf_home, b, e.limit.value) for b in select(x.benchmarks)}
@@ -271,13 +271,13 @@ class RealWork:
         return ", ".join(p.relative_to(x.run.path).as_posix() for p in written)
 
     def report(self, x: Experiment) -> str:
-        from harness.report import write_report
+        from harness.report.page import write_report
 
         out = write_report(x.run.path)
         return f"{out.name}, {out.stat().st_size / 1e6:.1f} MB"
 
     def _model(self, path: Path) -> VideoLM:
-        from savi.video_lm import VideoLM
+        from savi.engine.video_lm import VideoLM
 
         if self._loaded is None or self._loaded[0] != str(path):
             self._loaded = None  # let go of the old one before the new one takes memory
@@ -288,8 +288,8 @@ class RealWork:
 
 def align_settings(scale: Scale, t: int) -> AlignSettings:
     """How iteration t makes its pairs; each iteration has its own random streams."""
-    from savi.self_align import AlignSettings
-    from savi.video_lm import GenerationSettings
+    from savi.engine.video_lm import GenerationSettings
+    from savi.loop.propose import AlignSettings
 
     s = scale.loop
     return AlignSettings(
@@ -308,7 +308,7 @@ def align_settings(scale: Scale, t: int) -> AlignSettings:
 
 def dpo_settings(scale: Scale, t: int) -> DPOSettings:
     """How iteration t is trained."""
-    from savi.dpo import DPOSettings
+    from savi.training.losses import DPOSettings
 
     values: dict[str, Any] = scale.section("training")
     control = values.pop("control")
@@ -379,7 +379,7 @@ def all_evaluations(run: Path, iterations: int | None = None) -> dict[str, dict[
 
 def write_gate(x: Experiment, t: int) -> str:
     """gate.json of iteration t: against the iteration before and against the base; at paper scales the last one against the paper too."""
-    from harness.gate import GateResult, GateSettings, gate_published, gate_runs
+    from harness.gate.gate import GateResult, GateSettings, gate_published, gate_runs
 
     settings = GateSettings(alpha=x.scale.evaluation.alpha.value, benchmarks=tuple(x.benchmarks) if x.benchmarks else None)
     candidate = read_evaluations(x.run.iteration(t))
@@ -425,8 +425,8 @@ def write_leaderboard(run: Path, iterations: int, benchmarks: Sequence[str] | No
     """tables/leaderboard.md and .html: base and iterations ranked, with those that cannot be told apart sharing a rank. Records that
     may not be
     compared are named in the place of a ranking."""
-    from harness.leaderboard import leaderboard, render
-    from harness.leaderboard_read import discover
+    from harness.tables.leaderboard.ranking import leaderboard, render
+    from harness.tables.leaderboard.read import discover
 
     stages = [RunDir(run).iteration(t) for t in range(iterations + 1)]
     found = discover([s for s in stages if (s / "eval").is_dir()], rule="strict", all_stages=True, published=False)

@@ -13,35 +13,33 @@ Names are loaded on first use: `import savi` costs no torch, so tools that only 
 from __future__ import annotations
 
 import importlib
-import sys
-from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
 
 _EXPORTS = {
-    "AlignSettings": "self_align",
-    "CheckpointError": "checkpoint",
-    "DPOSettings": "dpo",
-    "Failure": "files",
-    "FailureLog": "files",
-    "FramePrefetcher": "frames",
-    "Frames": "frames",
-    "GenerationSettings": "video_lm",
-    "PreferencePair": "preferences",
-    "Reply": "video_lm",
-    "ResponseScore": "video_lm",
-    "VideoError": "frames",
-    "VideoLM": "video_lm",
-    "Watched": "video_lm",
-    "convert": "checkpoint",
-    "find_videos": "frames",
-    "prefetch": "frames",
-    "read_frames": "frames",
-    "run_iteration": "iterate",
-    "segment_indices": "frames",
-    "self_align": "self_align",
-    "train_dpo": "trainer",
+    "AlignSettings": "loop.propose",
+    "CheckpointError": "conversion.checkpoint",
+    "DPOSettings": "training.losses",
+    "Failure": "base.files",
+    "FailureLog": "base.files",
+    "FramePrefetcher": "video.frames",
+    "Frames": "video.frames",
+    "GenerationSettings": "engine.video_lm",
+    "PreferencePair": "loop.preferences",
+    "Reply": "engine.video_lm",
+    "ResponseScore": "engine.video_lm",
+    "VideoError": "video.frames",
+    "VideoLM": "engine.video_lm",
+    "Watched": "engine.video_lm",
+    "convert": "conversion.checkpoint",
+    "find_videos": "video.frames",
+    "prefetch": "video.frames",
+    "read_frames": "video.frames",
+    "run_iteration": "loop.iterate",
+    "segment_indices": "video.frames",
+    "self_align": "loop.propose",
+    "train_dpo": "training.trainer",
 }
 """Public name -> the module it lives in."""
 
@@ -71,23 +69,21 @@ __all__ = [
 ]
 
 if TYPE_CHECKING:
-    from savi.checkpoint import CheckpointError, convert
-    from savi.dpo import DPOSettings
-    from savi.files import Failure, FailureLog
-    from savi.frames import FramePrefetcher, Frames, VideoError, find_videos, prefetch, read_frames, segment_indices
-    from savi.iterate import run_iteration
-    from savi.preferences import PreferencePair
-    from savi.self_align import AlignSettings, self_align
-    from savi.trainer import train_dpo
-    from savi.video_lm import GenerationSettings, Reply, ResponseScore, VideoLM, Watched
+    from savi.base.files import Failure, FailureLog
+    from savi.conversion.checkpoint import CheckpointError, convert
+    from savi.engine.video_lm import GenerationSettings, Reply, ResponseScore, VideoLM, Watched
+    from savi.loop.iterate import run_iteration
+    from savi.loop.preferences import PreferencePair
+    from savi.loop.propose import AlignSettings, self_align
+    from savi.training.losses import DPOSettings
+    from savi.training.trainer import train_dpo
+    from savi.video.frames import FramePrefetcher, Frames, VideoError, find_videos, prefetch, read_frames, segment_indices
 
 
 def __getattr__(name: str) -> Any:
     if name not in _EXPORTS:
         raise AttributeError(f"module 'savi' has no attribute {name!r}")
     module = importlib.import_module(f"savi.{_EXPORTS[name]}")
-    if name == _EXPORTS[name]:
-        return module  # callable, see below
     value = getattr(module, name)
     globals()[name] = value
     return value
@@ -95,23 +91,3 @@ def __getattr__(name: str) -> Any:
 
 def __dir__() -> list[str]:
     return sorted({*globals(), *_EXPORTS})
-
-
-class _CallableModule(ModuleType):
-    """A submodule that is called as the function of its own name."""
-
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        return getattr(self, self.__name__.rpartition(".")[2])(*args, **kwargs)
-
-
-class _Package(ModuleType):
-    """Python puts an imported submodule on its package, so `savi.self_align` is the module once anyone has imported from it. Making that
-    module callable lets `savi.self_align(lm, videos, settings)` mean one thing whatever was imported before."""
-
-    def __setattr__(self, name: str, value: Any) -> None:
-        if isinstance(value, ModuleType) and _EXPORTS.get(name) == name:
-            value.__class__ = _CallableModule
-        super().__setattr__(name, value)
-
-
-sys.modules[__name__].__class__ = _Package

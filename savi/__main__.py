@@ -12,8 +12,8 @@ from typing import Annotated
 
 import typer
 
-from savi import align_cli
-from savi.cli import (
+from savi.cli import align as align_cli
+from savi.cli.common import (
     NOTHING,
     USAGE,
     Clock,
@@ -61,8 +61,8 @@ def ask(
     if any(not question.strip() for question in questions):
         stop("a question is empty", USAGE)
     with errors():
-        from savi.frames import read_frames
-        from savi.sampling import GenerationSettings
+        from savi.engine.sampling import GenerationSettings
+        from savi.video.frames import read_frames
 
         with usage():
             settings = GenerationSettings(max_new_tokens=max_new_tokens, temperature=temperature, top_p=top_p, seed=seed)
@@ -111,8 +111,8 @@ def pairs(
     dropped.jsonl beside OUT, a video that cannot be read a row in failures.jsonl; neither stops the rest.
     """
     with errors():
-        from savi.files import FailureLog
-        from savi.self_align import AlignSettings, read_counts, self_align
+        from savi.base.files import FailureLog
+        from savi.loop.propose import AlignSettings, read_counts, self_align
 
         with usage():
             settings = AlignSettings(num_frames=num_frames, questions_per_kind=questions_per_kind, prompts=prompts, seed=seed)
@@ -145,9 +145,9 @@ def convert(
     original's. DST appears whole or not at all; killed and started again, the work goes on with the shard it was at.
     """
     with errors():
-        from savi.checkpoint import convert as convert_folder
-        from savi.checkpoint import weights_fingerprint
-        from savi.hub import find_checkpoint
+        from savi.base.hub import find_checkpoint
+        from savi.conversion.checkpoint import convert as convert_folder
+        from savi.conversion.checkpoint import weights_fingerprint
 
         folder = find_checkpoint(source, tell=tell)
         with bar("shards") as told:

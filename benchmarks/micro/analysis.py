@@ -8,9 +8,9 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks.micro import questions as q
-from benchmarks.micro.videos import scene_rng
-from benchmarks.micro.world import Scene, make_scene
+from benchmarks.micro.world import questions as q
+from benchmarks.micro.world.videos import scene_rng
+from benchmarks.micro.world.world import Scene, make_scene
 
 
 def _pattern(template: str, value: bool) -> str:

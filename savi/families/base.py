@@ -4,7 +4,7 @@ written, where its positions end. Everything else (asking, scoring, packing) is 
 A family is a small object made from a model's config, its tokenizer and its preprocessor settings. It never holds the
 model: the model is passed in, so that training may wrap or replace it. It must not know prompts, benchmarks or losses.
 
-For training on the same inputs (`savi.packing`), four calls are enough:
+For training on the same inputs (`savi.training.packing`), four calls are enough:
 
 * `features = lm.features(frames)` runs the vision tower and the projector once (no gradient),
 * `ids = lm.prefix_ids(features)` `[P]`, the ids of system + frames up to and with the last visual token,

@@ -14,8 +14,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from benchmarks.catalog import CATALOG
-from harness.gate import gate_runs
-from harness.integrity import prompts_fingerprint
+from harness.gate.gate import gate_runs
+from harness.gate.integrity import prompts_fingerprint
 from harness.records import Evaluation, Provenance, QuestionRecord, Score, read_evaluations, write_evaluation
 
 SMALL = {"tempcompass": 60, "perceptiontest": 40, "nextqa": 40, "mvbench": 80, "egoschema": 40, "longvideobench": 40}

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from harness.integrity import prompts_fingerprint, task_mean_pct
+from harness.gate.integrity import prompts_fingerprint, task_mean_pct
 from harness.records import Evaluation, Provenance, QuestionRecord, Score, records_sha256
 
 LETTERS = "ABCD"

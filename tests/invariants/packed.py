@@ -8,11 +8,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from savi.packing import PairTokens, Row, VideoPrefix
+from savi.training.packing import PairTokens, Row, VideoPrefix
 from tests.savi.tiny import tiny_frames
 
 if TYPE_CHECKING:
-    from savi.video_lm import VideoLM
+    from savi.engine.video_lm import VideoLM
 
 
 def encode(lm: VideoLM, seed: int, frames: int = 4) -> VideoPrefix:

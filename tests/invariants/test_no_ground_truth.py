@@ -8,8 +8,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-from benchmarks.micro.base import BASE_DIR
-from benchmarks.micro.videos import build_videos
+from benchmarks.micro.pretrain.recipe import BASE_DIR
+from benchmarks.micro.world.videos import build_videos
 
 _LOOP = """
 import json, sys
@@ -22,8 +22,8 @@ class Blocked:
             raise ImportError(f"the loop must not import {name}")
 sys.meta_path.insert(0, Blocked())
 
-from savi.self_align import AlignSettings, self_align
-from savi.video_lm import GenerationSettings, VideoLM
+from savi.loop.propose import AlignSettings, self_align
+from savi.engine.video_lm import GenerationSettings, VideoLM
 lm = VideoLM.from_pretrained(base)
 opened = []
 sys.addaudithook(lambda event, args: opened.append(str(args[0])) if event == "open" and isinstance(args[0], (str, bytes)) else None)

@@ -7,10 +7,10 @@ from dataclasses import replace
 import pytest
 import torch
 
-from savi.attention import MaskDroppedError, Tree, register_tree_attention, tree_attention, use_tree_attention
-from savi.dpo import DPOSettings, step_loss
-from savi.packing import PairTokens, Row, batches, pack, packed_logps, separate_logps
-from savi.video_lm import VideoLM
+from savi.engine.video_lm import VideoLM
+from savi.training.losses import DPOSettings, step_loss
+from savi.training.packing import PairTokens, Row, batches, pack, packed_logps, separate_logps
+from savi.training.tree_attention import MaskDroppedError, Tree, register_tree_attention, tree_attention, use_tree_attention
 from tests.invariants.packed import encode, gradients, make_rows, relative_difference
 from tests.savi.tiny import tiny_family_lm, tiny_video_lm
 

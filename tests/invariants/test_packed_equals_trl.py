@@ -11,12 +11,12 @@ import numpy as np
 import pytest
 import torch
 
-from savi.attention import use_tree_attention
-from savi.compat import mend_torchvision
-from savi.dpo import DPOSettings, step_loss
+from savi.base.torchvision import mend_torchvision
+from savi.engine.video_lm import VideoLM
 from savi.families import Timing, VideoFeatures
-from savi.packing import PairTokens, Row, VideoPrefix, pack, packed_logps
-from savi.video_lm import VideoLM
+from savi.training.losses import DPOSettings, step_loss
+from savi.training.packing import PairTokens, Row, VideoPrefix, pack, packed_logps
+from savi.training.tree_attention import use_tree_attention
 from tests.invariants.packed import gradients, relative_difference
 from tests.savi.tiny import tiny_frames, tiny_prompts, tiny_video_lm
 

@@ -8,11 +8,11 @@ import pytest
 import torch
 from torch.nn.attention import flex_attention as flex
 
-from savi.attention import branch_blocks, require_branch_attention, use_tree_attention
-from savi.dpo import DPOSettings
-from savi.packing import Row, pack, packed_logps
-from savi.trainer import train_dpo
-from savi.video_lm import VideoLM
+from savi.engine.video_lm import VideoLM
+from savi.training.losses import DPOSettings
+from savi.training.packing import Row, pack, packed_logps
+from savi.training.trainer import train_dpo
+from savi.training.tree_attention import branch_blocks, require_branch_attention, use_tree_attention
 from tests.invariants.packed import encode, gradients, make_rows, relative_difference
 from tests.savi.tiny import tiny_family_lm, tiny_video_lm
 

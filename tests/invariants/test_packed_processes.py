@@ -15,9 +15,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from savi.dpo import DPOSettings
-from savi.preferences import read_pairs, write_pairs
-from tests.savi.loop import random_pairs, write_clips
+from savi.loop.preferences import read_pairs, write_pairs
+from savi.training.losses import DPOSettings
+from tests.savi.scripted import random_pairs, write_clips
 from tests.savi.tiny import tiny_checkpoint
 
 ROOT = Path(__file__).parents[2]
@@ -29,10 +29,10 @@ import os, signal, sys
 from pathlib import Path
 sys.path.insert(0, os.getcwd())
 from torch.distributed.tensor import DTensor
-from savi.dpo import DPOSettings
-from savi.preferences import read_pairs
-from savi.trainer import train_dpo
-from savi.video_lm import VideoLM
+from savi.training.losses import DPOSettings
+from savi.loop.preferences import read_pairs
+from savi.training.trainer import train_dpo
+from savi.engine.video_lm import VideoLM
 base, pairs, out, settings, kill_at = sys.argv[1:]
 lm = VideoLM.from_pretrained(Path(base), device="cpu")
 def progress(done, total):

@@ -6,9 +6,9 @@ import pytest
 import torch
 from transformers.cache_utils import DynamicCache
 
+from savi.engine.prefix import PrefixCache, complete_prefix
 from savi.families import supported
-from savi.prefix import PrefixCache, complete_prefix
-from tests.savi.test_families import FAMILIES, frames_for
+from tests.savi.engine.test_families import FAMILIES, frames_for
 from tests.savi.tiny import tiny_family_lm
 
 

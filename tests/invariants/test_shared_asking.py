@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 import torch
 
-from savi import decoding
-from savi.decoding import Row, generate
-from savi.video_lm import GenerationSettings, VideoLM, Watched
+from savi.engine import decoding
+from savi.engine.decoding import Row, generate
+from savi.engine.video_lm import GenerationSettings, VideoLM, Watched
 from tests.savi.tiny import tiny_frames, tiny_prompts, tiny_video_lm
 
 GREEDY = GenerationSettings(max_new_tokens=12)

@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch.nn.functional import scaled_dot_product_attention
 
-from savi import branch_attention as module
-from savi.branch_attention import SharedPrefixes, attend, branch_attention
-from savi.prefix import Prefix
+from savi.engine import branch_attention as module
+from savi.engine.branch_attention import SharedPrefixes, attend, branch_attention
+from savi.engine.prefix import Prefix
 
 
 class Layer(torch.nn.Module):

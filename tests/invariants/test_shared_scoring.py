@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from savi import decoding
-from savi.video_lm import VideoLM, Watched
+from savi.engine import decoding
+from savi.engine.video_lm import VideoLM, Watched
 from tests.savi.tiny import FAMILIES, tiny_family_lm, tiny_frames, tiny_prompts, tiny_video_lm
 
 
@@ -48,7 +48,7 @@ def test_an_empty_response_is_its_end_of_turn() -> None:
 def test_scores_of_all_single_tokens_sum_to_one() -> None:
     lm = tiny_video_lm()
     watched = lm.watch(tiny_frames(0))
-    from savi.decoding import Row, score
+    from savi.engine.decoding import Row, score
 
     rows = [Row(watched.prefix, [*lm.prompt_ids("what is red"), token]) for token in range(len(lm.tokenizer))]
     total = torch.tensor(score(lm.family, lm.model, rows, [1] * len(rows))).exp().sum()

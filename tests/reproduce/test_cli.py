@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner, Result
 
-from benchmarks.datasets import DatasetError
+from benchmarks.data.layout import DatasetError
 from reproduce import launch, paper_cli
 from reproduce.__main__ import app
 from reproduce.run_dir import RunDir

@@ -21,10 +21,10 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from benchmarks.catalog import CATALOG
-from benchmarks.micro.base import BASE_DIR
-from harness.gate_files import read_gates
+from benchmarks.micro.pretrain.recipe import BASE_DIR
+from harness.gate.files import read_gates
 from harness.records import read_evaluations
-from harness.report_read import read_run
+from harness.report.read import read_run
 from tests.harness.tamper import EDITS, NAMED, rescore, rewrite, unseal
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]

@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from benchmarks.catalog import CATALOG
-from harness.published_tables import PublishedError
+from harness.tables.published import PublishedError
 from reproduce.published import (
     PAPER_DIR,
     TABLE1,

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from savi.checkpoint import convert
+from savi.conversion.checkpoint import convert
 from tests.savi.internvl_chat import internlm2_config, qwen2_config, write_checkpoint
 
 CONFIGS: dict[str, Callable[..., dict[str, Any]]] = {"internlm2": internlm2_config, "qwen2": qwen2_config}

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 if TYPE_CHECKING:
-    from savi.video_lm import VideoLM
+    from savi.engine.video_lm import VideoLM
 
 SPECIALS = ("<pad>", "<bos>", "<eos>", "<unk>", "<user>", "<assistant>", "<img>")
 COLOURS = ("red", "green", "blue", "yellow", "white", "cyan", "purple")
@@ -70,7 +70,7 @@ def tiny_model(
     lm: str = "qwen2", *, seed: int = 0, hidden: int = 64, layers: int = 3, context: int = 1024, vocabulary: int | None = None
 ) -> Any:
     """`InternVLForConditionalGeneration` with a `qwen2` or `llama` language model."""
-    from savi.compat import mend_torchvision
+    from savi.base.torchvision import mend_torchvision
 
     mend_torchvision()
     from transformers import InternVLConfig, InternVLForConditionalGeneration, InternVLVisionConfig, LlamaConfig, Qwen2Config
@@ -111,8 +111,8 @@ def tiny_model(
 
 def tiny_video_lm(lm: str = "qwen2", **keywords: Any) -> VideoLM:
     """A `VideoLM` in memory around `tiny_model`."""
+    from savi.engine.video_lm import VideoLM
     from savi.families import Preprocessing
-    from savi.video_lm import VideoLM
 
     half = {"image_mean": [0.5] * 3, "image_std": [0.5] * 3, "size": {"height": 64, "width": 64}}
     return VideoLM(tiny_model(lm, **keywords), tiny_tokenizer(), Preprocessing.from_json(half, {}), name=f"tiny-{lm}")
@@ -153,7 +153,7 @@ def _family_tokenizer(family: str) -> Any:
 
 def tiny_family_model(family: str, *, vocabulary: int, seed: int = 0) -> Any:
     """A tiny random model of another family: 2-4 layers, four heads, head dimension 32."""
-    from savi.compat import mend_torchvision
+    from savi.base.torchvision import mend_torchvision
 
     mend_torchvision()
     import transformers as tf
@@ -214,8 +214,8 @@ def tiny_family_model(family: str, *, vocabulary: int, seed: int = 0) -> Any:
 
 def tiny_family_lm(family: str, *, seed: int = 0) -> VideoLM:
     """A `VideoLM` of any supported family; frames of any size become a few dozen tokens."""
+    from savi.engine.video_lm import VideoLM
     from savi.families import Preprocessing
-    from savi.video_lm import VideoLM
 
     if family.startswith("internvl"):
         return tiny_video_lm(family.removeprefix("internvl-"), seed=seed)

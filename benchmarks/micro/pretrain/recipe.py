@@ -1,0 +1,218 @@
+"""The shipped micro base model, and the one command that makes it again: `python -m benchmarks micro --rebuild-base`.
+
+Two stages from a fresh initialisation: the eye (`base_vision`), then letters and everything on videos (`base_language`). `Recipe`
+holds every number; the shipped checkpoint's own recipe and measured accuracies are in its
+training.json.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import json
+import os
+import random
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from benchmarks.micro.pretrain.lessons import Lesson, Mix, draw_question, prefix_ids, wrong_reply
+from benchmarks.micro.pretrain.wording import ASSISTANT, EOS, Words
+from benchmarks.micro.world import questions as q
+from benchmarks.micro.world.world import Scene, make_scene
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import InternVLForConditionalGeneration
+
+BASE_DIR = Path(__file__).parent.parent / "base"
+"""The shipped checkpoint (fp16 safetensors, tokenizer, preprocessor)."""
+_WORDS = Words()
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How the base is made (every value ours)."""
+
+    seed: int = 0
+    layers: int = 5
+    hidden: int = 128
+    vision_steps: int = 3600
+    language_steps: int = 3000
+    language_stop: int = 1200
+    """Where the schedule of `language_steps` is stopped: direct answers have left chance but not caught up with reasoning."""
+    pool: int = 12000
+    batch: int = 16
+    lr: float = 2e-3
+    muon_lr: float = 0.01
+    mix: Mix = field(default_factory=Mix)
+
+
+class Monitor(NamedTuple):
+    """Accuracy on unseen scenes, 0-100, by kind of reply: answered at once, as the last word of a critique, and after it."""
+
+    direct: dict[str, float]
+    critique: dict[str, float]
+    revised: dict[str, float]
+    n: int
+
+
+def greedy(model: InternVLForConditionalGeneration, features: torch.Tensor, prompts: Sequence[list[int]], max_new: int) -> list[list[int]]:
+    """Greedy replies to prompts `[N]` on videos `[N, VISUAL_TOKENS, D]`, a batch at a time; token numbers without the end of turn."""
+    import torch
+    from transformers import DynamicCache
+
+    from benchmarks.micro.pretrain.language import embed
+
+    pre, out = prefix_ids(), []
+    with torch.no_grad():
+        for i in range(0, len(prompts), 128):
+            rows = [pre + p for p in prompts[i : i + 128]]
+            length = max(map(len, rows))
+            ids, seen = torch.zeros(len(rows), length, dtype=torch.long), torch.zeros(len(rows), length, dtype=torch.long)
+            for r, row in enumerate(rows):
+                ids[r, length - len(row) :], seen[r, length - len(row) :] = torch.tensor(row), 1
+            pos, cache = (seen.cumsum(1) - 1).clamp(min=0), DynamicCache()
+            x, p, done, made = embed(model, ids, features[i : i + 128]), pos, torch.zeros(len(rows), dtype=torch.bool), list[torch.Tensor]()
+            for _ in range(max_new):
+                h = model.model.language_model(inputs_embeds=x, attention_mask=seen, position_ids=p, past_key_values=cache, use_cache=True)
+                token = model.lm_head(h.last_hidden_state[:, -1]).argmax(-1)
+                made.append(token)
+                done |= token == _WORDS.ids[EOS]
+                if bool(done.all()):
+                    break
+                seen = torch.cat([seen, torch.ones(len(rows), 1, dtype=torch.long)], 1)
+                x, p = model.get_input_embeddings()(token[:, None]), (p[:, -1:] + 1)
+            for tokens in torch.stack(made, 1).tolist():
+                out.append(tokens[: tokens.index(_WORDS.ids[EOS])] if _WORDS.ids[EOS] in tokens else tokens)
+    return out
+
+
+def monitor(model: InternVLForConditionalGeneration, *, videos: int = 120, seed: int = 1) -> Monitor:
+    """Ask one choice and one yes/no question on each of `videos` unseen scenes; the critique is of a random reply."""
+    import torch
+
+    from benchmarks.micro.pretrain.language import scene_features
+
+    rng = random.Random(f"monitor/{seed}")
+    scenes = [make_scene(rng) for _ in range(videos)]
+    asked: list[tuple[int, q.Question]] = []
+    for i, s in enumerate(scenes):
+        for form in ("choice", "yes_no"):
+            while (x := draw_question(s, rng)).form != form:
+                pass
+            asked.append((i, x))
+    feats = scene_features(model, scenes)[torch.tensor([i for i, _ in asked])]
+
+    def say(*texts: str) -> list[list[int]]:
+        return [_WORDS.encode(t) + [_WORDS.ids[ASSISTANT]] for t in texts]
+
+    given = [x.reply if rng.random() < 0.5 else wrong_reply(x, rng) for _, x in asked]
+    direct = [_WORDS.decode(t) for t in greedy(model, feats, say(*(x.lettered() for _, x in asked)), 4)]
+    heads = [f"{x.lettered()} answer {g} critique" for (_, x), g in zip(asked, given, strict=True)]
+    critiques = [_WORDS.decode(t) for t in greedy(model, feats, say(*heads), 20)]
+    revised = [_WORDS.decode(t) for t in greedy(model, feats, say(*(f"{h} {c} revise" for h, c in zip(heads, critiques, strict=True))), 4)]
+
+    def share(ok: list[bool]) -> dict[str, float]:
+        groups: dict[str, list[bool]] = {"all": ok}
+        for (_, x), o in zip(asked, ok, strict=True):
+            groups.setdefault(x.form, []).append(o)
+            groups.setdefault(x.family, []).append(o)
+        return {k: round(100 * sum(v) / len(v), 1) for k, v in groups.items()}
+
+    keys = [x.key for _, x in asked]
+    return Monitor(
+        share([a.split()[-1:] == [k] for a, k in zip(direct, keys, strict=True)]),
+        share([k in c.split()[-2:-1] for c, k in zip(critiques, keys, strict=True)]),
+        share([a.split()[-1:] == [k] for a, k in zip(revised, keys, strict=True)]),
+        len(keys),
+    )
+
+
+EYE_FILE = ".eye.safetensors"
+"""What the first stage leaves in the folder until the second is done: a rebuild that was killed goes on from here."""
+
+
+def rebuild(out: Path, recipe: Recipe | None = None) -> dict[str, object]:
+    """Train the micro base from nothing and write it to `out`; returns what goes to training.json.
+
+    Half an hour or more on one core, and one is what it takes: the same bytes however many there are. Killed in its second stage and
+    called again, it goes on behind the first.
+    """
+    import torch
+
+    from benchmarks.micro.pretrain.language import train_language
+    from benchmarks.micro.pretrain.model import new_model, save_checkpoint
+
+    r = recipe or Recipe()
+    keep_freed_memory()
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        t0 = time.time()
+        model = new_model(r.seed, hidden=r.hidden, layers=r.layers)
+        eye = _eye(model, r, out / EYE_FILE)
+        train_language(
+            model,
+            steps=r.language_steps,
+            stop=r.language_stop,
+            videos=r.pool,
+            batch=r.batch,
+            lr=r.lr,
+            muon_lr=r.muon_lr,
+            mix=r.mix,
+            seed=r.seed,
+            report=lambda step: print(f"step {step}: {monitor(model)}", flush=True),
+        )
+        facts: dict[str, object] = {
+            "recipe": asdict(r),
+            **eye,
+            "monitor_pct": monitor(model, videos=300, seed=2)._asdict(),
+            "minutes": round((time.time() - t0) / 60, 1),
+        }
+        save_checkpoint(model, out, facts)
+        (out / EYE_FILE).unlink(missing_ok=True)
+    finally:
+        torch.set_num_threads(threads)
+    return facts
+
+
+def _eye(model: InternVLForConditionalGeneration, r: Recipe, path: Path) -> dict[str, Any]:
+    """The first stage, trained or read from `path` where the same recipe left it; returns what it measured."""
+    from safetensors import safe_open
+    from safetensors.torch import save_file
+
+    from benchmarks.micro.pretrain.vision import settle_features, train_vision
+
+    made_by = json.dumps({"seed": r.seed, "hidden": r.hidden, "layers": r.layers, "vision_steps": r.vision_steps})
+    weights = {k: v for k, v in model.state_dict().items() if k.startswith(("model.vision_tower.", "model.multi_modal_projector."))}
+    if path.is_file():
+        with safe_open(path, "pt") as f:
+            if f.metadata().get("made_by") == made_by:
+                for name, value in weights.items():
+                    value.copy_(f.get_tensor(name))
+                print(f"eye: read from {path}", flush=True)
+                kept: dict[str, Any] = json.loads(f.metadata()["facts"])
+                return kept
+    facts: dict[str, Any] = {"eye_pct": train_vision(model, steps=r.vision_steps, seed=r.seed)}
+    facts["feature_lengths"] = settle_features(model, seed=r.seed)
+    print(f"eye: {facts['eye_pct']}", flush=True)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    half_written = path.with_name(f"{path.name}.{os.getpid()}")
+    save_file(weights, half_written, metadata={"made_by": made_by, "facts": json.dumps(facts)})
+    half_written.replace(path)
+    return facts
+
+
+def keep_freed_memory() -> None:
+    """Tell glibc to keep memory that was freed: given back to the system after every step and fetched again, it halves the speed of
+    training. Does nothing where there is no glibc."""
+    with contextlib.suppress(OSError, AttributeError):
+        libc = ctypes.CDLL("libc.so.6")
+        for name in (-1, -3):  # M_TRIM_THRESHOLD, M_MMAP_THRESHOLD
+            libc.mallopt(name, 1 << 30)
+
+
+__all__ = ["BASE_DIR", "Lesson", "Monitor", "Recipe", "Scene", "greedy", "monitor", "rebuild"]

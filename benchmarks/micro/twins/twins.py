@@ -1,0 +1,176 @@
+"""Twins of the six benchmarks on the micro world: small, real mp4 files, and questions in Arrow files where the `datasets` library
+looks for those of the real sets, so that lmms-eval's unmodified tasks load them with no network.
+
+    build_twins(hf_home, seed=1, size="micro")
+
+The same seed gives the same bytes. Ground truth is written only here, below `hf_home`; the alignment loop reads videos from another
+folder, made from other scenes.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from benchmarks.catalog import CATALOG, Benchmark
+from benchmarks.data.layout import SNAKE_NAMES, TWINS_STAMP, DatasetError, arrow_folder, twins_stamp
+from benchmarks.micro.twins import questions as twin_questions
+from benchmarks.micro.twins.questions import MAKERS
+from benchmarks.micro.world import questions, videos, world
+from benchmarks.micro.world.videos import write_mp4
+from benchmarks.micro.world.world import render
+
+Size = Literal["smoke", "micro"]
+SCHEMA = 1
+
+QUESTIONS: dict[Size, dict[str, int]] = {
+    "micro": {"mvbench": 16, "perceptiontest": 260, "tempcompass": 100, "nextqa": 240, "egoschema": 200, "longvideobench": 220},
+    "smoke": {"mvbench": 3, "perceptiontest": 45, "tempcompass": 17, "nextqa": 40, "egoschema": 34, "longvideobench": 36},
+}
+"""Questions in each lmms-eval task of a benchmark (MVBench has 20 tasks, TempCompass three)."""
+_MARK = ".twins"
+"""Tells a folder of twins whose stamp is gone (interrupted build, deleted file) from somebody's real data sets."""
+
+
+@dataclass(frozen=True)
+class TwinSet:
+    """Twins on disk: questions and videos of each benchmark, and a fingerprint over every file's bytes."""
+
+    hf_home: Path
+    seed: int
+    size: Size
+    n: dict[str, int]
+    videos: dict[str, int]
+    fingerprint: str
+
+
+def _write_arrow(hf_home: Path, b: Benchmark, config: str, rows: list[dict[str, Any]], revision: str) -> list[Path]:
+    """Write one configuration as the `datasets` library's cache: <org>___<snake>/<config>/0.0.0/<40 hex>/{<snake>-<split>.arrow,
+    dataset_info.json}.
+
+    Written with pyarrow alone: importing `datasets` fixes the process's HF_HOME, which here may not be the one in use."""
+    import pyarrow as pa
+
+    types = {"string": pa.string(), "int64": pa.int64(), "float64": pa.float64()}
+    described = {k: _feature(v) for k, v in rows[0].items()}
+    columns = [(k, types[d["dtype"]] if "dtype" in d else pa.list_(types[d["feature"]["dtype"]])) for k, d in described.items()]
+    schema = pa.schema(columns, metadata={"huggingface": json.dumps({"info": {"features": described}})})
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, schema) as writer:
+        writer.write_table(pa.Table.from_pylist(rows, schema=schema))
+    data = sink.getvalue().to_pybytes()
+    snake = SNAKE_NAMES[b.name]
+    split = {"name": b.split, "num_bytes": len(data), "num_examples": len(rows), "dataset_name": snake}
+    info = {
+        "description": "", "citation": "", "homepage": "", "license": "", "features": described, "builder_name": "parquet",
+        "dataset_name": snake,
+        "config_name": config, "version": {"version_str": "0.0.0", "major": 0, "minor": 0, "patch": 0}, "splits": {b.split: split},
+        "download_size": 0,
+        "dataset_size": len(data), "size_in_bytes": len(data),
+    }  # fmt: skip
+    folder = arrow_folder(hf_home, b, config) / "0.0.0" / revision
+    arrow, described_by = folder / f"{snake}-{b.split}.arrow", folder / "dataset_info.json"
+    _write_bytes(arrow, data)
+    _write_bytes(described_by, json.dumps(info).encode())
+    return [arrow, described_by]
+
+
+def _feature(value: object) -> Mapping[str, Any]:
+    """A column's type in the `datasets` library's words, from one of its values."""
+    if isinstance(value, list):
+        return {"feature": _feature(value[0]), "_type": "List"}
+    return {"dtype": {str: "string", int: "int64", float: "float64"}[type(value)], "_type": "Value"}
+
+
+def _write_bytes(path: Path, data: bytes) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    tmp = path.with_name(f".{path.name}.{os.getpid()}")
+    tmp.write_bytes(data)
+    tmp.replace(path)
+
+
+def _remove(path: Path) -> None:
+    """Delete a file, and its folder where nothing else is in it: `datasets` takes the folder changed last, empty or not."""
+    path.unlink(missing_ok=True)
+    if path.parent.is_dir() and not any(path.parent.iterdir()):
+        path.parent.rmdir()
+
+
+def _sha(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+@functools.cache
+def _code() -> str:
+    """What the twins are made by: a change of world, questions or layout makes them again."""
+    files = [m.__file__ for m in (world, questions, videos, twin_questions)] + [__file__]
+    return hashlib.sha256(b"".join(Path(str(f)).read_bytes() for f in files)).hexdigest()
+
+
+def check_twins(hf_home: Path, *, deep: bool = False) -> list[str]:
+    """Files of the twins that are missing or changed, relative to `hf_home` (all that is known: the stamp alone, where that is missing).
+
+    `deep` reads every file and compares digests; otherwise size decides.
+    """
+    stamp = twins_stamp(hf_home)
+    if stamp is None:
+        return [TWINS_STAMP]
+    out = []
+    for name, (size, sha) in stamp["files"].items():
+        path = hf_home / name
+        if not path.is_file() or path.stat().st_size != size or (deep and _sha(path) != sha):
+            out.append(name)
+    return out
+
+
+def build_twins(hf_home: Path, *, seed: int, size: Size = "micro") -> TwinSet:
+    """Make the twins of all six benchmarks below `hf_home`, or keep them where they are whole and were made the same way.
+
+    Missing or changed files are made again (the same bytes). The stamp is written last, so an interrupted build is not taken for a whole
+    one.
+
+    Raises:
+        ValueError: unknown size.
+        DatasetError: `hf_home` holds something else: data sets that were not made here.
+    """
+    if size not in QUESTIONS:
+        raise ValueError(f"unknown twin size {size!r}; choose from {', '.join(QUESTIONS)}")
+    made = {"schema": SCHEMA, "seed": seed, "size": size, "code": _code()}
+    stamp = twins_stamp(hf_home)
+    if stamp is None and any((hf_home / b.data_dir).exists() and not (hf_home / _MARK).exists() for b in CATALOG.values()):
+        raise DatasetError(f"{hf_home} holds data sets that are no twins; give the twins a folder of their own")
+    if stamp is not None and all(stamp.get(k) == v for k, v in made.items()) and not check_twins(hf_home):
+        return TwinSet(hf_home, seed, size, stamp["n"], stamp["videos"], stamp["fingerprint"])
+    kept = stamp["files"] if stamp is not None and stamp.get("code") == made["code"] and stamp.get("seed") == seed else {}
+    hf_home.mkdir(parents=True, exist_ok=True)
+    _write_bytes(hf_home / _MARK, b"this folder is the twins' own\n")
+    (hf_home / TWINS_STAMP).unlink(missing_ok=True)
+    files: dict[str, list[Any]] = {}
+    n: dict[str, int] = {}
+    count: dict[str, int] = {}
+    tasks: dict[str, dict[str, int]] = {}
+    revision = hashlib.sha256(json.dumps(made).encode()).hexdigest()[:40]
+    for b in CATALOG.values():
+        twin = MAKERS[b.name](b, seed, QUESTIONS[size][b.name])
+        for name, scene in twin.media.items():
+            path = hf_home / name
+            if not (name in kept and path.is_file() and _sha(path) == kept[name][1]):
+                write_mp4(path, render(scene))
+            files[name] = [path.stat().st_size, _sha(path)]
+        for config, rows in twin.rows.items():
+            for path in _write_arrow(hf_home, b, config, rows, revision):
+                files[path.relative_to(hf_home).as_posix()] = [path.stat().st_size, _sha(path)]
+        tasks[b.name] = {t: len(twin.rows[c]) for t, c in zip(b.tasks, b.configs, strict=True)}
+        n[b.name], count[b.name] = sum(tasks[b.name].values()), len(twin.media)
+    for name in set(stamp["files"] if stamp else {}) - set(files):
+        _remove(hf_home / name)
+    fingerprint = hashlib.sha256("".join(f"{k} {v[1]}\n" for k, v in sorted(files.items())).encode()).hexdigest()
+    out = {**made, "n": n, "videos": count, "tasks": tasks, "fingerprint": fingerprint, "files": files}
+    _write_bytes(hf_home / TWINS_STAMP, json.dumps(out).encode())
+    return TwinSet(hf_home, seed, size, n, count, fingerprint)

@@ -1,0 +1,130 @@
+"""The real `Ask` of `harness.gate.early.check`: lmms-eval's own tasks on the questions of some videos, answers kept in the journal.
+
+Only this module joins early stopping to a model. Each call runs lmms-eval's unmodified tasks over the documents of the videos named, so
+that prompts and scoring are exactly those of a full evaluation.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from benchmarks.catalog import CATALOG, Benchmark
+from benchmarks.data.layout import MediaIndex
+from harness.records import Evaluation, QuestionRecord
+from harness.run.evaluate import PAPER_MAX_NEW_TOKENS, SMALL_MAX_NEW_TOKENS, SMALL_SCALES
+from harness.run.journal import Journal
+from harness.run.offline import Guesses, check_environment, quiet_upstream, refuse_network, task_manager
+from harness.scoring import Reply, describe, question_id, record, unique_ids
+
+if TYPE_CHECKING:
+    from harness.run.lmms_model import SaviLmms
+    from savi.engine.video_lm import VideoLM
+
+
+class VideoAsker:
+    """Asks a model the questions on chosen videos of a benchmark; answers are journalled below `out`.
+
+    Settings (frames, token limit, seed) are taken from the baseline's provenance, since only then can the two be compared.
+    """
+
+    def __init__(
+        self, model: str | Path | VideoLM, baseline: Mapping[str, Evaluation], *, hf_home: Path, out: Path, batch: int | None = None
+    ) -> None:
+        """Load the model; `batch` is the number of questions asked together.
+
+        Raises:
+            InfrastructureError: the process is not set up for an evaluation.
+            ValueError: the baseline's benchmarks were asked with different settings.
+        """
+        from harness.run.lmms_model import SaviLmms, load_model
+
+        check_environment(hf_home)
+        self.hf_home, self.out = Path(hf_home).resolve(), Path(out)
+        settings = {(e.score.provenance.frames.get("num_frames"), e.score.provenance.seed, e.score.scale) for e in baseline.values()}
+        if len(settings) != 1:
+            raise ValueError(f"the baseline's benchmarks differ in frames, seed or scale: {sorted(map(str, settings))}")
+        num_frames, self.seed, scale = settings.pop()
+        lm = load_model(model) if isinstance(model, str | Path) else model
+        self.adapter: SaviLmms = SaviLmms(
+            lm=lm,
+            num_frames=int(num_frames or 0),
+            rows=batch,
+            max_new_tokens=SMALL_MAX_NEW_TOKENS if scale in SMALL_SCALES else PAPER_MAX_NEW_TOKENS,
+            seed=self.seed,
+        )
+        self._wanted = {name: {r.question_id for r in e.records} for name, e in baseline.items()}
+        self.adapter.media = MediaIndex(self.hf_home)
+        self.guesses = Guesses()
+        self._ids: dict[tuple[str, str], list[str]] = {}
+        self._where: dict[str, dict[str, list[tuple[str, int]]]] = {}
+
+    def __call__(self, benchmark: str, videos: Sequence[str]) -> list[QuestionRecord]:
+        """Records of all questions on `videos`.
+
+        Raises:
+            KeyError: a video the benchmark does not have.
+        """
+        from lmms_eval.evaluator import simple_evaluate
+
+        b = CATALOG[benchmark]
+        with refuse_network(), quiet_upstream():
+            where = self._index(b)
+            chosen: dict[str, list[int]] = defaultdict(list)
+            for v in videos:
+                for task, doc in where[v]:
+                    chosen[task].append(doc)
+            manager = task_manager(self.guesses)
+            load = manager.load_task_or_group
+            manager.load_task_or_group = lambda *a, **k: _narrowed(load(*a, **k), chosen)
+            self.guesses.by_task.clear()
+            self.adapter.notes.clear()
+            self.adapter.journal = Journal(self.out / b.name, rank=self.adapter.rank)
+            try:
+                results = simple_evaluate(
+                    model=self.adapter,
+                    tasks=[t for t in b.tasks if chosen[t]],
+                    batch_size=1,
+                    bootstrap_iters=0,
+                    log_samples=True,
+                    task_manager=manager,
+                    random_seed=self.seed,
+                    verbosity="ERROR",
+                    process_docs_parallel=1,
+                )
+            finally:
+                self.adapter.journal.close()
+        out: list[QuestionRecord] = []
+        for task in (t for t in b.tasks if chosen[t]):
+            guessed = self.guesses.by_task[task]
+            for sample, guess, doc in zip(results["samples"][task], guessed, sorted(chosen[task]), strict=True):
+                note = self.adapter.notes[(task, int(sample["doc_id"]))]
+                qid = self._ids[(b.name, task)][doc]
+                out.append(record(b, task, {**sample, "doc_id": doc}, Reply(note.text, note.frames, note.error, guess), qid))
+        return out
+
+    def _index(self, b: Benchmark) -> dict[str, list[tuple[str, int]]]:
+        """Documents of each video: [(task, position)]; read once."""
+        if b.name not in self._where:
+            from benchmarks.data.layout import read_docs, video_id
+
+            where: dict[str, list[tuple[str, int]]] = defaultdict(list)
+            for task, config in zip(b.tasks, b.configs, strict=True):
+                asked = [describe(b, task, doc) for doc in read_docs(self.hf_home, b, config)]
+                self._ids[(b.name, task)] = unique_ids([question_id(task, a) for a in asked])
+                for i, (a, qid) in enumerate(zip(asked, self._ids[(b.name, task)], strict=True)):
+                    if qid in self._wanted[b.name]:  # a baseline made with a limit asked fewer
+                        where[video_id(b, a.video)].append((task, i))
+            self._where[b.name] = where
+        return self._where[b.name]
+
+
+def _narrowed(loaded: dict[str, Any], chosen: dict[str, list[int]]) -> dict[str, Any]:
+    """Tasks with only the chosen documents, in document order."""
+    for name, task in loaded.items():
+        split = task.config.test_split if task.has_test_docs() else task.config.validation_split
+        for docs in {id(x): x for x in (task.dataset, task.dataset_no_image)}.values():
+            docs[split] = docs[split].select(sorted(chosen[str(name)]))
+    return loaded

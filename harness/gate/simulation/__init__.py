@@ -1,0 +1,1 @@
+"""The gate tested on made-up answers with a known truth."""

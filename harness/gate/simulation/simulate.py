@@ -1,0 +1,344 @@
+"""The gate tested on itself: made-up answers with a known truth, the real functions of `stats` and `sequence`, thousands of times.
+
+Two kinds of truth, for the two kinds of claim. `sampled`: videos come from a superpopulation with a given expected difference (what the
+gate on full runs speaks of). `exact`: a finite set whose whole-set difference is exactly the given one, drawn in many orders (what early
+stopping speaks of). Within a video, answers change together (`rho`, correlation of the normal variables behind them).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import stats as sps
+
+from benchmarks.catalog import CATALOG, Benchmark
+from harness.gate import stats
+from harness.gate.early import sequence
+
+Floats = NDArray[np.float64]
+ACCURACY = 0.7
+"""Share of questions the simulated baseline gets right."""
+TASK_SIZES = {"tempcompass": (1580, 2453, 1503)}
+CHUNK_CELLS = 3_000_000
+"""Questions times simulations held at once."""
+
+
+def layout(b: Benchmark, seed: int = 0) -> stats.Design:
+    """A design with the benchmark's real numbers of questions, videos and tasks; questions spread over videos at random, at least one
+    each."""
+    rng = np.random.default_rng([seed, b.n])
+    sizes = 1 + rng.multinomial(b.n - b.videos, np.full(b.videos, 1 / b.videos))
+    per_task = TASK_SIZES.get(b.name) or (b.n // len(b.tasks),) * len(b.tasks)
+    tasks = rng.permutation(np.repeat(np.arange(len(per_task)), per_task))
+    return stats.design(np.repeat(np.arange(b.videos), sizes), tasks)
+
+
+def chunks(total: int, cells: int) -> Iterator[int]:
+    """Split `total` simulations so that each part holds at most CHUNK_CELLS numbers."""
+    step = max(1, CHUNK_CELLS // cells)
+    for start in range(0, total, step):
+        yield min(step, total - start)
+
+
+def _latent(d: stats.Design, sims: int, rho: float, rng: np.random.Generator) -> Floats:
+    own = rng.standard_normal((sims, d.n))
+    if rho == 0:
+        return own
+    return np.asarray(math.sqrt(rho) * rng.standard_normal((sims, d.videos))[:, d.clusters] + math.sqrt(1 - rho) * own)
+
+
+def sampled(d: stats.Design, sims: int, *, effect: float, discordance: float, rho: float, rng: np.random.Generator) -> Floats:
+    """Differences [sims, Q] in {-1, 0, 1} with expectation `effect` and `discordance` of them not 0 (fractions).
+
+    Raises:
+        ValueError: the effect is larger than the discordance.
+    """
+    if abs(effect) > discordance:
+        raise ValueError(f"an effect of {effect} needs at least that share of discordant answers, got {discordance}")
+    z = _latent(d, sims, rho, rng)
+    lost, gained = (discordance - effect) / 2, (discordance + effect) / 2
+    return (z > sps.norm.ppf(1 - gained)).astype(np.float64) - (z < sps.norm.ppf(lost))
+
+
+def exact(
+    d: stats.Design, baseline: Floats, sims: int, *, effect: float, discordance: float, rho: float, rng: np.random.Generator
+) -> Floats:
+    """Differences [sims, Q] whose mean is `effect` to within one question a task (rounded down), losses only where `baseline` [Q] is
+    right."""
+    z = _latent(d, sims, rho, rng)
+    out = np.zeros_like(z)
+    rows = np.arange(sims)[:, None]
+    for task in range(d.task_weight.shape[1]):
+        n = int((d.tasks == task).sum())
+        net = math.floor(effect * n + 1e-9)
+        lost = max(0, round((discordance * n - net) / 2))
+        gained = lost + net
+        for count, sign, pool in ((lost, -1.0, 1.0), (gained, 1.0, 0.0)):
+            where = np.flatnonzero((d.tasks == task) & (baseline == pool))
+            if count > len(where):
+                raise ValueError(f"{count} changed answers wanted where only {len(where)} questions could change")
+            if count > 0:
+                key = -sign * z[:, where]
+                picked = where[np.argpartition(key, count - 1, axis=1)[:, :count]] if count < len(where) else np.tile(where, (sims, 1))
+                out[rows, picked] = sign
+    return out
+
+
+def baseline_credits(d: stats.Design, rng: np.random.Generator) -> Floats:
+    """A baseline's credits [Q]: ACCURACY of each task's questions right."""
+    out = np.zeros(d.n)
+    for task in range(d.task_weight.shape[1]):
+        where = np.flatnonzero(d.tasks == task)
+        out[rng.permutation(where)[: round(ACCURACY * len(where))]] = 1.0
+    return out
+
+
+@dataclass(frozen=True)
+class GateSample:
+    """The gate's arithmetic on simulated runs: arrays [S], in fractions."""
+
+    p_pass: Floats
+    p_fail: Floats
+    p_better: Floats | None
+    se: Floats
+    df: int
+
+
+def gate_sample(
+    d: stats.Design,
+    margin: float,
+    sims: int,
+    *,
+    effect: float,
+    discordance: float,
+    rho: float,
+    rng: np.random.Generator,
+    better: bool = False,
+) -> GateSample:
+    """Simulate full runs and put them through the same functions as `gate_paired.decide_pair`."""
+    parts: list[tuple[Any, Any, Any, Any]] = []
+    df = 1
+    for size in chunks(sims, d.n):
+        diff = sampled(d, size, effect=effect, discordance=discordance, rho=rho, rng=rng)
+        mean = stats.cluster_mean(diff, d)
+        se = stats.paired_se(mean, d, margin)
+        df = mean.df
+        flip = np.array([stats.sign_flip(t, draws=1_999, seed=i)[0] for i, t in enumerate(mean.totals)]) if better else np.zeros(size)
+        parts.append((stats.t_upper(mean.estimate, se, df, -margin), stats.t_lower(mean.estimate, se, df, -margin), flip, se))
+    p_pass, p_fail, flips, ses = (np.concatenate(x) for x in zip(*parts, strict=True))
+    return GateSample(p_pass, p_fail, flips if better else None, ses, df)
+
+
+@dataclass(frozen=True)
+class Rate:
+    """A simulated share with its standard error; `limit` is what it has to keep (with two standard errors' tolerance), `at_least` which
+    way."""
+
+    what: str
+    benchmark: str
+    share: float
+    sims: int
+    limit: float | None = None
+    at_least: bool = False
+    detail: str = ""
+
+    @property
+    def se(self) -> float:
+        """Standard error of the share."""
+        return math.sqrt(max(self.share * (1 - self.share), 1e-12) / self.sims)
+
+    @property
+    def holds(self) -> bool:
+        """Whether the limit is kept within two standard errors (at the limit itself, so that a share of 0 or 1 has some too)."""
+        if self.limit is None:
+            return True
+        slack = 2 * math.sqrt(self.limit * (1 - self.limit) / self.sims)
+        return self.share >= self.limit - slack if self.at_least else self.share <= self.limit + slack
+
+
+@dataclass(frozen=True)
+class Saving:
+    """Questions asked until certain, as a share of the set (mean over simulations), for one effect and discordance (points, percent)."""
+
+    benchmark: str
+    effect: float
+    discordance: float
+    share: float
+    p90: float
+    wrong: float
+    """Share of simulations whose verdict differs from the full set's."""
+    questions: float
+
+
+@dataclass(frozen=True)
+class Simulation:
+    """Everything one run of `simulate` found, with the settings it was run with."""
+
+    settings: dict[str, Any]
+    rates: list[Rate]
+    savings: list[Saving]
+
+    @property
+    def holds(self) -> bool:
+        """Whether every stated error rate was kept."""
+        return all(r.holds for r in self.rates)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data for JSON."""
+        return {
+            "settings": self.settings,
+            "rates": [{**asdict(r), "se": r.se, "holds": r.holds} for r in self.rates],
+            "savings": [asdict(s) for s in self.savings],
+        }
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What to simulate. `margin` in points for all benchmarks (None: each one's frozen margin); the rest as fractions or plain counts."""
+
+    sims: int = 2000
+    seed: int = 0
+    alpha: float = 0.05
+    margin: float | None = None
+    discordance: float = 0.13
+    rho: float = 0.05
+    power: float = 0.8
+    benchmarks: tuple[str, ...] = tuple(CATALOG)
+    effects: tuple[float, ...] = (-10.0, -5.0, -3.0, -1.5, 0.0, 2.0, 5.0)
+    discordances: tuple[float, ...] = (0.06, 0.13, 0.2)
+    saving_margin: float = 1.5
+    saving_sims: int = 200
+
+    def margin_of(self, b: Benchmark) -> float:
+        """Margin as a fraction."""
+        return (self.margin if self.margin is not None else b.margin.points) / 100
+
+    def rng(self, *key: int) -> np.random.Generator:
+        """An independent stream for each part, whatever else runs."""
+        return np.random.default_rng([self.seed, 7, *key])
+
+
+def simulate_gate(p: Plan) -> list[Rate]:
+    """Error rates and power of the gate on full runs."""
+    out: list[Rate] = []
+    same: list[GateSample] = []
+    for i, name in enumerate(p.benchmarks):
+        b = CATALOG[name]
+        d, m = layout(b), p.margin_of(b)
+        known: dict[str, Any] = {"discordance": p.discordance, "rho": p.rho}
+        aa = gate_sample(d, m, p.sims, effect=0.0, rng=p.rng(i, 0), better=True, **known)
+        same.append(aa)
+        out.append(Rate("identical models fail", name, float((aa.p_fail <= p.alpha).mean()), p.sims, p.alpha))
+        loss = gate_sample(d, m, p.sims, effect=-m, rng=p.rng(i, 1), **known)
+        out.append(Rate("a loss of the margin passes", name, float((loss.p_pass <= p.alpha).mean()), p.sims, p.alpha))
+        assert aa.p_better is not None
+        out.append(Rate("identical models count as improved", name, float((aa.p_better <= p.alpha).mean()), p.sims, p.alpha))
+        mde = stats.mde(float(np.median(aa.se)), aa.df, p.alpha, p.power)
+        detail = f"MDE {100 * mde:.2f} points, margin {100 * m:g}"
+        up = gate_sample(d, m, p.sims, effect=min(mde - m, p.discordance), rng=p.rng(i, 2), **known)
+        out.append(Rate("power: pass at margin - MDE", name, float((up.p_pass <= p.alpha).mean()), p.sims, p.power, True, detail))
+        down = gate_sample(d, m, p.sims, effect=max(-m - mde, -p.discordance), rng=p.rng(i, 3), **known)
+        out.append(Rate("power: fail at margin + MDE", name, float((down.p_fail <= p.alpha).mean()), p.sims, p.power, True, detail))
+    if len(same) > 1:
+        bad = stats.holm(np.stack([s.p_fail for s in same], axis=-1))
+        better = stats.holm(np.stack([s.p_better for s in same if s.p_better is not None], axis=-1))
+        out.append(Rate("identical models fail", "any (Holm)", float((bad <= p.alpha).any(-1).mean()), p.sims, p.alpha))
+        out.append(Rate("identical models count as improved", "any (Holm)", float((better <= p.alpha).any(-1).mean()), p.sims, p.alpha))
+    return out
+
+
+def _draws(
+    d: stats.Design,
+    pop: sequence.Population,
+    base: Floats,
+    sims: int,
+    *,
+    effect: float,
+    discordance: float,
+    rho: float,
+    rng: np.random.Generator,
+) -> Iterator[tuple[Floats, NDArray[np.intp], Floats]]:
+    """Totals in drawing order, orders [s, N] and the exact truth [s], chunk by chunk."""
+    for size in chunks(sims, d.n):
+        x = d.totals(exact(d, base, size, effect=effect, discordance=discordance, rho=rho, rng=rng))
+        orders = np.argsort(rng.exponential(size=x.shape) / pop.draw, axis=-1)
+        yield np.take_along_axis(x, orders, -1), orders, x.sum(-1)
+
+
+def simulate_sequence(p: Plan, effects: Sequence[float] = (-5.0, 0.0, 5.0)) -> list[Rate]:
+    """Coverage of the sequence at every draw, and verdicts that differ from the full set's, at the boundary too."""
+    out: list[Rate] = []
+    for i, name in enumerate(p.benchmarks):
+        b = CATALOG[name]
+        d, m = layout(b), p.margin_of(b)
+        base = baseline_credits(d, p.rng(i, 9))
+        pop = sequence.population(d, base, margin=m)
+        for j, effect in enumerate((-100 * m, *effects)):
+            outside, wrong, n = 0, 0, 0
+            for x, orders, truth in _draws(
+                d, pop, base, p.sims, effect=effect / 100, discordance=p.discordance, rho=p.rho, rng=p.rng(i, 10, j)
+            ):
+                draw = pop.draw[orders]
+                games = [sequence.play(x, draw, pop, target=-m, direction=s) for s in (1, -1)]  # type: ignore[arg-type]
+                missed = np.logical_or(*(sequence.crossed(g, truth, p.alpha / 2)[:, -1] for g in games))
+                ended = sequence.run_all(x, orders, pop, margin=m, alpha=p.alpha, batch=sequence.batch_size(pop.size, d.n))
+                outside += int(missed.sum())
+                wrong += int((ended.passed != (truth > -m + 1e-12)).sum())
+                n += len(x)
+            detail = f"true difference {effect:+g} points"
+            out.append(Rate("sequence covers the truth at every draw", name, 1 - outside / n, n, 1 - p.alpha, True, detail))
+            out.append(Rate("early verdict differs from the full set's", name, wrong / n, n, p.alpha, detail=detail))
+    return out
+
+
+def simulate_savings(p: Plan) -> list[Saving]:
+    """Share of questions asked until certain, over effects and discordances, for each benchmark and for all together."""
+    out: list[Saving] = []
+    m = p.saving_margin / 100
+    for k, discordance in enumerate(p.discordances):
+        for j, effect in enumerate(p.effects):
+            if abs(effect) / 100 > discordance:
+                continue
+            rows: list[Saving] = []
+            for i, name in enumerate(p.benchmarks):
+                d = layout(CATALOG[name])
+                base = baseline_credits(d, p.rng(i, 9))
+                pop = sequence.population(d, base, margin=m)
+                per_video = np.bincount(d.clusters, minlength=d.videos)
+                asked: list[NDArray[np.intp]] = []
+                wrong = 0
+                for x, orders, truth in _draws(
+                    d, pop, base, p.saving_sims, effect=effect / 100, discordance=discordance, rho=p.rho, rng=p.rng(i, 20, j, k)
+                ):
+                    ended = sequence.run_all(x, orders, pop, margin=m, alpha=p.alpha, batch=sequence.batch_size(pop.size, d.n))
+                    asked.append(np.cumsum(per_video[orders], axis=-1)[np.arange(len(x)), ended.drawn - 1])
+                    wrong += int((ended.passed != (truth > -m + 1e-12)).sum())
+                a = np.concatenate(asked)
+                rows.append(
+                    Saving(
+                        name,
+                        effect,
+                        100 * discordance,
+                        float(a.mean() / d.n),
+                        float(np.quantile(a, 0.9) / d.n),
+                        wrong / len(a),
+                        float(a.mean()),
+                    )
+                )
+            total = sum(CATALOG[r.benchmark].n for r in rows)
+            questions = sum(r.questions for r in rows)
+            p90 = sum(r.p90 * CATALOG[r.benchmark].n for r in rows) / total
+            worst = max(r.wrong for r in rows)
+            out += [*rows, Saving("all", effect, 100 * discordance, questions / total, p90, worst, questions)]
+    return out
+
+
+def simulate(p: Plan) -> Simulation:
+    """Run everything."""
+    rates = simulate_gate(p) + simulate_sequence(p)
+    return Simulation(asdict(p), rates, simulate_savings(p))

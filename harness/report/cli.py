@@ -1,0 +1,42 @@
+"""`python -m harness report RUN`: the run as one HTML file."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+USAGE, INFRASTRUCTURE = 2, 5
+
+
+def register(app: typer.Typer) -> None:
+    """Add the `report` command to `app`."""
+
+    @app.command()
+    def report(
+        run: Annotated[Path, typer.Argument(help="A run folder (runs/<name>).")],
+        out: Annotated[Path | None, typer.Option("--out", help="Where to write it (default: RUN/report.html).")] = None,
+        data: Annotated[
+            Path | None, typer.Option("--data", help="The folder the videos lie in (default: as run.json says, else HF_HOME).")
+        ] = None,
+        as_json: Annotated[bool, typer.Option("--json", help="Print the file's path and size as JSON.")] = False,
+    ) -> None:
+        """Write a self-contained HTML report of a run: opens offline, asks nothing of the network."""
+        from harness.report.data import ReportError
+        from harness.report.page import write_report
+
+        if data is not None and not data.is_dir():
+            typer.echo(f"error: --data {data}: no such folder", err=True)
+            raise typer.Exit(USAGE)
+        try:
+            path = write_report(run, out, data=data)
+        except ReportError as e:
+            typer.echo(f"error: {e}", err=True)
+            raise typer.Exit(USAGE) from e
+        except OSError as e:
+            typer.echo(f"error: cannot write the report: {e}", err=True)
+            raise typer.Exit(INFRASTRUCTURE) from e
+        size = path.stat().st_size
+        typer.echo(json.dumps({"report": str(path), "bytes": size}) if as_json else f"{path} ({size / 1e6:.1f} MB)")

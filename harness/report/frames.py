@@ -1,0 +1,165 @@
+"""Contact sheets: eight frames of a video as one small WebP picture inside the page.
+
+Pictures are for orientation, not evidence: short videos are read whole and the middle of eight equal parts is shown, long ones at the
+key frame nearest to it. Bounded in number, bytes and time, so that a report of twelve thousand videos is still one small file.
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+import os
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+
+from harness.records import QuestionRecord
+from harness.report.data import Json, RunData
+from harness.report.questions import question_rows
+
+FRAMES = 8
+COLUMNS = 4
+CELL = 160
+"""Longest side of one frame in the sheet, pixels."""
+GAP = 2
+"""Pixels between frames."""
+WHOLE_BELOW = 400
+"""Videos with at most this many frames are decoded whole."""
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """Sheets as data URIs, and which (benchmark, video_path) shows which."""
+
+    sheets: list[str] = field(default_factory=list)
+    index: dict[tuple[str, str], int] = field(default_factory=dict)
+    videos: int = 0
+    note: str = ""
+
+
+def find_data_folder(run_dir: Path, run: Json | None) -> Path | None:
+    """Where the videos are: `hf_home` anywhere in run.json, a data folder in the run, or HF_HOME of the environment."""
+    stack: list[object] = [run]
+    while stack:
+        x = stack.pop()
+        if isinstance(x, dict):
+            for k in ("hf_home", "HF_HOME", "data", "data_dir"):
+                v = x.get(k)
+                v = v.get("value") if isinstance(v, dict) else v
+                if isinstance(v, str) and v and len(v) < 4096 and "\0" not in v:
+                    for p in (Path(v), run_dir / v):
+                        if p.is_dir():
+                            return p
+            stack.extend(x.values())
+    for p in (run_dir / "hf_home", run_dir / "data", run_dir / "twins", Path(os.environ.get("HF_HOME") or "/nonexistent")):
+        if p.is_dir():
+            return p
+    return None
+
+
+def safe_join(folder: Path, relative: str) -> Path | None:
+    """The file below `folder`, or None where the path is absolute, climbs out, or is no path at all."""
+    if not relative or "\0" in relative or len(relative) > 1024:
+        return None
+    p = PurePosixPath(relative)
+    if p.is_absolute() or ".." in p.parts:
+        return None
+    path = folder / p
+    return path if path.is_file() else None
+
+
+def contact_sheet(path: Path) -> bytes | None:
+    """Eight frames of a video, four a row, as WebP; None where it cannot be decoded."""
+    import av
+    from PIL import Image
+
+    try:
+        with av.open(str(path)) as container:
+            stream = container.streams.video[0]
+            total = stream.frames or 0
+            if 0 < total <= WHOLE_BELOW or not stream.duration or not stream.time_base:
+                frames = []
+                for f in container.decode(stream):
+                    frames.append(f)
+                    if len(frames) >= WHOLE_BELOW:
+                        break
+                images = [frames[int((i + 0.5) * len(frames) / FRAMES)].to_image() for i in range(FRAMES)] if frames else []
+            else:
+                stream.codec_context.skip_frame = "NONKEY"
+                images = []
+                for i in range(FRAMES):
+                    container.seek(int((stream.start_time or 0) + stream.duration * (i + 0.5) / FRAMES), stream=stream)
+                    images.append(next(container.decode(stream)).to_image())
+    except (av.error.FFmpegError, IndexError, StopIteration, OSError, ValueError, MemoryError):
+        return None
+    if not images:
+        return None
+    w, h = images[0].size
+    scale = min(CELL / max(w, h), 1.0)
+    cell = (max(1, round(w * scale)), max(1, round(h * scale)))
+    # Transparent gaps: frames stay apart on any background.
+    sheet = Image.new("RGBA", ((cell[0] + GAP) * COLUMNS - GAP, (cell[1] + GAP) * (FRAMES // COLUMNS) - GAP))
+    for i, im in enumerate(images):
+        small = im.resize(cell, Image.Resampling.BOX if scale < 0.5 else Image.Resampling.BILINEAR)
+        sheet.paste(small, (i % COLUMNS * (cell[0] + GAP), i // COLUMNS * (cell[1] + GAP)))
+    out = io.BytesIO()
+    sheet.save(out, "WEBP", quality=58, method=2)
+    return out.getvalue()
+
+
+def _wanted(run: RunData) -> list[tuple[str, str]]:
+    """(benchmark, video_path) in the order of interest: changed questions first, benchmarks in turn."""
+    ranks: dict[str, dict[str, int]] = {}
+    for b, _, found in question_rows(run):
+        r = next(x for x in found if x is not None)
+        if r.video_path:
+            first, last = found[0], found[-1]
+            changed = first is not None and last is not None and first.strict != last.strict
+            d = ranks.setdefault(b, {})
+            d[r.video_path] = min(d.get(r.video_path, 1), 0 if changed else 1)
+    queues = [sorted(d, key=d.__getitem__) for d in ranks.values()]
+    out = []
+    for i in range(max(map(len, queues), default=0)):
+        out += [(b, q[i]) for b, q in zip(ranks, queues, strict=True) if i < len(q)]
+    return out
+
+
+def collect_pictures(
+    run: RunData, data: Path | None, *, max_videos: int = 600, max_bytes: int = 3_500_000, max_s: float = 12.0
+) -> Pictures:
+    """Contact sheets for as many videos as the three bounds allow; the note says how many and why not all."""
+    wanted = _wanted(run)
+    if not wanted:
+        return Pictures(note="The records name no video files, so there are no pictures." if _has_records(run) else "")
+    if data is None:
+        return Pictures(videos=len(wanted), note="The videos’ folder (HF_HOME) is not there, so there are no pictures.")
+    sheets: list[str] = []
+    seen: dict[Path, int] = {}
+    index: dict[tuple[str, str], int] = {}
+    size, unreadable, end = 0, 0, time.monotonic() + max_s
+    for key in wanted:
+        if len(sheets) >= max_videos or size >= max_bytes or time.monotonic() > end:
+            break
+        path = safe_join(data, key[1])
+        if path is None:
+            unreadable += 1
+            continue
+        if path not in seen:
+            sheet = contact_sheet(path)
+            if sheet is None:
+                unreadable += 1
+                continue
+            seen[path] = len(sheets)
+            sheets.append("data:image/webp;base64," + base64.b64encode(sheet).decode("ascii"))
+            size += len(sheets[-1])
+        index[key] = seen[path]
+    note = f"Frames of {len(index):,} of {len(wanted):,} videos are in this file" + (
+        f"; {unreadable:,} could not be read." if unreadable else "."
+    )
+    return Pictures(sheets, index, len(wanted), note)
+
+
+def _has_records(run: RunData) -> bool:
+    records: Sequence[QuestionRecord] = next((e.records for s in run.measured for e in s.evaluations.values()), [])
+    return bool(records)

@@ -1,0 +1,303 @@
+"""A run folder read for a report.
+
+Reading is forgiving in one way only: a part that is missing or cannot be trusted becomes a sentence in `RunData.problems` and
+is shown as not there. Nothing is guessed in its place.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+from harness.gate.gate import GateFileError, GateResult
+from harness.gate.integrity import edited
+from harness.records import QUESTIONS_FILE, SCORE_FILE, Evaluation, RecordError, read_records, read_score
+from harness.report.data import (
+    FailureGroup,
+    Gate,
+    Json,
+    Pairs,
+    Published,
+    ReportError,
+    RunData,
+    Setting,
+    Stage,
+    Timing,
+    number,
+)
+from harness.tables.published import PublishedError, load_published, scale_rows
+from harness.tables.table import PAPER_SCALES
+
+PUBLISHED_FOLDER = Path(__file__).resolve().parents[2] / "results" / "paper"
+MAX_LISTED_FAILURES = 200
+MAX_EXAMPLE_PAIRS = 4
+
+
+def _text(x: object) -> str:
+    if isinstance(x, str):
+        return x
+    return "" if x is None else json.dumps(x, ensure_ascii=False)
+
+
+def _read_json(path: Path, problems: list[str]) -> object | None:
+    if not path.is_file():
+        return None
+    try:
+        data: object = json.loads(path.read_text(encoding="utf-8", errors="replace"))
+    except (json.JSONDecodeError, OSError, RecursionError) as e:
+        problems.append(f"{path.name} in {path.parent.name}/ cannot be read: {e}")
+        return None
+    return data
+
+
+def _read_lines(path: Path, problems: list[str]) -> Iterator[Json]:
+    """Rows of a JSON Lines file that are objects; anything else is counted as a problem, once a file."""
+    bad: list[int] = []
+    with path.open(encoding="utf-8", errors="replace") as f:
+        for i, line in enumerate(f, 1):
+            if not line.strip():
+                continue
+            try:
+                row = json.loads(line)
+            except (json.JSONDecodeError, RecursionError):
+                bad.append(i)
+                continue
+            if isinstance(row, dict):
+                yield row
+            else:
+                bad.append(i)
+    if bad:
+        problems.append(f"{path.parent.name}/{path.name}: {len(bad)} unreadable line{'s' * (len(bad) > 1)} left out (first: line {bad[0]})")
+
+
+def _read_evaluations(folder: Path, problems: list[str]) -> dict[str, Evaluation]:
+    out: dict[str, Evaluation] = {}
+    for path in sorted(folder.glob(f"*/{SCORE_FILE}")):
+        try:
+            score, records = read_score(path), read_records(path.parent / QUESTIONS_FILE)
+        except (RecordError, OSError, UnicodeDecodeError) as e:
+            problems.append(f"{path.parent.parent.parent.name}: {path.parent.name} left out: {e}")
+            continue
+        out[path.parent.name] = Evaluation(score, records)
+        change = edited(out[path.parent.name])
+        if change is not None:
+            problems.append(f"{path.parent.parent.parent.name}: {change}")
+        if score.n != len(records) or score.n != score.n_expected:
+            problems.append(
+                f"{path.parent.parent.parent.name}: {path.parent.name} has {len(records)} records, "
+                f"its score says n = {score.n}, expected {score.n_expected}"
+            )
+    return out
+
+
+def _gates(path: Path, problems: list[str]) -> list[Gate]:
+    """The results in gate.json, by what was compared with; one that was changed since it was written is left out and said."""
+    data = _read_json(path, problems)
+    if not isinstance(data, dict):
+        return []
+    out = []
+    for against, found in ({"": data} if "decisions" in data else data).items():
+        try:
+            out.append(Gate(str(against), GateResult.from_json(found)))
+        except (GateFileError, ValueError, TypeError) as e:
+            problems.append(f"gate.json in {path.parent.name}/, against {against or 'its baseline'}, is left out: {e}")
+    return out
+
+
+def _pairs(folder: Path, problems: list[str]) -> Pairs | None:
+    path, dropped = folder / "pairs.jsonl", folder / "dropped.jsonl"
+    if not path.is_file() and not dropped.is_file():
+        return None
+    kinds: Counter[str] = Counter()
+    words: Counter[str] = Counter()
+    videos: set[str] = set()
+    examples: dict[str, list[dict[str, str]]] = {}
+    n = 0
+    for row in _read_lines(path, problems) if path.is_file() else ():
+        n += 1
+        kind = _text(row.get("kind")) or "unknown"
+        equal = row.get("chosen") is not None and row.get("chosen") == row.get("rejected")
+        kinds[f"unchanged {kind}" if equal else kind] += 1
+        videos.add(_text(row.get("video")))
+        for k in ("question", "chosen", "rejected", "critique"):
+            words[k] += len(_text(row.get(k)).split())
+        kept = examples.setdefault(kind, [])
+        if len(kept) < MAX_EXAMPLE_PAIRS // 2 and not equal:
+            kept.append({k: _text(row.get(k)) for k in ("kind", "video", "question", "rejected", "critique", "chosen")})
+    reasons = Counter(_text(r.get("reason")) or "no reason given" for r in (_read_lines(dropped, problems) if dropped.is_file() else ()))
+    return Pairs(
+        n,
+        len(videos),
+        dict(kinds.most_common()),
+        dict(reasons.most_common()),
+        {k: v / n for k, v in words.items()} if n else {},
+        [x for rows in examples.values() for x in rows],
+    )
+
+
+def _log(path: Path, problems: list[str]) -> list[dict[str, float]]:
+    if not path.is_file():
+        return []
+    rows = ({k: v for k, v in ((k, number(v)) for k, v in row.items()) if v is not None} for row in _read_lines(path, problems))
+    return [r for r in rows if r]
+
+
+_PARTICULARS = re.compile(r"(?:/[^\s:;,]+)+|\b\S+\.(?:mp4|avi|mkv|webm|jsonl|json)\b|\b[0-9a-f]{8,}\b|\d+(?:\.\d+)?")
+
+
+def _failures(path: Path, problems: list[str]) -> list[FailureGroup] | None:
+    """Failures grouped by stage and by reason, paths and numbers replaced by an ellipsis so that like meets like."""
+    if not path.is_file():
+        return None
+    groups: dict[tuple[str, str], list[str]] = {}
+    counts: Counter[tuple[str, str]] = Counter()
+    for row in _read_lines(path, problems):
+        why = _text(row.get("kind")) or _text(row.get("why")) or _text(row.get("what")) or "no reason given"
+        key = (_text(row.get("stage")) or "unknown", _PARTICULARS.sub("…", why)[:160])
+        counts[key] += 1
+        if key not in groups:
+            groups[key] = [" · ".join(t for t in (_text(row.get(k)) for k in ("what", "where", "why")) if t)]
+    return [FailureGroup(stage, why, n, groups[stage, why][0]) for (stage, why), n in counts.most_common(MAX_LISTED_FAILURES)]
+
+
+_SECONDS = ("wall_s", "seconds", "elapsed_s", "duration_s", "total_s")
+
+
+def _timings(path: Path, problems: list[str]) -> list[Timing] | None:
+    """Stages with their wall time, from a list of rows, a mapping to seconds, or a mapping to rows."""
+    data = _read_json(path, problems)
+    if data is None:
+        return None
+    if isinstance(data, dict) and isinstance(data.get("stages"), list | dict):
+        data = data["stages"]
+    rows: list[tuple[str, object]]
+    if isinstance(data, dict):
+        rows = [(str(k), v) for k, v in data.items()]
+    elif isinstance(data, list):
+        rows = [(_text(r.get("stage") or r.get("name")), r) for r in data if isinstance(r, dict)]
+    else:
+        problems.append("timings.json holds neither a list nor a mapping of stages")
+        return None
+    out = []
+    for name, v in rows:
+        if isinstance(v, dict):
+            secs = next((s for s in (number(v.get(k)) for k in _SECONDS) if s is not None), None)
+            extra = " · ".join(
+                f"{k.replace('_', ' ')} {_text(x)}" for k, x in v.items() if k not in (*_SECONDS, "stage", "name") and x is not None
+            )
+        else:
+            secs, extra = number(v), ""
+        if secs is not None:
+            out.append(Timing(name, max(secs, 0.0), extra))
+    return out
+
+
+def _settings(run: Json) -> list[Setting]:
+    raw = run.get("settings")
+    rows: list[Setting] = []
+
+    def add(name: str, v: object) -> None:
+        if isinstance(v, dict) and "value" in v:
+            rows.append(Setting(name, _text(v["value"]), _text(v.get("source"))))
+        elif isinstance(v, dict):
+            for k, x in v.items():
+                add(f"{name}.{k}" if name else str(k), x)
+        else:
+            rows.append(Setting(name, _text(v), ""))
+
+    if isinstance(raw, list):
+        for r in raw:
+            if isinstance(r, dict):
+                rows.append(Setting(_text(r.get("name")), _text(r.get("value")), _text(r.get("source"))))
+    else:
+        add("", raw if raw is not None else {})
+    return rows
+
+
+def _facts(x: Mapping[str, object], prefix: str = "") -> list[tuple[str, str]]:
+    """Everything else in run.json as flat (name, value) rows."""
+    out: list[tuple[str, str]] = []
+    for k, v in x.items():
+        name = f"{prefix}{k}"
+        if not prefix and k == "settings":
+            continue
+        if isinstance(v, dict) and v:
+            out += _facts(v, f"{name}.")
+        else:
+            out.append((name.replace("_", " "), _text(v)))
+    return out
+
+
+def read_published(scale: str, folder: Path = PUBLISHED_FOLDER) -> Published | None:
+    """The paper's two rows for a paper scale, None at any other scale. A row that the paper does not have is empty.
+
+    Raises:
+        PublishedError: the tables are not there or not as their manifest says.
+    """
+    if scale not in PAPER_SCALES:
+        return None
+    rows = scale_rows(load_published(folder), scale)
+    if rows is None:
+        raise PublishedError(f"{folder}: no published rows at scale {scale}")
+    return Published(rows.base, rows.aligned or "aligned model (not reported)", rows.values(rows.base), rows.values(rows.aligned))
+
+
+def read_run(run_dir: Path, *, published_folder: Path = PUBLISHED_FOLDER) -> RunData:
+    """Read a run folder.
+
+    Raises:
+        ReportError: the folder is not there, or holds nothing that a run leaves behind.
+    """
+    if not run_dir.is_dir():
+        raise ReportError(f"{run_dir}: no such folder")
+    problems: list[str] = []
+    folders = sorted((p for p in run_dir.glob("iter-*") if p.is_dir() and re.fullmatch(r"iter-\d+", p.name)), key=lambda p: int(p.name[5:]))
+    stages = []
+    if (run_dir / "base").is_dir():
+        stages.append(Stage("base", "Base", "base", _read_evaluations(run_dir / "base" / "eval", problems)))
+    elif folders:
+        problems.append("base/ is not there: nothing to compare the iterations with")
+    for d in folders:
+        t = int(d.name[5:])
+        stages.append(
+            Stage(
+                d.name,
+                f"Iteration {t}",
+                str(t),
+                _read_evaluations(d / "eval", problems),
+                _gates(d / "gate.json", problems),
+                _pairs(d, problems),
+                _log(d / "train" / "log.jsonl", problems),
+            )
+        )
+    run = _read_json(run_dir / "run.json", problems)
+    if not stages and run is None:
+        raise ReportError(f"{run_dir}: no run here (looked for run.json, base/, iter-1/)")
+    if run is not None and not isinstance(run, dict):
+        problems.append("run.json is no object")
+        run = None
+    scales = Counter(e.score.scale for s in stages for e in s.evaluations.values())
+    scale = next(iter(scales), _text((run or {}).get("scale")) or "unknown")
+    if len(scales) > 1:
+        problems.append(f"scores of several scales are mixed in this run: {', '.join(scales)}")
+    published = None
+    try:
+        published = read_published(scale, published_folder) if len(scales) == 1 else None
+    except PublishedError as e:
+        problems.append(f"nothing is compared with the paper, its numbers are not there: {e}")
+    return RunData(
+        run_dir,
+        run_dir.resolve().name,
+        scale,
+        stages,
+        _failures(run_dir / "failures.jsonl", problems),
+        _timings(run_dir / "timings.json", problems),
+        _settings(run or {}),
+        _facts(run or {}),
+        run,
+        published,
+        problems,
+    )

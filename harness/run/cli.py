@@ -1,0 +1,146 @@
+"""`python -m harness evaluate`: measure one checkpoint on the benchmarks and say what came out.
+
+Exit codes: 0 measured, 2 usage, 4 not every question of a set was asked, 5 infrastructure (no model, no data, no space).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+
+import typer
+
+if TYPE_CHECKING:
+    from harness.records import Evaluation
+
+
+def register(app: typer.Typer) -> None:
+    """Mount the command."""
+    app.command()(evaluate)
+
+
+def _stop(message: object, code: int) -> NoReturn:
+    typer.echo(f"error: {message}", err=True)
+    raise typer.Exit(code)
+
+
+def evaluate(
+    model: Annotated[Path, typer.Argument(help="A checkpoint folder (native transformers classes).", show_default=False)],
+    out: Annotated[Path, typer.Option("--out", help="Folder for <benchmark>/{questions.jsonl, score.json}.", show_default=False)],
+    hf_home: Annotated[Path | None, typer.Option(help="Where the data sets lie (default: HF_HOME).")] = None,
+    benchmarks: Annotated[str | None, typer.Option(help="Comma-separated benchmarks (default: all six).")] = None,
+    num_frames: Annotated[int | None, typer.Option(help="Frames shown of each video (default: 8 at micro scale, 32 else).", min=1)] = None,
+    scale: Annotated[str, typer.Option(help="What the scores are labelled with: micro, smoke, 1b, 2b, 4b, 8b.")] = "micro",
+    limit: Annotated[int | None, typer.Option(help="At most this many questions of each lmms-eval task.", min=1)] = None,
+    seed: Annotated[int, typer.Option(help="Seed of upstream's random guesses.")] = 0,
+    batch: Annotated[int | None, typer.Option(help="Questions asked together (default: by the model's size).", min=1)] = None,
+    max_new_tokens: Annotated[int | None, typer.Option(help="Longest answer where a task sets no limit.", min=1)] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the scores as JSON.")] = False,
+) -> None:
+    """Measure a checkpoint through lmms-eval's own tasks, offline. Run it again to go on after an interruption."""
+    from harness.run.offline import offline_environment
+
+    home = (hf_home or Path(os.environ.get("HF_HOME", "~/.cache/huggingface"))).expanduser().resolve()
+    os.environ.update(offline_environment(home))  # before anything imports datasets or lmms_eval
+    from benchmarks.catalog import UnknownBenchmarkError
+    from benchmarks.data.layout import DatasetError
+    from harness.run import evaluate as harness_evaluate
+    from harness.run.journal import JournalError
+    from harness.run.offline import InfrastructureError
+
+    frames = num_frames or (8 if scale in harness_evaluate.SMALL_SCALES else 32)
+    names = [b.strip() for b in benchmarks.split(",") if b.strip()] if benchmarks else None
+    try:
+        with _Bars(quiet=as_json) as bars:
+            done = harness_evaluate.evaluate(
+                model, benchmarks=names, hf_home=home, out=out, num_frames=frames, scale=scale, limit=limit, seed=seed, progress=bars.show,
+                batch=batch, max_new_tokens=max_new_tokens,
+            )  # fmt: skip
+    except UnknownBenchmarkError as e:
+        _stop(e, 2)
+    except (InfrastructureError, DatasetError, JournalError) as e:
+        _stop(e, 5)
+    except OSError as e:
+        _stop(f"{type(e).__name__}: {e}", 5)
+    if as_json:
+        typer.echo(json.dumps({name: asdict(e.score) for name, e in done.items()}, indent=1))  # type: ignore[call-overload]
+    else:
+        print_scores(done, out)
+    short = [f"{e.score.benchmark}: {e.score.n:,} of {e.score.n_expected:,}" for e in done.values() if e.score.n != e.score.n_expected]
+    if short:
+        _stop(f"not every question was asked ({'; '.join(short)}); these scores may not be compared", 4)
+
+
+def print_scores(done: Mapping[str, Evaluation], out: Path) -> None:
+    """The scores as a table, with n asked of n expected, chance, and how answers were read."""
+    from rich.console import Console
+    from rich.table import Table
+
+    scale = next(iter(done.values())).score.scale if done else ""
+    t = Table(
+        "benchmark",
+        "n",
+        "expected",
+        "videos",
+        "upstream",
+        "strict",
+        "± SE",
+        "chance",
+        "answers",
+        title=f"scores in percent, scale {scale}, in {out}",
+    )
+    for e in done.values():
+        s = e.score
+        how = ", ".join(f"{v:,} {k}" for k, v in s.statuses.items())
+        t.add_row(
+            s.benchmark, f"{s.n:,}", f"{s.n_expected:,}", f"{s.videos:,}", f"{s.upstream_pct:.1f}", f"{s.strict_pct:.1f}",
+            f"{s.se_pct:.1f}", f"{s.chance_pct:.1f}", how
+        )  # fmt: skip
+    if len(done) > 1:
+        scores = [e.score for e in done.values()]
+        means = [sum(getattr(s, k) for s in scores) / len(scores) for k in ("upstream_pct", "strict_pct", "chance_pct")]
+        t.add_section()
+        t.add_row(
+            "mean",
+            f"{sum(s.n for s in scores):,}",
+            f"{sum(s.n_expected for s in scores):,}",
+            "",
+            f"{means[0]:.1f}",
+            f"{means[1]:.1f}",
+            "",
+            f"{means[2]:.1f}",
+            "",
+        )
+    Console(width=None if sys.stdout.isatty() else 150).print(t)
+
+
+class _Bars:
+    """A progress bar a benchmark on stderr."""
+
+    def __init__(self, *, quiet: bool) -> None:
+        from rich.console import Console
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+        console = Console(stderr=True, quiet=quiet)
+        self._bars = Progress(
+            TextColumn("{task.description:16}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), console=console
+        )
+        self._ids: dict[str, Any] = {}
+
+    def __enter__(self) -> _Bars:
+        self._bars.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bars.stop()
+
+    def show(self, benchmark: str, done: int, total: int) -> None:
+        """Set a benchmark's bar."""
+        if benchmark not in self._ids:
+            self._ids[benchmark] = self._bars.add_task(benchmark, total=total)
+        self._bars.update(self._ids[benchmark], completed=done, total=total)

@@ -1,0 +1,1 @@
+"""Tables of cells in many formats, published rows, leaderboards. Scores in, text out."""

@@ -1,0 +1,1 @@
+"""Models ranked with their uncertainty: what may enter, the ranks, the command."""

@@ -1,0 +1,83 @@
+"""`python -m harness leaderboard PATHS...`: one table a scale, of our runs, stock lmms-eval results and published rows."""
+
+from __future__ import annotations
+
+import sys
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+USAGE, INTEGRITY = 2, 4
+
+
+class FormatChoice(StrEnum):
+    """Output formats."""
+
+    md = "md"
+    latex = "latex"
+    html = "html"
+    csv = "csv"
+    json = "json"
+
+
+class RuleChoice(StrEnum):
+    """Which score is ranked."""
+
+    upstream = "upstream"
+    strict = "strict"
+
+
+def register(app: typer.Typer) -> None:
+    """Mount the command."""
+    app.command("leaderboard")(leaderboard_command)
+
+
+def leaderboard_command(
+    paths: Annotated[list[Path], typer.Argument(help="Folders with runs, stock lmms-eval results, published tables.")],
+    fmt: Annotated[FormatChoice, typer.Option("--format", help="Output format.")] = FormatChoice.md,
+    as_json: Annotated[bool, typer.Option("--json", help="The same as --format json.")] = False,
+    out: Annotated[Path | None, typer.Option(help="Write to this file instead of standard output.")] = None,
+    rule: Annotated[RuleChoice, typer.Option(help="upstream: as lmms-eval reports. strict: only our runs.")] = RuleChoice.upstream,
+    stock_scale: Annotated[str | None, typer.Option(help="Scale of the stock results (8b, micro, ...).")] = None,
+    alpha: Annotated[float, typer.Option(min=0.0001, max=0.4999, help="Error rate of telling two models of a column apart.")] = 0.05,
+    benchmarks: Annotated[list[str] | None, typer.Option("--benchmark", help="Only this benchmark (may be repeated).")] = None,
+    all_stages: Annotated[bool, typer.Option("--all-stages", help="Every iteration of a run, not only base and the last.")] = False,
+    published: Annotated[bool, typer.Option(help="Show published rows found below the paths.")] = True,
+    keep_going: Annotated[bool, typer.Option("--keep-going", help="Leave out what cannot be trusted; exit code stays 4.")] = False,
+) -> None:
+    """Rank models; those that cannot be told apart share a rank, and scales are never mixed."""
+    from benchmarks.catalog import UnknownBenchmarkError, select
+    from harness.escape import visible
+    from harness.records import write_text_atomic
+    from harness.tables.leaderboard.ranking import leaderboard, render
+    from harness.tables.leaderboard.read import LeaderboardError, discover
+
+    def say(text: str) -> None:
+        typer.echo(f"leaderboard: {visible(text, 2000)}", err=True)
+
+    try:
+        names = [b.name for b in select(benchmarks)]
+        found = discover(paths, rule=rule.value, stock_scale=stock_scale, all_stages=all_stages, published=published)
+    except (LeaderboardError, UnknownBenchmarkError) as e:
+        say(str(e))
+        raise typer.Exit(USAGE) from e
+    for problem in found.problems:
+        say(problem)
+    if found.problems and not (keep_going and found.entries):
+        say("nothing was ranked; mend or remove the above, or leave it out with --keep-going")
+        raise typer.Exit(INTEGRITY)
+    tables = leaderboard(found.entries, rule=rule.value, alpha=alpha, benchmarks=names)
+    text = render(tables, "json" if as_json else fmt.value)
+    if out is None:
+        sys.stdout.write(text)
+    else:
+        try:
+            write_text_atomic(out, text)
+        except OSError as e:
+            say(f"{out}: cannot be written: {e.strerror or e}")
+            raise typer.Exit(USAGE) from e
+        typer.echo(f"{len(tables)} table(s), {len(found.entries)} models: {visible(str(out))}")
+    if found.problems:
+        raise typer.Exit(INTEGRITY)

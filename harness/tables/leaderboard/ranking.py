@@ -1,0 +1,358 @@
+"""Ranks that respect uncertainty: one table a scale, models that cannot be told apart share a rank.
+
+Two models are told apart by the paired difference of their answers to the same questions, clustered by video (t test with videos - 1
+degrees of freedom; an exact sign-flip test as well where few videos changed), corrected over all pairs of a column by Holm. A
+boundary between ranks is drawn where every model above is significantly better than every model below: then any two models whose
+difference is not significant share a rank. Published numbers have no answers and therefore no rank.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import math
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import combinations
+from typing import TYPE_CHECKING
+
+from benchmarks.catalog import CATALOG
+from harness.tables.leaderboard.read import Answers, Entry, EntryScore, Key
+from harness.tables.table import PAPER_SCALES, RULE_NOTES, TABLE_SCHEMA, Cell, Format, Row, ScoreRule, Table, pct_cell
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from harness.gate.stats import Design
+
+FEW_CHANGED = 30
+"""Up to this many videos with a changed answer, the exact sign-flip test must be significant too: t is too easy there."""
+_GROUP_TITLES = {"run": "measured by this harness", "lmms-eval": "measured with stock lmms-eval", "published": "published (not ranked)"}
+
+
+@dataclass(frozen=True)
+class Difference:
+    """A paired difference on one benchmark in fractions; `totals` are the videos' weighted sums."""
+
+    estimate: float
+    se: float
+    df: int
+    totals: np.ndarray
+
+
+@dataclass(frozen=True)
+class Ranking:
+    """Ranks of one column by entry position; what has none says why."""
+
+    ranks: Mapping[int, int]
+    unranked: Mapping[int, str]
+    wins: Mapping[int, int] = field(default_factory=dict)
+    """How many ranked entries each is significantly better than."""
+    differences: Mapping[tuple[int, int], Difference] = field(default_factory=dict)
+    """Of every ranked pair (i < j)."""
+
+    def note(self, i: int) -> str:
+        """What a reader may want to know of entry i's rank."""
+        if i in self.ranks and len(self.ranks) > 1:
+            return f"significantly better than {self.wins[i]} of {len(self.ranks) - 1} others"
+        return self.unranked.get(i, "")
+
+
+class Designs:
+    """How the questions of each benchmark hang together, worked out once for each set of questions.
+
+    A question's video is taken from any entry that says it. Where none does, each question stands alone and the standard error is widened
+    as if all questions on a video were answered alike (factor sqrt(n / videos), from the catalog): the worst case for equal videos.
+    """
+
+    def __init__(self, entries: Sequence[Entry]) -> None:
+        self._videos: dict[str, dict[Key, str]] = {}
+        self._made: dict[tuple[str, tuple[Key, ...]], tuple[Design, float]] = {}
+        for e in entries:
+            for name, s in e.scores.items():
+                if s.answers is not None and s.answers.videos is not None:
+                    self._videos.setdefault(name, {}).update(zip(s.answers.keys, s.answers.videos, strict=True))
+
+    def of(self, benchmark: str, keys: tuple[Key, ...]) -> tuple[Design, float]:
+        """The design of these questions, and the factor by which to widen standard errors (1 where the videos are known)."""
+        from harness.gate.stats import design
+
+        if (benchmark, keys) not in self._made:
+            videos = self._videos.get(benchmark, {})
+            known = all(k in videos for k in keys)
+            clusters = [videos[k] for k in keys] if known else [str(i) for i in range(len(keys))]
+            info = CATALOG[benchmark]
+            widen = 1.0 if known else math.sqrt(max(1.0, info.n / info.videos))
+            self._made[benchmark, keys] = design(clusters, [k[0] for k in keys]), widen
+        return self._made[benchmark, keys]
+
+
+def leaderboard(
+    entries: Sequence[Entry],
+    *,
+    rule: ScoreRule = "upstream",
+    alpha: float = 0.05,
+    benchmarks: Sequence[str] | None = None,
+    title: str = "Leaderboard",
+) -> list[Table]:
+    """One table a scale: the paper's scales from large to small, then all others by name."""
+    scales = sorted({e.scale for e in entries}, key=lambda s: (-PAPER_SCALES.index(s) if s in PAPER_SCALES else 1, s))
+    names = [b for b in CATALOG if not benchmarks or b in benchmarks]
+    return [_table([e for e in entries if e.scale == s], s, names, rule, alpha, title) for s in scales]
+
+
+def _table(entries: Sequence[Entry], scale: str, names: Sequence[str], rule: ScoreRule, alpha: float, title: str) -> Table:
+    measured = [e for e in entries if e.kind != "published"]
+    shown = [b for b in names if any(b in e.scores for e in (measured or entries))]
+    designs = Designs(measured)
+    rankings = {b: rank_benchmark([e.scores.get(b) for e in measured], b, alpha, designs) for b in shown}
+    overall = _rank_mean(measured, shown, alpha, rankings)
+    means = [_mean(e, shown) for e in entries]
+    intervals = {id(e): {b: _interval(e.scores[b], b, designs) for b in shown if b in e.scores} for e in measured}
+
+    def order(i: int) -> tuple[bool, float, float, str]:
+        e, mean = entries[i], means[i]
+        if e.kind == "published":
+            return True, 0.0, 1.0 if mean is None else -mean, e.label
+        best = overall.ranks.get(measured.index(e), math.inf)
+        return False, best, 1.0 - len(e.scores) / 100 if mean is None else -mean, e.label
+
+    rows = []
+    for i in sorted(range(len(entries)), key=order):
+        e = entries[i]
+        at = measured.index(e) if e.kind != "published" else -1
+        place = overall.ranks.get(at)
+        cells = [Cell(place, "–" if place is None else str(place), rank=place, source="derived", note=overall.note(at))]
+        if e.kind == "published":
+            cells = [Cell(None, "published", source="published", link=e.link, note=e.place)]
+        for b in shown:
+            cells.append(_cell(e, b, rankings[b], at, intervals.get(id(e), {}).get(b)))
+        cells.append(pct_cell(means[i], source="derived", rank=place, note="" if means[i] is not None else "a benchmark is missing"))
+        group = _GROUP_TITLES["published"] if e.kind == "published" else _measured_group(measured)
+        rows.append(Row(e.label + e.marks, tuple(cells), group))
+    mean_title = "Mean" if len(shown) == len(CATALOG) else f"Mean of {len(shown)}"
+    columns = ("Rank", *(CATALOG[b].title for b in shown), mean_title)
+    return Table(title, scale, columns, tuple(rows), tuple(_notes(entries, rule, alpha, scale, shown, rankings)))
+
+
+def _measured_group(measured: Sequence[Entry]) -> str:
+    kinds = sorted({e.kind for e in measured}, reverse=True)
+    return _GROUP_TITLES[kinds[0]] if len(kinds) == 1 else "measured (lmms-eval: stock adapter)"
+
+
+def _cell(e: Entry, b: str, ranking: Ranking, at: int, interval: tuple[float, float] | None) -> Cell:
+    s = e.scores.get(b)
+    if s is None:
+        return pct_cell(None, note="not reported" if e.kind == "published" else "not measured")
+    if e.kind == "published":
+        return pct_cell(s.pct, source="published", note=e.place)
+    rank = ranking.ranks.get(at)
+    sizes = f"n = {s.n}" if s.n == s.n_expected else f"n = {s.n} of {s.n_expected}"
+    cell = pct_cell(s.pct, interval, rank=rank, link=e.link, note="; ".join(x for x in (sizes, s.note, ranking.note(at)) if x))
+    part = "" if s.n == s.n_expected else " (part)"
+    text = cell.text + part + (f" · {rank}" if rank is not None else "")
+    return Cell(cell.value, text, interval, rank, "measured", cell.link, cell.note)
+
+
+def _notes(
+    entries: Sequence[Entry], rule: ScoreRule, alpha: float, scale: str, shown: Sequence[str], rankings: Mapping[str, Ranking]
+) -> list[str]:
+    out = [f"Accuracy in percent; {RULE_NOTES[rule]}."]
+    if any(r.ranks for r in rankings.values()):
+        out.append(
+            f"After the dot: rank. Models share one unless all above are better than all below, paired by question, clustered by video, "
+            f"alpha {alpha:g} after Holm over the column's pairs. In parentheses: 95 % interval of the score alone, clustered by video."
+        )
+    if scale not in PAPER_SCALES:
+        out.append(
+            "Stock results do not state their scale: give it, to have them ranked with others of theirs."
+            if scale == "unstated"
+            else f"Scale {scale}: a small world of its own; no number here reproduces a number of the paper."
+        )
+    reasons = Counter(reason for b in shown for reason in rankings[b].unranked.values())
+    out += [f"Without rank: {reason}." for reason in reasons]
+    for e in entries:
+        out += [n for n in e.notes if n not in out]
+        assumed = [s for b, s in e.scores.items() if b in shown and s.answers is not None and s.answers.videos is None]
+        note = "Where a stock result does not say the videos (MVBench, NExT-QA, LongVideoBench), the worst clustering is taken."
+        if assumed and note not in out:
+            out.append(note)
+    return out
+
+
+def _mean(e: Entry, shown: Sequence[str]) -> float | None:
+    known = [e.scores[b].pct for b in shown if b in e.scores]
+    return sum(known) / len(known) if known and len(known) == len(shown) else None
+
+
+def p_value(parts: Sequence[Difference]) -> float:
+    """Two-sided p of the mean of `parts` (one benchmark, or several taken as independent)."""
+    import numpy as np
+    from scipy import stats
+
+    from harness.gate.stats import sign_flip
+
+    k = len(parts)
+    estimate = sum(d.estimate for d in parts) / k
+    se = math.sqrt(sum(d.se**2 for d in parts)) / k
+    if estimate == 0 or min(d.df for d in parts) < 1 or math.isinf(se):
+        return 1.0
+    p = float(2 * stats.t.sf(abs(estimate) / se, min(d.df for d in parts))) if se > 0 else 0.0
+    totals = np.concatenate([d.totals for d in parts]) / k
+    if int((np.abs(totals) > 1e-15).sum()) <= FEW_CHANGED:
+        p = max(p, min(1.0, 2 * min(sign_flip(totals, draws=9_999))))
+    return p
+
+
+def clusters_of_rank(order: Sequence[int], better: Mapping[tuple[int, int], bool]) -> dict[int, int]:
+    """Ranks of `order` (best first): a new rank starts where everyone before is significantly better than everyone from there on."""
+    ranks: dict[int, int] = {}
+    start = 0
+    for i in range(len(order)):
+        if i > 0 and all(better[x, y] for x in order[:i] for y in order[i:]):
+            start = i
+        ranks[order[i]] = start + 1
+    return ranks
+
+
+def rank_benchmark(scores: Sequence[EntryScore | None], benchmark: str, alpha: float, designs: Designs) -> Ranking:
+    """Rank the entries that answered the same questions (the set most of them share)."""
+    import numpy as np
+
+    from harness.gate.stats import cluster_mean
+
+    comparable, unranked = _comparable(scores)
+    if not comparable:
+        return Ranking({}, unranked)
+    d, widen = designs.of(benchmark, _a(scores, comparable[0]).keys)
+    credits = {i: np.asarray(_a(scores, i).credits, dtype=np.float64) for i in comparable}
+    diffs = {}
+    for i, j in combinations(comparable, 2):
+        m = cluster_mean(credits[i] - credits[j], d)
+        diffs[i, j] = Difference(float(m.estimate), float(m.se) * widen, int(m.df), m.totals)
+    order = sorted(comparable, key=lambda i: (-(s.pct if (s := scores[i]) else 0.0), i))
+    return Ranking(*_ranks(order, {pair: [x] for pair, x in diffs.items()}, alpha, unranked), diffs)
+
+
+def _a(scores: Sequence[EntryScore | None], i: int) -> Answers:
+    s = scores[i]
+    assert s is not None
+    assert s.answers is not None
+    return s.answers
+
+
+def _comparable(scores: Sequence[EntryScore | None]) -> tuple[list[int], dict[int, str]]:
+    unranked: dict[int, str] = {}
+    with_answers = []
+    for i, s in enumerate(scores):
+        if s is not None and s.answers is None:
+            unranked[i] = s.note or "no per-question answers"
+        elif s is not None:
+            with_answers.append(i)
+    if not with_answers:
+        return [], unranked
+    sets = Counter(_a(scores, i).keys for i in with_answers)
+    most = max(sets, key=lambda k: (sets[k], len(k), k))
+    same = [i for i in with_answers if _a(scores, i).keys == most]
+    unranked |= dict.fromkeys((i for i in with_answers if i not in same), "answered other questions than the rest")
+    # The same numbers may mean other questions: entries of one kind must agree on their content.
+    contents: dict[str, Counter[tuple[str, ...]]] = {}
+    for i in same:
+        contents.setdefault(_a(scores, i).content_kind, Counter())[_a(scores, i).content] += 1
+    usual = {kind: max(c, key=lambda x: (c[x], x)) for kind, c in contents.items()}
+    differing = [i for i in same if _a(scores, i).content != usual[_a(scores, i).content_kind]]
+    unranked |= dict.fromkeys(differing, "the same question numbers stand for other questions")
+    return [i for i in same if i not in differing], unranked
+
+
+def _ranks(
+    order: Sequence[int], diffs: Mapping[tuple[int, int], Sequence[Difference]], alpha: float, unranked: Mapping[int, str]
+) -> tuple[dict[int, int], Mapping[int, str], dict[int, int]]:
+    """(ranks, unranked as given, wins) of `order` (best first), Holm-corrected over all its pairs."""
+    from harness.gate.stats import holm
+
+    pairs = list(diffs)
+    adjusted = dict(zip(pairs, (float(p) for p in holm([p_value(diffs[x]) for x in pairs])), strict=True)) if pairs else {}
+
+    def better(x: int, y: int) -> bool:
+        pair = (min(x, y), max(x, y))
+        sign = sum(d.estimate for d in diffs[pair]) * (1 if x < y else -1)
+        return sign > 0 and adjusted[pair] <= alpha
+
+    won = {(x, y): better(x, y) for x in order for y in order if x != y}
+    return clusters_of_rank(order, won), unranked, {x: sum(won[x, y] for y in order if y != x) for x in order}
+
+
+def _rank_mean(measured: Sequence[Entry], shown: Sequence[str], alpha: float, rankings: Mapping[str, Ranking]) -> Ranking:
+    full = [i for i in range(len(measured)) if shown and all(i in rankings[b].ranks for b in shown)]
+    unranked = {i: "not comparable on every benchmark" for i in range(len(measured)) if i not in full}
+    diffs = {pair: [rankings[b].differences[pair] for b in shown] for pair in combinations(full, 2)}
+    order = sorted(full, key=lambda i: (-(_mean(measured[i], shown) or 0.0), measured[i].label))
+    return Ranking(*_ranks(order, diffs, alpha, unranked))
+
+
+def _interval(s: EntryScore, benchmark: str, designs: Designs) -> tuple[float, float] | None:
+    if s.answers is None or not s.answers.keys:
+        return None
+    import numpy as np
+
+    from harness.gate.stats import cluster_mean, t_quantile
+
+    d, widen = designs.of(benchmark, s.answers.keys)
+    m = cluster_mean(np.asarray(s.answers.credits, dtype=np.float64), d)
+    if m.df < 1 or m.se == 0:
+        return None
+    half = 100 * t_quantile(0.975, m.df) * float(m.se) * widen
+    return max(0.0, s.pct - half), min(100.0, s.pct + half)
+
+
+def render(tables: Sequence[Table], fmt: Format, *, title: str = "Leaderboard") -> str:
+    """All tables in one text of the format: one page of HTML, one list of JSON, one CSV with a column for the scale."""
+    if fmt == "json":
+        raw = [json.loads(t.to_json()) for t in tables]
+        return json.dumps({"schema_version": TABLE_SCHEMA, "title": title, "tables": raw}, indent=1, allow_nan=False) + "\n"
+    if fmt == "html":
+        import jinja2
+        from markupsafe import Markup
+
+        env = jinja2.Environment(autoescape=True)
+        # Markup: Table.to_html has escaped its texts already.
+        return env.from_string(_PAGE).render(title=title, tables=[Markup(t.to_html()) for t in tables])  # noqa: S704
+    if fmt == "csv" and len(tables) > 1:
+        import pandas as pd
+
+        frames = [pd.read_csv(io.StringIO(t.to_csv()), dtype=str, keep_default_na=False) for t in tables]
+        return str(pd.concat(frames, ignore_index=True).fillna("").to_csv(index=False, lineterminator="\n"))
+    return "\n".join(t.render(fmt) for t in tables)
+
+
+_PAGE = """<!doctype html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<meta http-equiv="Content-Security-Policy" content="default-src 'none'; style-src 'unsafe-inline'">
+<title>{{ title }}</title>
+<style>
+:root { color-scheme: light dark; --line: #8886; }
+body { font: 15px/1.45 system-ui, sans-serif; margin: 2rem auto; max-width: 80rem; padding: 0 1rem; }
+figure { margin: 0 0 3rem; overflow-x: auto; }
+figcaption { font-weight: 600; margin-bottom: .5rem; }
+.scale { border: 1px solid var(--line); border-radius: 1em; padding: 0 .6em; font-weight: 400; margin-left: .5em; }
+table { border-collapse: collapse; white-space: nowrap; font-variant-numeric: tabular-nums; }
+th, td { padding: .3rem .7rem; border-bottom: 1px solid var(--line); text-align: right; }
+th:first-child, td.text, tr.group th { text-align: left; }
+tbody th { font-weight: 400; max-width: 28rem; white-space: normal; overflow-wrap: anywhere; }
+tr.group th { font-weight: 600; font-size: .9em; }
+tr.published { font-style: italic; }
+td.best { font-weight: 700; }
+.notes { font-size: .9em; padding-left: 1.2em; white-space: normal; }
+</style>
+</head>
+<body>
+<h1>{{ title }}</h1>
+{% for t in tables %}{{ t }}{% endfor %}
+</body>
+</html>
+"""

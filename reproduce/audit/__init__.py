@@ -1,0 +1,1 @@
+"""What published numbers can carry, from the tables and the question counts alone."""

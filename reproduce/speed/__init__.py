@@ -1,0 +1,1 @@
+"""The engine against what a user would run instead, side by side."""

@@ -1,0 +1,158 @@
+"""`python -m reproduce speed`: the engine's speed, side by side with what a user would run instead."""
+
+from __future__ import annotations
+
+import json
+import statistics
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+USAGE, INFRASTRUCTURE = 2, 5
+EPILOG = "Takes about a minute (smoke), most of an hour on one CPU core (cpu); fix the number of threads with OMP_NUM_THREADS."
+
+
+def register(app: typer.Typer) -> None:
+    """Mount the command."""
+    app.command("speed", epilog=EPILOG)(speed_command)
+
+
+def speed_command(
+    preset: Annotated[
+        str, typer.Option(help="cpu (small model, true lengths), gpu (8B shape, true lengths) or smoke (all small).")
+    ] = "cpu",
+    case: Annotated[
+        list[str] | None,
+        typer.Option(help="Only this case; may be given several times. Default: all. `gate` and `report`: those commands at full size."),
+    ] = None,
+    rounds: Annotated[int | None, typer.Option(min=1, help="Rounds a case (default: the preset's).")] = None,
+    memory: Annotated[bool, typer.Option("--memory/--no-memory", help="Measure peak memory, in processes of their own.")] = True,
+    json_file: Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Also write all figures here.")] = None,
+    svg_file: Annotated[Path | None, typer.Option("--svg", metavar="FILE", help="Also draw the ratios, ranges and targets here.")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be measured, with lengths and FLOPs; run nothing.")] = False,
+) -> None:
+    """Measure asking, evaluating and DPO on shared prefixes against one prompt at a time, a stock adapter and TRL's DPOTrainer."""
+    from dataclasses import replace
+
+    from reproduce.speed import gate as speed_gate
+    from reproduce.speed.cases import CASES, PRESETS, run, wanted_cases
+
+    if preset not in PRESETS:
+        _fail(f"no preset {preset!r}; choose one of {', '.join(PRESETS)}", USAGE)
+    chosen = PRESETS[preset]
+    if rounds is not None:
+        chosen = replace(chosen, rounds=rounds, dpo_rounds=rounds)
+    try:
+        engine = [name for name in case or [] if name not in speed_gate.CASES]
+        names = wanted_cases(chosen, engine) if engine or not case else []
+    except KeyError as error:
+        _fail(f"no case {error.args[0]!r}; choose from {', '.join((*CASES, *speed_gate.CASES))}", USAGE)
+    timed = case if case else speed_gate.CASES if chosen.device == "cpu" else ()
+    commands = [name for name in speed_gate.CASES if name in timed]
+    if svg_file is not None and not names:
+        _fail("--svg draws ratios, which gate and report have none of", USAGE)
+    if dry_run:
+        typer.echo(_plan(chosen, [*names, *commands]))
+        return
+    if names and chosen.device == "cuda":
+        import torch
+
+        if not torch.cuda.is_available():
+            _fail(
+                "preset gpu needs a CUDA GPU, and torch sees none; use --preset cpu, or --dry-run to see what would be measured",
+                INFRASTRUCTURE,
+            )
+    report: dict[str, Any] = run(chosen, names, typer.echo, memory=memory) if names else {"preset": chosen.name, "cases": []}
+    if names:
+        typer.echo(table(report))
+    if commands:
+        share = speed_gate.SMALL_SHARE if chosen.name == "smoke" else 1.0
+        report["commands"] = speed_gate.run_commands(commands, chosen.rounds, typer.echo, share=share)
+    if json_file is not None:
+        from harness.records import write_text_atomic
+
+        write_text_atomic(json_file, json.dumps(report, indent=2, sort_keys=True) + "\n")
+    if svg_file is not None:
+        from harness.records import write_text_atomic
+        from reproduce.speed.plot import plot_ratios
+
+        write_text_atomic(svg_file, plot_ratios(report))
+
+
+def table(report: dict[str, Any]) -> str:
+    """The report as Markdown: a line a case, notes below."""
+    lines = [
+        "| case | ours (s) | against (s) | ratio [range] | target | limit by FLOPs | share of limit | memory ours / theirs (MB) |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    notes = []
+    for row in report["cases"]:
+        ours, theirs = (statistics.median(row["seconds"][row[key]]) for key in ("ours", "against"))
+        memory = row["memory_mb"]
+        least = row["memory_against"]
+        grown = f"{memory[row['ours']]:.0f} / {memory[least]:.0f}" if row["ours"] in memory and least in memory else "–"
+        if grown != "–" and least != row["against"]:
+            grown += f" ({least})"
+        if row["memory_met"] is not None:
+            grown += (
+                f" = 1/{row['memory_ratio']:.1f} (target under 1/{row['memory_target']:g}: {'met' if row['memory_met'] else 'not met'})"
+            )
+        target = "–" if row["target"] is None else f"{row['target']:g}x {'met' if row['met'] else 'not met'}"
+        if row["name"] == "prefetch":
+            target = _idle(row["extras"])
+        limit = "–" if row["limit"] is None else f"{row['limit']:.1f}x"
+        share = "–" if row["share_of_limit"] is None else f"{100 * row['share_of_limit']:.0f} %"
+        ratio = f"{row['ratio']:.2f}x [{row['ratio_low']:.2f}, {row['ratio_high']:.2f}]"
+        lines.append(f"| {row['title']} | {ours:.2f} | {row['against']}: {theirs:.2f} | {ratio} | {target} | {limit} | {share} | {grown} |")
+        extras = "; ".join(f"{key.removesuffix('_pct')} {value:.1f} %" for key, value in row["extras"].items())
+        others = [way for way in row["seconds"] if way not in (row["ours"], row["against"])]
+        also = "; ".join(f"{way}: {statistics.median(row['seconds'][way]):.2f} s" for way in others)
+        further = [f"{way}: {memory[way]:.0f} MB" for way in memory if way not in (row["ours"], row["memory_against"])]
+        said = ". ".join(part for part in (*row["notes"], extras, also, "; ".join(further)) if part)
+        if said:
+            notes.append(f"- {row['title']}: {said}.")
+    head = f"Preset {report['preset']}; {', '.join(f'{key} {value}' for key, value in report['machine'].items())}."
+    if report["preset"] == "smoke":
+        head += " Lengths and sizes are tiny: this shows that everything runs; its ratios say nothing about speed."
+    return "\n".join([head, "", *lines, "", *notes])
+
+
+def _idle(extras: dict[str, float]) -> str:
+    """The prefetch case's target is a share of the wall time, and holds where decoding is at most half of it."""
+    if extras["decoding in turn_pct"] > 50:
+        return "–"
+    return f"idle under 5 %: {'met' if extras['idle_pct'] < 5 else 'not met'} ({extras['idle_pct']:.1f} %)"
+
+
+def _plan(preset: Any, names: list[str]) -> str:
+    """What would be measured: shapes, lengths and the limit by FLOPs, from numbers alone."""
+    from reproduce.speed.flops import dpo_flops, generation_flops
+
+    shape = preset.shape
+    prefix = preset.frames * (shape.frame_tokens + 3) + 2
+    lines = [
+        f"preset {preset.name} on {preset.device}: hidden {shape.hidden}, {shape.layers} layers, {shape.dtype}; "
+        f"{preset.frames} frames of {shape.frame_tokens} tokens, prefix {prefix}, question {preset.question}, answer {preset.answer}",
+        f"rounds: {preset.rounds} (DPO {preset.dpo_rounds}); nothing is run",
+    ]
+    for name in names:
+        if name.startswith("generation-"):
+            prompts, new = (6, preset.new_tokens[0]) if name == "generation-6x150" else (18, preset.new_tokens[1])
+            ours, theirs = generation_flops(shape, frames=preset.frames, prefix=prefix, question=preset.question, new=new, prompts=prompts)
+            lines.append(f"  {name}: {ours / 1e12:.3f} against {theirs / 1e12:.3f} TFLOP, limit {theirs / ours:.2f}x")
+        elif name.startswith("dpo-"):
+            _, pairs, method = name.split("-")
+            training = preset.training
+            length = preset.frames * (training.frame_tokens + 3) + 2
+            counted = {"frames": preset.frames, "prefix": length, "question": preset.question, "answer": preset.answer, "pairs": int(pairs)}
+            ours, theirs = dpo_flops(training, **counted, lora=method == "lora", reference=False)
+            lines.append(f"  {name}: {ours / 1e12:.3f} against {theirs / 1e12:.3f} TFLOP, limit {theirs / ours:.2f}x")
+        else:
+            lines.append(f"  {name}")
+    return "\n".join(lines)
+
+
+def _fail(text: str, code: int) -> None:
+    typer.echo(f"speed: {text}", err=True)
+    raise typer.Exit(code)

@@ -1,0 +1,1 @@
+"""The micro experiment over loop seeds, beside its controls."""

@@ -1,0 +1,62 @@
+"""`python -m reproduce study`: the micro experiment over seeds and controls, kept as small result files."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def register(app: typer.Typer) -> None:
+    """Mount the command."""
+    app.command("study")(study_command)
+
+
+def study_command(
+    seeds: Annotated[str, typer.Option(help="Loop seeds, separated by commas.")] = "0,1,2",
+    controls: Annotated[str, typer.Option(help="none (the method) and controls, separated by commas.")] = "none,reversed,blind,sft",
+    scale: Annotated[str, typer.Option(help="micro or smoke.")] = "micro",
+    iterations: Annotated[int | None, typer.Option(help="Iterations of each run.", min=1)] = None,
+    twins_seed: Annotated[int | None, typer.Option(help="Seed of the small benchmarks.")] = None,
+    base: Annotated[str | None, typer.Option(help="Another base model: a folder.")] = None,
+    settings: Annotated[
+        list[str] | None, typer.Option("--set", help="A setting of the scale for every run, as training.epochs=2; several times.")
+    ] = None,
+    control_seeds: Annotated[int | None, typer.Option(help="Seeds of each control, the first so many; all by default.", min=1)] = None,
+    out: Annotated[Path, typer.Option(help="Folder of the runs; what is finished there is not run again.")] = Path("runs/study"),
+    keep: Annotated[Path | None, typer.Option(help="Where study.json, README.md and study.csv go; OUT by default.")] = None,
+    jobs: Annotated[int, typer.Option(help="Runs at a time.", min=1)] = 1,
+) -> None:
+    """Run the experiment for several seeds and controls and gather what came out. Exit code 5: a run failed (see its log; run again)."""
+    from reproduce.scale import ScaleError, read_settings
+    from reproduce.study.study import CONTROLS, Plan, StudyError, run_all, write_study
+
+    names = tuple(c for c in controls.split(",") if c)
+    unknown = [c for c in names if c not in CONTROLS]
+    if unknown or not names or scale not in ("micro", "smoke"):
+        what = f"unknown control {', '.join(unknown)}" if unknown else f"scale {scale!r} or an empty list of controls"
+        typer.echo(f"reproduce: {what}; controls are {', '.join(CONTROLS)}, scales micro and smoke", err=True)
+        raise typer.Exit(2)
+    try:
+        numbers = tuple(int(s) for s in seeds.split(",") if s)
+    except ValueError:
+        typer.echo(f"reproduce: --seeds {seeds!r}: numbers separated by commas, as 0,1,2", err=True)
+        raise typer.Exit(2) from None
+    try:
+        read_settings(settings or [])
+    except ScaleError as e:
+        typer.echo(f"reproduce: {e}", err=True)
+        raise typer.Exit(2) from None
+    plan = Plan(out, numbers, names, scale, iterations, twins_seed, base, control_seeds, tuple(settings or ()))
+    try:
+        run_all(plan, jobs=jobs)
+    except StudyError as e:
+        typer.echo(f"reproduce: {e}", err=True)
+        raise typer.Exit(5) from None
+    command = "python -m reproduce " + shlex.join(sys.argv[1:])
+    for path in write_study(plan, command, keep or out):
+        typer.echo(str(path))
+    typer.echo((keep or out).joinpath("README.md").read_text(encoding="utf-8"))

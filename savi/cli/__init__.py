@@ -1,0 +1,1 @@
+"""The commands of `python -m savi`, and what they share."""

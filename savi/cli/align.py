@@ -1,0 +1,229 @@
+"""`python -m savi align`, `train` and `export`: the loop, or a part of it, on one's own videos and model."""
+
+from __future__ import annotations
+
+import os
+import random
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+from savi.cli.common import (
+    NOTHING,
+    USAGE,
+    DeviceOption,
+    FramesOption,
+    JsonOption,
+    ModelOption,
+    bar,
+    errors,
+    load_model,
+    print_json,
+    stop,
+    usage,
+)
+
+if TYPE_CHECKING:
+    from savi.loop.preferences import PreferencePair
+    from savi.training.losses import DPOSettings
+
+BetaOption = Annotated[float, typer.Option(min=0.0, help="Strength of the pull to the reference model.")]
+LossOption = Annotated[Literal["sigmoid", "ipo", "hinge"], typer.Option(help="The preference loss.")]
+AlphaOption = Annotated[float, typer.Option(min=0.0, help="Weight of the likelihood of the chosen answer beside the preference loss.")]
+RateOption = Annotated[float, typer.Option(min=0.0, help="Peak learning rate (LoRA likes about ten times that of full fine-tuning).")]
+EpochsOption = Annotated[int, typer.Option(min=1, help="Passes over the pairs.")]
+StepOption = Annotated[int, typer.Option(min=1, help="Pairs of an optimiser step.")]
+LoraOption = Annotated[int, typer.Option(min=0, help="Rank of the adapters, merged at the end; 0 trains the whole language model.")]
+CheckpointingOption = Annotated[bool, typer.Option(help="Keep less in memory, compute more.")]
+SeedOption = Annotated[int, typer.Option(help="Of everything that is drawn.")]
+
+
+def register(app: typer.Typer) -> None:
+    """Put the commands into `python -m savi`."""
+    app.command(epilog="Example: python -m savi export pairs.jsonl --out trl.jsonl")(export)
+    app.command(epilog="Example: python -m savi train pairs.jsonl --model benchmarks/micro/base --out trained --learning-rate 1e-4")(train)
+    app.command(epilog="Example: python -m savi align clips/ --model benchmarks/micro/base --prompts micro --out aligned")(align)
+
+
+def export(
+    pairs: Annotated[Path, typer.Argument(help="A file made by `savi pairs`.", show_default=False)],
+    out: Annotated[Path, typer.Option("--out", "-o", help="The file to write, JSON Lines.", show_default=False)],
+    style: Annotated[
+        Literal["conversational", "messages"],
+        typer.Option("--format", help="TRL's preference format with an explicit prompt, or with the prompt in both conversations."),
+    ] = "conversational",
+) -> None:
+    """Write preference pairs in a format that other trainers read; `savi train` reads it back."""
+    with errors():
+        from savi.loop.preferences import export_pairs
+
+        found = _read(pairs)
+        export_pairs(out, found, style)
+    typer.echo(f"{len(found)} pairs -> {out}")
+
+
+def train(
+    pairs: Annotated[
+        Path, typer.Argument(help="Pairs made by `savi pairs`, or in one of TRL's two preference formats.", show_default=False)
+    ],
+    out: Annotated[Path, typer.Option("--out", "-o", help="The folder for train/ (log) and model/ (checkpoint).", show_default=False)],
+    model: ModelOption,
+    method: Annotated[Literal["dpo", "sft"], typer.Option(help="dpo, or sft on the chosen answers alone.")] = "dpo",
+    beta: BetaOption = 0.1,
+    loss_type: LossOption = "sigmoid",
+    rpo_alpha: AlphaOption = 0.0,
+    learning_rate: RateOption = 1e-6,
+    epochs: EpochsOption = 1,
+    pairs_per_step: StepOption = 16,
+    lora_r: LoraOption = 0,
+    gradient_checkpointing: CheckpointingOption = False,
+    num_frames: Annotated[
+        int | None, typer.Option("--num-frames", "-n", min=1, help="Frames per video.", show_default="as the pairs were made")
+    ] = None,
+    sharding: Annotated[
+        Literal["none", "fsdp2", "deepspeed"],
+        typer.Option(help="Under torchrun: the whole model on each process (none), or its weights and optimiser spread over them."),
+    ] = "none",
+    branch_attention: Annotated[Literal["sdpa", "flex"], typer.Option(help="How questions and answers attend; flex needs CUDA.")] = "sdpa",
+    save_steps: Annotated[int, typer.Option(min=0, help="Keep a checkpoint to go on from every so many steps; 0: none.")] = 0,
+    seed: SeedOption = 0,
+    device: DeviceOption = "auto",
+    as_json: JsonOption = False,
+) -> None:
+    """Train a model on preference pairs by DPO, each video encoded once for all its pairs.
+
+    OUT/model is a plain checkpoint (LoRA merged). With --save-steps the same command goes on where it was killed. On several GPUs:
+    torchrun --nproc-per-node 8 -m savi train ... (with --sharding fsdp2 where one GPU cannot hold the training).
+    """
+    with errors():
+        with usage():
+            settings = _settings(
+                method=method, beta=beta, loss_type=loss_type, rpo_alpha=rpo_alpha, learning_rate=learning_rate, epochs=epochs,
+                pairs_per_step=pairs_per_step, lora_r=lora_r, lora_alpha=2 * max(lora_r, 1), num_frames=num_frames, save_steps=save_steps,
+                gradient_checkpointing=gradient_checkpointing, seed=seed, sharding=sharding, branch_attention=branch_attention,
+            )  # fmt: skip
+        found = _read(pairs)
+        if not found:
+            stop(f"{pairs}: holds no pair", NOTHING)
+        _refuse_finished(out)
+        lm = load_model(model, device)
+        from savi.training.examples import NoPairsError
+        from savi.training.trainer import train_dpo
+
+        try:
+            with usage(), bar("train") as told:
+                result = train_dpo(lm, found, settings, out, progress=told)
+        except NoPairsError as error:
+            stop(error, NOTHING)
+    if int(os.environ.get("RANK", "0")):
+        return  # one process of a launch speaks
+    dropped = {pair.pair_id: pair.reason for pair in result.pairs_dropped}
+    if as_json:
+        last = result.log[-1] if result.log else {}
+        print_json(
+            {"checkpoint": str(result.checkpoint), "steps": result.steps, "pairs": result.pairs_used, "dropped": dropped, "last": last}
+        )
+        return
+    for name, reason in dropped.items():
+        typer.echo(f"dropped {name}: {reason}", err=True)
+    typer.echo(f"{result.steps} steps on {result.pairs_used} pairs ({len(dropped)} dropped) -> {result.checkpoint}")
+
+
+def align(
+    videos: Annotated[list[Path], typer.Argument(help="Video files, and folders searched for them.", show_default=False)],
+    out: Annotated[Path, typer.Option("--out", "-o", help="The folder for iter-1/, iter-2/, ... Run again to go on.", show_default=False)],
+    model: ModelOption,
+    iterations: Annotated[int, typer.Option(min=1, help="Rounds of proposing and training (the paper: 4).")] = 4,
+    num_frames: FramesOption = 8,
+    questions_per_kind: Annotated[int, typer.Option(min=1, help="Spatial, and as many temporal, questions a video (the paper: 3).")] = 3,
+    prompts: Annotated[str, typer.Option(help="How the model is asked: videosavi, or micro for the shipped small model.")] = "videosavi",
+    beta: BetaOption = 0.1,
+    loss_type: LossOption = "sigmoid",
+    rpo_alpha: AlphaOption = 0.0,
+    learning_rate: RateOption = 1e-6,
+    epochs: EpochsOption = 1,
+    pairs_per_step: StepOption = 16,
+    lora_r: LoraOption = 0,
+    gradient_checkpointing: CheckpointingOption = False,
+    seed: SeedOption = 0,
+    as_json: JsonOption = False,
+) -> None:
+    """Align a model with its own critiques: propose pairs, train on them, and again with the model that comes out.
+
+    The videos are dealt out at random, each to one iteration. OUT/iter-N/model is a plain checkpoint. Nothing is measured here: see
+    `python -m harness evaluate`, or `python -m reproduce paper` for all of it.
+    """
+    with errors():
+        from savi.base.hub import find_native
+        from savi.loop.iterate import StageError, run_iteration
+        from savi.loop.propose import AlignSettings
+
+        with usage():
+            dpo = _settings(
+                beta=beta, loss_type=loss_type, rpo_alpha=rpo_alpha, learning_rate=learning_rate, epochs=epochs, lora_r=lora_r,
+                pairs_per_step=pairs_per_step, lora_alpha=2 * max(lora_r, 1), gradient_checkpointing=gradient_checkpointing, seed=seed,
+            )  # fmt: skip
+            settings = AlignSettings(num_frames=num_frames, questions_per_kind=questions_per_kind, prompts=prompts, seed=seed)
+        paths = video_files(videos)
+        if len(paths) < iterations:
+            stop(f"{len(paths)} videos for {iterations} iterations: give more videos, or fewer --iterations", USAGE)
+        random.Random(f"deal/{seed}").shuffle(paths)
+        now: Path = find_native(model, tell=lambda text: typer.echo(text, err=True))
+        rows = []
+        for t in range(1, iterations + 1):
+            with bar(f"iteration {t}") as told:
+                try:
+                    done = run_iteration(now, sorted(paths[t - 1 :: iterations]), out / f"iter-{t}", settings, dpo, progress=_staged(told))
+                except StageError as error:
+                    stop(error, USAGE)
+            row = {"iteration": t, **asdict(done.counts), "trained_on": done.pairs_used, "steps": done.steps, "model": str(done.model)}
+            rows.append(row)
+            if not as_json:
+                trained = f"{done.steps} steps on {done.pairs_used} pairs" if done.trained else "no pair to train on, model unchanged"
+                typer.echo(f"iteration {t}: {done.counts.line()}; {trained} -> {done.model}")
+            now = done.model
+    if as_json:
+        print_json({"iterations": rows})
+    if not any(row["trained_on"] for row in rows):
+        stop("no iteration had a pair to train on: see dropped.jsonl and failures.jsonl in each iteration's folder", NOTHING)
+
+
+def video_files(given: list[Path]) -> list[Path]:
+    """The files among `given`, and the videos in its folders."""
+    from savi.video.frames import find_videos
+
+    paths = [path for one in given for path in (find_videos(one) if one.is_dir() else [one])]
+    if absent := next((path for path in paths if not path.exists()), None):
+        stop(f"{absent}: no such file", USAGE)
+    return paths
+
+
+def _settings(**values: object) -> DPOSettings:
+    from savi.training.losses import DPOSettings
+
+    return DPOSettings.model_validate({key: value for key, value in values.items() if value is not None})
+
+
+def _read(path: Path) -> list[PreferencePair]:
+    """Pairs of the project's own or of an exchange format."""
+    from savi.base.files import read_jsonl
+    from savi.loop.preferences import import_pairs, read_pairs
+
+    if not path.is_file():
+        stop(f"{path}: no such file", USAGE)
+    first = next(iter(read_jsonl(path)), {})
+    return read_pairs(path) if "pair_id" in first or not first else import_pairs(path)
+
+
+def _refuse_finished(out: Path) -> None:
+    """A trained model is never replaced in silence."""
+    if (out / "model").exists():
+        stop(f"{out / 'model'}: is there already; take another --out, or delete it", USAGE)
+
+
+def _staged(told: Callable[[int, int], None]) -> Callable[[str, int, int], None]:
+    """One bar for both stages: it starts anew with the second."""
+    return lambda _stage, done, total: told(done, total)

@@ -1,0 +1,196 @@
+"""What lies in a checkpoint folder besides weights: finding it, checking it, its settings files, and writing a plain one.
+
+Only native classes and formats; a name that is no folder may be an entry of the hub's cache. The module knows files and tensors, nothing
+of videos or prompts.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from savi.base.torchvision import mend_torchvision
+from savi.families import Preprocessing
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+_SMALL = 100_000_000
+"""Below this many parameters a float16 checkpoint is computed in float32 on any device: float16 was chosen for its file size."""
+
+
+class ModelError(ValueError):
+    """A checkpoint that cannot be used: names the place, what is wrong, and the mend."""
+
+
+def load_model(path: str | Path, *, device: str, dtype: str, attn_implementation: str | None) -> tuple[PreTrainedModel, torch.dtype]:
+    """A checkpoint's model, with native classes, on its device, and the dtype its weights are stored in.
+
+    Raises:
+        ModelError: nothing there, an unconverted or broken checkpoint, keys missing or left over.
+        UnsupportedFamily: a model type without a family.
+    """
+    mend_torchvision()
+    from transformers import AutoModelForImageTextToText, PreTrainedConfig
+
+    name = str(path)
+    _check_place(path)
+    raw, _ = PreTrainedConfig.get_config_dict(name)
+    _check_type(raw, name)
+    target = _own_device() if device == "auto" else torch.device(device)
+    keywords: dict[str, Any] = {} if attn_implementation is None else {"attn_implementation": attn_implementation}
+    with _quiet(Path(name)):
+        model, report = AutoModelForImageTextToText.from_pretrained(name, dtype="auto", output_loading_info=True, **keywords)
+    wrong = {key: sorted(map(str, report.get(key) or ())) for key in ("missing_keys", "unexpected_keys", "mismatched_keys")}
+    if any(wrong.values()):
+        raise ModelError(f"{name}: " + "; ".join(f"{len(v)} {k.replace('_', ' ')}, e.g. {v[0]}" for k, v in wrong.items() if v))
+    stored = model.dtype
+    return model.to(device=target, dtype=_compute_dtype(stored, dtype, target, sum(p.numel() for p in model.parameters()))), stored
+
+
+def _own_device() -> torch.device:
+    """CUDA where there is one; under torchrun, each process its own."""
+    if not torch.cuda.is_available():
+        return torch.device("cpu")
+    rank = int(os.environ.get("LOCAL_RANK", "0"))
+    return torch.device("cuda", rank) if 0 < rank < torch.cuda.device_count() else torch.device("cuda")
+
+
+def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
+    """A checkpoint's tokenizer with its chat template."""
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(name)
+    _ensure_template(tokenizer, name)
+    return tokenizer
+
+
+@contextmanager
+def _quiet(checkpoint: Path | None) -> Iterator[None]:
+    """No progress bar for what is done in a second: saving, and loading a small checkpoint."""
+    from transformers.utils import logging
+
+    small = checkpoint is None or (checkpoint.is_dir() and sum(f.stat().st_size for f in checkpoint.glob("*.safetensors")) < 200_000_000)
+    silenced = small and logging.is_progress_bar_enabled()
+    if silenced:
+        logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if silenced:
+            logging.enable_progress_bar()
+
+
+def _check_place(path: str | Path) -> None:
+    """A path that looks like a folder of this machine but is none must not be looked up on the hub."""
+    text = str(path)
+    if Path(path).is_dir():
+        if not (Path(path) / "config.json").is_file():
+            raise ModelError(f"{path}: no config.json; is this a checkpoint folder?")
+    elif isinstance(path, Path) or text.startswith((".", "/", "~")) or text.count("/") != 1:
+        raise ModelError(f"{path}: no such checkpoint folder")
+
+
+def _check_type(raw: Mapping[str, Any], name: str) -> None:
+    from savi.families import UnsupportedFamily, supported
+
+    kind = raw.get("model_type")
+    if kind not in supported():
+        hint = "; convert it first (savi.conversion.checkpoint.convert)" if kind == "internvl_chat" else ""
+        raise UnsupportedFamily(f"{name}: model_type {kind!r} is not supported (supported: {', '.join(supported())}){hint}")
+
+
+def _compute_dtype(stored: torch.dtype, asked: str, device: torch.device, parameters: int) -> torch.dtype:
+    if asked != "auto":
+        named = getattr(torch, asked, None)
+        if not isinstance(named, torch.dtype):
+            raise ModelError(f"dtype {asked!r} is none of torch's; use auto, float32, bfloat16 or float16")
+        return named
+    if stored == torch.float16 and (device.type == "cpu" or parameters < _SMALL):
+        return torch.float32
+    return stored
+
+
+def _read_json(name: str, file: str) -> dict[str, Any]:
+    """A JSON file of a checkpoint folder, or of the hub's cache entry; empty where there is none."""
+    from transformers.utils import cached_file
+
+    found = cached_file(name, file, _raise_exceptions_for_missing_entries=False, _raise_exceptions_for_connection_errors=False)
+    if found is None:
+        return {}
+    value = json.loads(Path(found).read_text())
+    return value if isinstance(value, dict) else {}
+
+
+def read_preprocessing(name: str) -> Preprocessing:
+    nested = _read_json(name, "processor_config.json")
+    image = _read_json(name, "preprocessor_config.json") or nested.get("image_processor", {})
+    video = _read_json(name, "video_preprocessor_config.json") or nested.get("video_processor", {})
+    return Preprocessing.from_json(image, video)
+
+
+def _ensure_template(tokenizer: Any, name: str) -> None:
+    """Some checkpoints keep the template of the processor in a file of its own."""
+    if not tokenizer.chat_template:
+        template = _read_json(name, "chat_template.json").get("chat_template")
+        if template:
+            tokenizer.chat_template = template
+
+
+def write_folder(
+    folder: Path,
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    preprocessing: Preprocessing,
+    *,
+    store_dtype: torch.dtype | None = None,
+    state: Mapping[str, Tensor] | None = None,
+) -> None:
+    """Write a plain checkpoint: weights, tokenizer, preprocessor settings.
+
+    `store_dtype`: what the weights are stored in, None for the dtype in memory. `state`: the weights themselves, whole, where the model
+    holds only its shards of them; None takes the model's.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with _quiet(None):
+        if store_dtype is None or store_dtype == model.dtype:
+            model.save_pretrained(folder, state_dict=state)
+        else:
+            whole = model.state_dict() if state is None else state
+            stored = {k: v.to(store_dtype) if v.is_floating_point() else v for k, v in whole.items()}
+            model.save_pretrained(folder, state_dict=stored)
+            _rewrite_dtype(folder / "config.json", str(store_dtype).removeprefix("torch."))
+    tokenizer.save_pretrained(folder)
+    settings = {"preprocessor_config.json": preprocessing.raw, "video_preprocessor_config.json": preprocessing.video_raw}
+    for file, raw in settings.items():
+        if raw:
+            (folder / file).write_text(json.dumps(dict(raw), indent=2, sort_keys=True) + "\n")
+
+
+def _rewrite_dtype(config: Path, dtype: str) -> None:
+    """config.json names the dtype in memory; the weights beside it were written in another."""
+    content = json.loads(config.read_text())
+    for part in (content, *(value for value in content.values() if isinstance(value, dict))):
+        for key in ("dtype", "torch_dtype"):
+            if key in part:
+                part[key] = dtype
+    content["dtype"] = dtype
+    config.write_text(json.dumps(content, indent=2, sort_keys=True) + "\n")
+
+
+def hash_in_memory(model: Any, tokenizer: Any) -> str:
+    digest = hashlib.sha256()
+    for key, value in sorted(model.state_dict().items()):
+        digest.update(f"{key} {value.dtype} {list(value.shape)}\x00".encode())
+        digest.update(value.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes() if value.numel() else b"")
+    digest.update(model.config.to_json_string(use_diff=False).encode())
+    digest.update(json.dumps(tokenizer.get_vocab(), sort_keys=True).encode())
+    return digest.hexdigest()

@@ -1,0 +1,4 @@
+"""Training on preference pairs: losses, packed batches, the trainer and the folder it leaves.
+
+Pairs and a model in; a checkpoint out. It must not know how the pairs came about.
+"""

@@ -1,0 +1,162 @@
+"""Early stopping with answers from a table instead of a model."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+import pytest
+
+from harness.gate.early.check import check
+from harness.gate.gate import GateSettings, GateUsageError
+from harness.records import Evaluation, QuestionRecord
+from tests.harness.made import evaluation, flipped, records
+
+
+class Table:
+    """A stand-in model: hands over prepared records of the videos asked for, and notes what was asked."""
+
+    def __init__(self, *runs: Evaluation, edit: Callable[[QuestionRecord], QuestionRecord] | None = None) -> None:
+        self.records = {e.score.benchmark: e.records for e in runs}
+        self.edit = edit or (lambda r: r)
+        self.calls: list[tuple[str, tuple[str, ...]]] = []
+
+    def __call__(self, benchmark: str, videos: Sequence[str]) -> list[QuestionRecord]:
+        self.calls.append((benchmark, tuple(videos)))
+        return [self.edit(r) for r in self.records[benchmark] if r.video_id in videos]
+
+
+def runs(loss: float = 0.06, gain: float = 0.06, n: int = 3000, videos: int = 600) -> tuple[Evaluation, Evaluation]:
+    a = records(n=n, videos=videos)
+    return evaluation(flipped(a, loss=loss, gain=gain), weights="w1"), evaluation(a)
+
+
+@pytest.mark.parametrize(
+    ("loss", "gain", "verdict", "most"), [(0.01, 0.11, "pass", 0.3), (0.12, 0.02, "fail", 0.6), (0.06, 0.06, "pass", 0.9)]
+)
+def test_stops_early_with_the_full_sets_verdict(loss: float, gain: float, verdict: str, most: float) -> None:
+    cand, base = runs(loss, gain)
+    table = Table(cand)
+    r = check({"egoschema": base}, table, GateSettings(margin=2.5))
+    assert r.gate.verdict == verdict
+    assert 0 < r.share < most
+    asked = [v for _, videos in table.calls for v in videos]
+    assert len(asked) == len(set(asked)) == r.asked[0].videos, "no video is asked twice"
+    d = r.gate.decisions[0]
+    assert d.low <= 100 * (gain - loss) <= d.high
+    assert d.low <= d.estimate <= d.high
+    assert d.n == r.asked[0].questions
+    assert (d.p_value <= 0.05) == (verdict == "pass")
+
+
+def test_a_close_case_is_asked_to_the_end_and_is_exact() -> None:
+    cand, base = runs(0.085, 0.06, n=400, videos=80)
+    r = check({"egoschema": base}, Table(cand), GateSettings(margin=2.5))
+    d = r.gate.decisions[0]
+    assert r.gate.verdict == "fail", "a loss of exactly the margin is not below it"
+    assert r.share > 0.9
+    if r.share == 1:
+        assert d.low == d.high == pytest.approx(-2.5)
+
+
+def test_the_same_seed_draws_the_same_videos_and_another_seed_others() -> None:
+    cand, base = runs()
+    calls = []
+    for seed in (0, 0, 1):
+        table = Table(cand)
+        check({"egoschema": base}, table, GateSettings(margin=2.5), seed=seed)
+        calls.append(table.calls)
+    assert calls[0] == calls[1] != calls[2]
+
+
+def test_the_order_does_not_depend_on_the_order_of_records() -> None:
+    cand, base = runs()
+    shuffled = evaluation(list(reversed(base.records)))
+    a, b = Table(cand), Table(cand)
+    check({"egoschema": base}, a, GateSettings(margin=2.5))
+    check({"egoschema": shuffled}, b, GateSettings(margin=2.5))
+    assert a.calls == b.calls
+
+
+class KilledError(RuntimeError):
+    """Stands for the process's end."""
+
+
+def test_a_killed_check_goes_on_where_it_was() -> None:
+    cand, base = runs()
+    journal: dict[str, list[QuestionRecord]] = {}
+    model_calls: list[str] = []
+
+    def run(limit: int | None) -> object:
+        table = Table(cand)
+
+        def ask(benchmark: str, videos: Sequence[str]) -> list[QuestionRecord]:
+            new = [v for v in videos if v not in journal]
+            if new and limit is not None and len(model_calls) >= limit:
+                raise KilledError
+            for v in new:
+                model_calls.append(v)
+                journal[v] = table(benchmark, [v])
+            return [r for v in videos for r in journal[v]]
+
+        return check({"egoschema": base}, ask, GateSettings(margin=2.5))
+
+    with pytest.raises(KilledError):
+        run(50)
+    resumed = run(None)
+    assert len(model_calls) == len(set(model_calls))
+    straight = check({"egoschema": base}, Table(cand), GateSettings(margin=2.5))
+    assert resumed == straight
+
+
+EDITS: dict[str, tuple[str, Callable[[QuestionRecord], QuestionRecord]]] = {
+    "prompt": ("prompts", lambda r: replace(r, prompt="Else?")),
+    "frames": ("frames", lambda r: replace(r, frames=4)),
+    "target": ("targets", lambda r: replace(r, target="D", strict=0.0)),
+    "question": ("questions", lambda r: replace(r, question_id=f"x{r.question_id}")),
+    "failure": ("failed", lambda r: replace(r, status="failed", error="no frames", answer="", parsed=None, strict=0.0, upstream=0.0)),
+    "unparsed": ("unparsed", lambda r: replace(r, status="unparsed", parsed=None, strict=0.0)),
+    "empty": ("empty", lambda r: replace(r, status="empty", parsed=None, answer="", strict=0.0)),
+}
+
+
+@pytest.mark.parametrize("what", EDITS)
+def test_answers_that_may_not_be_compared_end_with_exit_4(what: str) -> None:
+    code, edit = EDITS[what]
+    cand, base = runs(n=300, videos=60)
+    r = check({"egoschema": base}, Table(cand, edit=edit), GateSettings(margin=2.5))
+    assert (r.gate.verdict, r.gate.exit_code) == ("integrity", 4)
+    assert code in {p.code for p in r.gate.integrity}
+
+
+def test_missing_answers_and_a_broken_baseline_are_integrity() -> None:
+    cand, base = runs(n=300, videos=60)
+    fewer = Table(replace(cand, records=cand.records[::2]))
+    assert check({"egoschema": base}, fewer, GateSettings(margin=2.5)).gate.exit_code == 4
+    table = Table(cand)
+    broken = replace(base, records=base.records[:-1])
+    assert check({"egoschema": broken}, table, GateSettings(margin=2.5)).gate.exit_code == 4
+    assert table.calls == [], "nothing is asked where the baseline cannot be trusted"
+
+
+def test_several_benchmarks_and_familywise() -> None:
+    cand, base = runs()
+    a = records("nextqa", n=900, videos=100, seed=4)
+    other, mine = evaluation(a), evaluation(flipped(a, loss=0.2, gain=0.01), weights="w1")
+    both = {"egoschema": base, "nextqa": other}
+    r = check(both, Table(cand, mine), GateSettings(margin=2.5))
+    assert r.gate.verdict == "fail"
+    assert [d.verdict for d in r.gate.decisions] == ["pass", "fail"]
+    dearer = check(both, Table(cand, mine), GateSettings(margin=2.5), familywise=True)
+    assert dearer.gate.verdict == "fail"
+    assert dearer.share >= r.share
+
+
+def test_usage_errors() -> None:
+    _, base = runs(n=100, videos=20)
+    with pytest.raises(GateUsageError, match="has no"):
+        check({"egoschema": base}, Table(), GateSettings(benchmarks=("nextqa",)))
+    with pytest.raises(GateUsageError, match="batch"):
+        check({"egoschema": base}, Table(base), batch=0)
+    with pytest.raises(GateUsageError, match="benchmark"):
+        check({}, Table())

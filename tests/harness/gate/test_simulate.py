@@ -1,0 +1,88 @@
+"""The simulation's own parts, and the gate's promises at a size that takes seconds (the docs have the full run)."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from benchmarks.catalog import CATALOG
+from harness.gate.simulation import simulate as sim
+from harness.gate.simulation.report import markdown, write
+
+QUICK = sim.Plan(
+    sims=300, saving_sims=20, benchmarks=("egoschema", "longvideobench"), effects=(-5.0, 0.0, 5.0), discordances=(0.13,), seed=11
+)
+
+
+@pytest.mark.parametrize("name", CATALOG)
+def test_layouts_have_the_benchmarks_real_numbers(name: str) -> None:
+    b = CATALOG[name]
+    d = sim.layout(b)
+    assert (d.n, d.videos, d.task_weight.shape[1]) == (b.n, b.videos, len(b.tasks))
+    assert d.weights.sum() == pytest.approx(1)
+
+
+def test_sampled_differences_have_the_stated_mean_and_discordance() -> None:
+    d = sim.layout(CATALOG["longvideobench"])
+    x = sim.sampled(d, 400, effect=-0.03, discordance=0.13, rho=0.1, rng=np.random.default_rng(0))
+    assert set(np.unique(x)) == {-1.0, 0.0, 1.0}
+    assert x.mean() == pytest.approx(-0.03, abs=0.004)
+    assert (x != 0).mean() == pytest.approx(0.13, abs=0.004)
+    with pytest.raises(ValueError, match="discordant"):
+        sim.sampled(d, 1, effect=0.3, discordance=0.1, rho=0, rng=np.random.default_rng(0))
+
+
+def test_correlated_answers_widen_the_clustered_error() -> None:
+    d = sim.layout(CATALOG["tempcompass"])
+    ses = [sim.gate_sample(d, 0.015, 20, effect=0, discordance=0.13, rho=r, rng=np.random.default_rng(1)).se.mean() for r in (0.0, 0.3)]
+    assert ses[1] > 1.2 * ses[0]
+
+
+def test_exact_sets_have_exactly_the_stated_difference() -> None:
+    d = sim.layout(CATALOG["egoschema"])
+    base = sim.baseline_credits(d, np.random.default_rng(0))
+    x = sim.exact(d, base, 30, effect=-0.025, discordance=0.13, rho=0.05, rng=np.random.default_rng(1))
+    assert np.all(x.mean(axis=1) == pytest.approx(-13 / 500))
+    assert not np.any(x[:, base == 1] > 0)
+    assert not np.any(x[:, base == 0] < 0)
+
+
+def test_promises_hold_at_a_quick_size() -> None:
+    rates = sim.simulate_gate(QUICK) + sim.simulate_sequence(QUICK)
+    for r in rates:
+        slack = 4 * math.sqrt((r.limit or 0.5) * (1 - (r.limit or 0.5)) / r.sims)  # forty rates: four standard errors, not two
+        assert r.limit is not None
+        assert (r.share >= r.limit - slack) if r.at_least else (r.share <= r.limit + slack), r
+    assert {r.benchmark for r in rates} == {"egoschema", "longvideobench", "any (Holm)"}
+
+
+def test_a_gate_that_ignores_the_margin_would_be_caught() -> None:
+    """The simulation can fail: a test against a margin twice as wide passes true losses far too often."""
+    d = sim.layout(CATALOG["perceptiontest"])
+    g = sim.gate_sample(d, 0.03, 100, effect=-0.015, discordance=0.13, rho=0.05, rng=np.random.default_rng(0))
+    assert not sim.Rate("x", "y", float((g.p_pass <= 0.05).mean()), 100, 0.05).holds
+
+
+def test_savings_order_and_reports(tmp_path: Path) -> None:
+    rows = {(s.benchmark, s.effect): s for s in sim.simulate_savings(QUICK)}
+    assert rows["all", 5.0].share < rows["all", -5.0].share < rows["all", 0.0].share < 1
+    total = sum(rows[b, 0.0].questions for b in QUICK.benchmarks) / sum(CATALOG[b].n for b in QUICK.benchmarks)
+    assert rows["all", 0.0].share == pytest.approx(total)
+    result = sim.simulate(replace(QUICK, sims=20, saving_sims=10, benchmarks=("egoschema",)))
+    write(result, tmp_path)
+    assert json.loads((tmp_path / "gate_simulation.json").read_text())["settings"]["sims"] == 20
+    assert "python -m harness simulate --sims 20" in markdown(result)
+    svg = (tmp_path / "gate_simulation.svg").read_text()
+    assert svg.startswith("<?xml")
+    write(result, tmp_path)
+    assert (tmp_path / "gate_simulation.svg").read_text() == svg, "the same run gives the same file"
+
+
+def test_the_same_seed_gives_the_same_figures() -> None:
+    p = replace(QUICK, sims=30, benchmarks=("egoschema",))
+    assert sim.simulate_gate(p) == sim.simulate_gate(p) != sim.simulate_gate(replace(p, seed=12))

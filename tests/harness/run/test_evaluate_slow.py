@@ -1,0 +1,218 @@
+"""The six real tasks of lmms-eval, offline, on twins: complete, equal to lmms-eval's own command line, resumed after SIGKILL.
+
+Each evaluation runs in a process of its own, since the environment must be set before lmms-eval is imported.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from benchmarks.catalog import CATALOG
+from benchmarks.micro.twins.twins import TwinSet, build_twins
+from harness.gate.integrity import StatusLimits, check_evaluation
+from harness.records import Evaluation, read_evaluations, read_score, write_records
+from harness.run.offline import offline_environment
+from tests.savi.tiny import tiny_checkpoint
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
+
+ROOT = Path(__file__).resolve().parents[3]
+LOOSE = StatusLimits(unparsed=100, empty=100, degenerate=100)
+"""The tiny model is random: only its answers' statuses are out of order."""
+
+
+@pytest.fixture(scope="module")
+def twins(tmp_path_factory: pytest.TempPathFactory) -> TwinSet:
+    return build_twins(tmp_path_factory.mktemp("twins"), seed=1, size="smoke")
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny_checkpoint(tmp_path_factory.mktemp("model") / "tiny")
+
+
+def environment(home: Path, *paths: Path) -> dict[str, str]:
+    return {**os.environ, **offline_environment(home), "PYTHONPATH": os.pathsep.join(map(str, (*paths, ROOT))), "OMP_NUM_THREADS": "1"}
+
+
+def command(checkpoint: Path, home: Path, out: Path, *more: str) -> list[str]:
+    return [
+        sys.executable,
+        "-m",
+        "harness",
+        "evaluate",
+        str(checkpoint),
+        "--out",
+        str(out),
+        "--hf-home",
+        str(home),
+        "--batch",
+        "16",
+        "--json",
+        *more,
+    ]
+
+
+def evaluate(checkpoint: Path, home: Path, out: Path, *more: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        command(checkpoint, home, out, *more), capture_output=True, text=True, env=environment(home), cwd=ROOT, check=False
+    )
+
+
+@pytest.fixture(scope="module")
+def whole(checkpoint: Path, twins: TwinSet, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("whole")
+    done = evaluate(checkpoint, twins.hf_home, out)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert list(json.loads(done.stdout)) == list(CATALOG)
+    assert "Postprocessing" not in done.stderr
+    return out
+
+
+def without_times(folder: Path) -> dict[str, str]:
+    """Every file below an evaluation folder, wall times taken out."""
+    return {
+        p.relative_to(folder).as_posix(): re.sub(r'"wall_s": [\d.e-]+', "", p.read_text()) for p in sorted(folder.rglob("*")) if p.is_file()
+    }
+
+
+def test_all_six_are_complete_and_consistent(whole: Path, twins: TwinSet) -> None:
+    found = read_evaluations(whole)
+    assert set(found) == set(CATALOG)
+    for name, e in found.items():
+        assert e.score.n == e.score.n_expected == twins.n[name] == len(e.records)
+        assert e.score.videos == twins.videos[name]
+        assert check_evaluation(e, limits=LOOSE) == []
+        assert {r.frames for r in e.records} == {8}
+        assert all((twins.hf_home / r.video_path).is_file() for r in e.records)
+        assert e.score.strict_pct <= e.score.upstream_pct + 1e-9
+        assert not list((whole / name).glob("journal*"))
+
+
+def test_a_finished_evaluation_is_not_repeated(whole: Path, checkpoint: Path, twins: TwinSet) -> None:
+    before = {p: p.stat().st_mtime_ns for p in whole.rglob("*") if p.is_file()}
+    assert evaluate(checkpoint, twins.hf_home, whole).returncode == 0
+    assert {p: p.stat().st_mtime_ns for p in whole.rglob("*") if p.is_file()} == before
+    once = without_times(whole)
+    score = whole / "egoschema/score.json"
+    score.write_text(score.read_text()[:100])  # half a file is none: that benchmark alone is measured again
+    assert evaluate(checkpoint, twins.hf_home, whole).returncode == 0
+    assert without_times(whole) == once
+    first = read_evaluations(whole)["mvbench"].records[0]
+    questions = whole / "mvbench/questions.jsonl"
+    edited = [replace(first, answer=first.answer + " edited"), *read_evaluations(whole)["mvbench"].records[1:]]
+    write_records(questions, edited)
+    assert evaluate(checkpoint, twins.hf_home, whole).returncode == 0
+    assert without_times(whole) == once, "an edited record is none of this model's answers"
+    assert (whole / "nextqa/score.json").stat().st_mtime_ns == before[whole / "nextqa/score.json"]
+
+
+def test_other_weights_are_measured_again(whole: Path, twins: TwinSet, tmp_path: Path) -> None:
+    other = tiny_checkpoint(tmp_path / "other", seed=5)
+    assert evaluate(other, twins.hf_home, tmp_path / "out", "--benchmarks", "egoschema").returncode == 0
+    mine, theirs = read_score(tmp_path / "out/egoschema/score.json"), read_score(whole / "egoschema/score.json")
+    assert mine.provenance.weights != theirs.provenance.weights
+    assert mine.provenance.prompts == theirs.provenance.prompts
+    assert mine.provenance.media == theirs.provenance.media
+
+
+def stock(checkpoint: Path, home: Path, out: Path, task: str) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """lmms-eval's own command line with the model from the entry points (as `pip install` makes them): results and samples."""
+    site = out / "site"
+    info = site / "videosavi_harness-0.dist-info"
+    info.mkdir(parents=True)
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: videosavi-harness\nVersion: 0\n")
+    (info / "entry_points.txt").write_text(
+        "[lmms_eval.models]\nsavi = harness.run.manifest:manifest\n[torch.backends]\nvideosavi = savi.base.torchvision:mend_torchvision\n"
+    )
+    args = ["--model", "savi", "--model_args", f"pretrained={checkpoint},num_frames=8,max_new_tokens=48,rows=16"]
+    args += ["--tasks", task, "--output_path", str(out / "stock"), "--log_samples", "--process_docs_parallel", "1"]
+    done = subprocess.run(
+        [sys.executable, "-m", "lmms_eval", *args], capture_output=True, text=True, env=environment(home, site), cwd=out, check=False
+    )
+    results = list((out / "stock").rglob("*results.json"))
+    assert len(results) == 1, done.stdout[-2000:] + done.stderr[-3000:]
+    samples = next((out / "stock").rglob(f"*samples_{task}.jsonl"))
+    return json.loads(results[0].read_text()), [json.loads(line) for line in samples.read_text().splitlines()]
+
+
+@pytest.mark.parametrize("name", ["egoschema", "nextqa"])
+def test_equals_lmms_evals_own_command_line(name: str, whole: Path, checkpoint: Path, twins: TwinSet, tmp_path: Path) -> None:
+    b = CATALOG[name]
+    results, samples = stock(checkpoint, twins.hf_home, tmp_path, b.tasks[0])
+    ours: Evaluation = read_evaluations(whole)[name]
+    assert ours.score.upstream_pct == pytest.approx(100 / b.unit * results["results"][b.tasks[0]][f"{b.metric},none"], abs=1e-9)
+    theirs = {s["doc_id"]: s for s in samples}
+    assert len(theirs) == ours.score.n
+    for r in ours.records:
+        said = theirs[r.doc_id]["filtered_resps"]
+        assert r.answer == (said if isinstance(said, str) else said[0])
+
+
+def test_killed_and_started_again_is_the_same(whole: Path, checkpoint: Path, twins: TwinSet, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    kills = 0
+    for want in ("tempcompass", "mvbench"):
+        with subprocess.Popen(
+            command(checkpoint, twins.hf_home, out),
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            env=environment(twins.hf_home),
+            cwd=ROOT,
+        ) as p:
+            journal = out / want / "journal.jsonl"
+            until = time.monotonic() + 300
+            while p.poll() is None and time.monotonic() < until:
+                if journal.exists() and journal.stat().st_size > 0:
+                    p.send_signal(signal.SIGKILL)
+                    kills += 1
+                    break
+                time.sleep(0.005)
+            p.wait()
+    assert kills == 2
+    last = out / "mvbench/journal.jsonl"
+    last.write_bytes(last.read_bytes()[:-7])  # and the last line torn
+    assert evaluate(checkpoint, twins.hf_home, out).returncode == 0
+    assert without_times(out) == without_times(whole)
+
+
+def test_limit_is_said_in_what_is_expected(checkpoint: Path, twins: TwinSet, tmp_path: Path) -> None:
+    assert evaluate(checkpoint, twins.hf_home, tmp_path, "--limit", "2", "--benchmarks", "mvbench,tempcompass").returncode == 0
+    found = read_evaluations(tmp_path)
+    assert {n: (e.score.n, e.score.n_expected) for n, e in found.items()} == {"tempcompass": (6, 6), "mvbench": (40, 40)}
+
+
+def test_a_missing_video_fails_its_questions_only(checkpoint: Path, tmp_path: Path) -> None:
+    home = build_twins(tmp_path / "twins", seed=1, size="smoke").hf_home
+    gone = sorted((home / "egoschema/videos").glob("*.mp4"))[0]
+    torn = sorted((home / "nextqa/NExTVideo").glob("*.mp4"))[0]
+    gone.unlink()
+    torn.write_bytes(torn.read_bytes()[:300])
+    assert evaluate(checkpoint, home, tmp_path / "out", "--benchmarks", "egoschema,nextqa").returncode == 0
+    found = read_evaluations(tmp_path / "out")
+    for name, video in (("egoschema", gone), ("nextqa", torn)):
+        failed = [r for r in found[name].records if r.status == "failed"]
+        assert {r.video_id for r in failed} == {video.stem}
+        assert all(r.strict == 0 and r.frames == 0 and r.error for r in failed)
+        assert found[name].score.n == found[name].score.n_expected
+
+
+def test_usage_errors(checkpoint: Path, twins: TwinSet, tmp_path: Path) -> None:
+    assert evaluate(checkpoint, twins.hf_home, tmp_path, "--benchmarks", "mmlu").returncode == 2
+    absent = evaluate(checkpoint, tmp_path / "empty", tmp_path)
+    assert absent.returncode == 5
+    assert "prepare tempcompass" in absent.stderr
+    no_model = evaluate(tmp_path / "none", twins.hf_home, tmp_path)
+    assert no_model.returncode == 5
+    assert "Traceback" not in no_model.stderr + absent.stderr

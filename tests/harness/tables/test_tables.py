@@ -1,0 +1,275 @@
+"""One table, five formats: values kept, hostile text shown as text, scales named, published numbers kept in their place."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import math
+import re
+from html.parser import HTMLParser
+from xml.etree import ElementTree
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from benchmarks.catalog import CATALOG
+from harness import escape
+from harness.records import Evaluation, Provenance, QuestionRecord, Score
+from harness.tables.plots import Point, plot_iterations
+from harness.tables.table import (
+    Cell,
+    PublishedRow,
+    Row,
+    Table,
+    TableError,
+    clustered_se,
+    from_json,
+    mean_cell,
+    pct_cell,
+    results_plot,
+    results_table,
+    scored,
+)
+
+HOSTILE = [
+    "<script>alert(1)</script>", "a|b|c", "\x1b[31mred\x1b[0m", "nul\x00byte", "\u202egnp.exe", r"\input{/etc/passwd}", "$\\write18{ls}$",
+    "=HYPERLINK(1)", "line\nbreak\r\n| x |", "**bold** _it_ `code` [a](javascript:b)", "&lt;b&gt; &amp;",
+    "\ud800 lone", "]]> --> \"'", "~^#%&{}_",
+]  # fmt: skip
+
+
+def evaluation(
+    benchmark: str = "egoschema", right: list[int] | None = None, *, scale: str = "micro", videos: list[str] | None = None
+) -> Evaluation:
+    right = right if right is not None else [1, 0, 1, 1]
+    videos = videos or [f"v{i}" for i in range(len(right))]
+    task = CATALOG[benchmark].tasks[0]
+    records = [
+        QuestionRecord(
+            benchmark=benchmark, task=task, doc_id=i, question_id=f"{benchmark}-{i:030d}", video_id=v, prompt="?", target="A",
+            answer="A", parsed="A", upstream=float(r), strict=float(r), status="ok", frames=8,
+        )
+        for i, (r, v) in enumerate(zip(right, videos, strict=True))
+    ]  # fmt: skip
+    pct = 100 * sum(right) / len(right)
+    provenance = Provenance(model="m", weights="w", media="x", prompts="p", generation={}, frames={}, versions={})
+    score = Score(
+        benchmark=benchmark, scale=scale, n=len(right), n_expected=len(right), videos=len(set(videos)), upstream_pct=pct, strict_pct=pct,
+        se_pct=1.0, chance_pct=20.0, subtasks={task: pct}, statuses={"ok": len(right)}, provenance=provenance,
+    )  # fmt: skip
+    return Evaluation(score, records)
+
+
+def hostile_table() -> Table:
+    rows = tuple(Row(h, (pct_cell(50.0, (40.0, 60.0), note=h, link=h), Cell(h, h)), h) for h in HOSTILE)
+    return Table("T " + HOSTILE[0], "micro|" + HOSTILE[0], ("x|<b>", "y\x00"), rows, tuple(HOSTILE))
+
+
+class _Tags(HTMLParser):
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: set[str] = set()
+        self.links: list[str] = []
+        self.text = ""
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.seen.add(tag)
+        self.links += [v or "" for k, v in attrs if k == "href"]
+        assert not any(k.startswith("on") for k, _ in attrs)
+
+    def handle_data(self, data: str) -> None:
+        self.text += data
+
+
+def _no_control(text: str) -> None:
+    assert not re.search(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u200b-\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]", text)
+
+
+def test_html_shows_hostile_text_as_text() -> None:
+    page = hostile_table().to_html()
+    _no_control(page)
+    tags = _Tags()
+    tags.feed(page)
+    assert tags.seen <= {"figure", "figcaption", "span", "table", "thead", "tbody", "tr", "th", "td", "ul", "li", "bdi", "a"}
+    assert "<script>alert(1)</script>" in tags.text
+    assert not any("script" in x or "javascript" in x for x in tags.links)
+
+
+def test_markdown_keeps_its_columns() -> None:
+    text = hostile_table().to_markdown()
+    _no_control(text)
+    lines = [x for x in text.splitlines() if x.startswith("|")]
+    bars = {len(re.findall(r"(?<!\\)\|", x)) for x in lines}
+    assert bars == {4}, "every line has two columns and a label, whatever is in them"
+    assert "<script" not in text
+    assert not re.search(r"(?<!\\)\]\(<?javascript", text)
+
+
+def test_latex_has_no_command_of_the_text() -> None:
+    text = hostile_table().to_latex()
+    _no_control(text)
+    known = {
+        "begin", "end", "centering", "caption", "toprule", "midrule", "bottomrule", "multicolumn", "textit", "textbf", "textbackslash",
+        "textasciitilde", "textasciicircum", "textless", "textgreater", "textbar", "textquotedbl", "textasciigrave", "par", "smallskip",
+        "footnotesize", "href",
+    }  # fmt: skip
+    assert set(re.findall(r"\\([a-zA-Z]+)", text)) <= known
+    body = [x for x in text.splitlines() if x.endswith(r" \\") and "multicolumn" not in x]
+    assert {len(re.findall(r"(?<!\\)&", x)) for x in body} == {2}
+    assert text.count("{") == text.count("}")
+
+
+def test_csv_is_values_and_no_formula() -> None:
+    rows = list(csv.DictReader(io.StringIO(hostile_table().to_csv())))
+    assert len(rows) == len(HOSTILE)
+    assert all(float(r["x|<b>"]) == 50.0 and float(r["x|<b> low"]) == 40.0 for r in rows)
+    assert not any(v.startswith(("=", "+", "-", "@")) for r in rows for v in r.values())
+    assert {r["x|<b> source"] for r in rows} == {"measured"}
+
+
+def test_json_comes_back_equal() -> None:
+    table = hostile_table()
+    assert from_json(table.to_json()) == table
+    json.loads(table.to_json())
+    with pytest.raises(TableError):
+        from_json("{}")
+    with pytest.raises(TableError, match="schema"):
+        from_json(table.to_json().replace('"schema_version": 1', '"schema_version": 9'))
+
+
+@given(st.text(max_size=60))
+@settings(max_examples=60, deadline=None)
+def test_any_text_is_harmless(text: str) -> None:
+    table = Table("t", "micro", ("c",), (Row(text, (Cell(text, text, note=text, link=text),)),))
+    for fmt in ("md", "latex", "html", "csv"):
+        _no_control(table.render(fmt))  # type: ignore[arg-type]
+    lines = [x for x in table.to_markdown().splitlines() if x.startswith("|")]
+    assert len(lines) == 3
+    assert {len(re.findall(r"(?<!\\)(?:\\\\)*\|", x)) for x in lines} == {3}
+    assert len(list(csv.reader(io.StringIO(table.to_csv())))) == 2
+
+
+def test_a_megabyte_of_text_is_cut_and_says_so() -> None:
+    shown = escape.visible("x" * 1_000_000 + "\x1b")
+    assert len(shown) < 500
+    assert "1,000,001 characters" in shown
+
+
+@pytest.mark.parametrize(
+    ("link", "kept"),
+    [("https://a.b/c?d=e&f=g#h", True), ("runs/a/report.html", True), ("javascript:alert(1)", False), ("JaVaScRiPt:x", False),
+     ("//evil", False), ("data:text/html,x", False), ("https://a b", False), ("https:///x", False), ("a:b/c", False), ("", False),
+     (None, False), ("x\u202ey", False)],
+)  # fmt: skip
+def test_links(link: str | None, kept: bool) -> None:
+    assert (escape.safe_link(link) is not None) == kept
+
+
+def test_a_table_that_cannot_be_is_refused() -> None:
+    with pytest.raises(TableError, match="names no scale"):
+        Table("t", "", ("a",), ())
+    with pytest.raises(TableError, match="2 cells for 1 columns"):
+        Table("t", "micro", ("a",), (Row("r", (Cell(), Cell())),))
+    for bad in (math.nan, math.inf):
+        with pytest.raises(TableError, match="no finite number"):
+            Table("t", "micro", ("a",), (Row("r", (Cell(bad, "x"),)),))
+
+
+def test_every_format_names_the_scale() -> None:
+    table = Table("Results", "micro", ("a",), (Row("r", (pct_cell(50.0),)),))
+    for fmt in ("md", "latex", "html", "csv", "json"):
+        assert "micro" in table.render(fmt)  # type: ignore[arg-type]
+
+
+def test_bold_is_for_a_first_rank_that_not_all_share() -> None:
+    def text(ranks: list[int]) -> str:
+        return Table("t", "micro", ("a",), tuple(Row(f"r{i}", (pct_cell(50.0, rank=r),)) for i, r in enumerate(ranks))).to_markdown()
+
+    assert "**50.0**" in text([1, 2])
+    assert "**50.0**" not in text([1, 1])
+
+
+def test_clustered_error_by_hand() -> None:
+    """Two videos with two equal answers each: the score's error is that of two values, sd/sqrt(2)."""
+    e = evaluation(right=[1, 1, 0, 0], videos=["a", "a", "b", "b"])
+    se, videos = clustered_se(e, "strict")
+    assert videos == 2
+    assert se == pytest.approx(100 * math.sqrt(0.5) / math.sqrt(2))
+    alone = evaluation(right=[1, 1, 0, 0])
+    assert clustered_se(alone, "strict")[0] == pytest.approx(100 * math.sqrt(1 / 3) / 2)
+
+
+def test_mean_cell() -> None:
+    parts = [scored(evaluation(right=[1, 0] * 20), "strict"), scored(evaluation("mvbench", right=[1, 1, 1, 0] * 10), "strict")]
+    cell = mean_cell(parts)
+    assert cell.value == 62.5
+    assert cell.source == "derived"
+    assert cell.interval is not None
+    half = cell.interval[1] - 62.5
+    assert half < max(p.half for p in parts), "a mean of two is surer than one"
+    assert mean_cell([parts[0], None]).value is None
+
+
+def test_results_table_rows_columns_and_notes() -> None:
+    rows = {"base": {b: evaluation(b) for b in CATALOG}, "iteration 1": {"egoschema": evaluation(right=[1, 1, 1, 1])}}
+    t = results_table(rows, scale="micro", rule="strict", groups={"iteration 1": "loop"})
+    assert [r.label for r in t.rows] == ["base", "iteration 1"]
+    assert t.columns == (*(b.title for b in CATALOG.values()), "Mean")
+    assert t.rows[0].cells[-1].value == 75.0
+    assert t.rows[1].cells[-1].value is None
+    assert t.rows[1].cells[0].value is None, "what was not measured is no number"
+    notes = " ".join(t.notes)
+    assert "strict score" in notes
+    assert "no number here reproduces" in notes
+    assert "upstream score" in " ".join(results_table(rows, scale="micro", rule="upstream").notes)
+
+
+def test_published_rows_only_at_paper_scales_and_never_measured() -> None:
+    row = PublishedRow("paper", dict.fromkeys(CATALOG, 60.0), "Table 1")
+    rows = {"base": {"egoschema": evaluation(scale="8b")}}
+    t = results_table(rows, scale="8b", rule="upstream", published=[row])
+    assert {c.source for c in t.rows[-1].cells} == {"published", "derived"}
+    assert "*paper*" in t.to_markdown()
+    assert 'class="published"' in t.to_html()
+    with pytest.raises(TableError, match="no reference at scale 'micro'"):
+        results_table({"base": {"egoschema": evaluation()}}, scale="micro", rule="upstream", published=[row])
+    with pytest.raises(TableError, match="never mixed"):
+        results_table({"base": {"egoschema": evaluation()}}, scale="8b", rule="upstream")
+
+
+def test_plot_is_svg_with_all_points_and_escaped_names() -> None:
+    svg = plot_iterations(
+        {"<b>x</b>": [Point(40.0, (35.0, 45.0)), None, Point(50.0)], "y": [Point(42.0)] * 3}, ["base", "1", "2"],
+        title="T & t", scale="micro", bands={"paper": (59.95, 60.05)},
+    )  # fmt: skip
+    root = ElementTree.fromstring(svg)
+    ns = "{http://www.w3.org/2000/svg}"
+    tips = [t.text or "" for t in root.iter(f"{ns}title")]
+    assert sum(": " in t for t in tips) >= 5
+    assert "<b>" in "".join(tips), "the name is text, not markup"
+    assert "micro" in tips[0]
+    assert root.find(f"{ns}desc") is not None
+    assert not re.search(r'="[^"]*nan', svg)
+    with pytest.raises(ValueError, match="2 points for 1"):
+        plot_iterations({"x": [None, None]}, ["base"], title="t", scale="s")
+    with pytest.raises(ValueError, match="nothing to plot"):
+        plot_iterations({"x": [None]}, ["base"], title="t", scale="s")
+    with pytest.raises(ValueError, match="not finite"):
+        plot_iterations({"x": [Point(math.nan)]}, ["base"], title="t", scale="s")
+
+
+@pytest.mark.parametrize("value", [0.0, 100.0, 50.0])
+def test_plot_of_one_point(value: float) -> None:
+    ElementTree.fromstring(plot_iterations({"x": [Point(value)]}, ["base"], title="t", scale="s"))
+
+
+def test_results_plot() -> None:
+    svg = results_plot({"base": {b: evaluation(b) for b in CATALOG}, "iteration 1": {}}, scale="micro", rule="strict")
+    assert "Mean" in svg
+    assert "iteration 1" in svg
+    assert "<style>" not in svg, "inside a page, the page has the colours"
+    alone = results_plot({"base": {"nextqa": evaluation("nextqa")}}, scale="micro", rule="strict", standalone=True)
+    assert "prefers-color-scheme:dark" in alone
+    ElementTree.fromstring(alone)

@@ -1,0 +1,235 @@
+"""The audit against arithmetic done by hand, against scipy and statsmodels, and on tables with planted faults."""
+
+from __future__ import annotations
+
+import json
+import math
+import shutil
+from decimal import Decimal
+from pathlib import Path
+
+import pytest
+import typer
+import yaml
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from typer.testing import CliRunner
+
+from harness.tables.published import PublishedError
+from reproduce.audit.arithmetic import grim, max_discordant, max_discordant_exact, two_sided, unpaired_z, z_crit
+from reproduce.audit.audit import Audit, Finding, audit, gains_table
+from reproduce.audit.cli import register, to_markdown
+from reproduce.published import PAPER_DIR, load_tables
+
+
+@pytest.fixture(scope="module")
+def paper() -> Audit:
+    return audit(load_tables())
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return Path(shutil.copytree(PAPER_DIR, tmp_path / "paper"))
+
+
+def _of(result: Audit, check: str, verdict: str | None = None) -> list[Finding]:
+    return [f for f in result.findings if f.check == check and verdict in (None, f.verdict)]
+
+
+def test_grim_list_of_the_paper(paper: Audit) -> None:
+    faults = _of(paper, "grim", "fault")
+    assert {f.numbers["value"] for f in faults} == {54.5, 48.5, 36.1, 44.7, 55.3}
+    assert all("EgoSchema" in f.where for f in faults)
+    excused = [f for f in _of(paper, "grim", "note") if "value" in f.numbers]
+    assert [f.numbers["value"] for f in excused] == [51.7], "the value not reproduced with LMMs-Eval is reported, but not as a fault"
+    assert "another question set" in excused[0].arithmetic
+
+
+def test_nothing_but_grim_is_at_fault(paper: Audit) -> None:
+    assert {f.check for f in paper.of("fault")} == {"grim"}
+    assert [f.verdict for f in _of(paper, "sum")] == ["ok"] * 4
+    assert [f.verdict for f in _of(paper, "gap")] == ["ok"] * 3
+    assert {f.verdict for f in _of(paper, "difference")} == {"ok"}
+    assert {f.verdict for f in _of(paper, "same")} == {"ok"}
+    assert {f.verdict for f in _of(paper, "value")} == {"ok"}
+
+
+def test_gains_by_hand(paper: Audit) -> None:
+    """z = d / sqrt((p q + p' q') / n); EgoSchema: .068 / sqrt((.52 x .48 + .588 x .412) / 500) = .068 / .031365 = 2.168."""
+    first = {g.benchmark: g for g in paper.gains if g.table == "Table 1"}
+    hand = {"tempcompass": 1.1, "perceptiontest": 8.0, "nextqa": 5.8, "mvbench": 4.2, "egoschema": 2.2, "longvideobench": 1.1}
+    assert {b: round(g.z, 1) for b, g in first.items()} == hand
+    assert first["egoschema"].z == pytest.approx(0.068 / 0.031365, rel=1e-4)
+    # n d^2 / 1.96^2: 7540 x .008^2 = .48256, / 3.8415 = 12.6 %; 1337 x .02^2 = .5348, / 3.8415 = 13.9 %
+    assert round(first["tempcompass"].max_discordant_pct, 1) == 12.6
+    assert round(first["longvideobench"].max_discordant_pct, 1) == 13.9
+    assert [b for b, g in first.items() if g.always_paired] == ["perceptiontest", "nextqa", "mvbench"]
+    # Holm over six: EgoSchema has the fourth smallest p, so 3 x .0302
+    assert first["egoschema"].p_holm == pytest.approx(3 * first["egoschema"].p)
+    assert {b: g.verdict(0.05) for b, g in first.items()} == {
+        "tempcompass": "doubt", "perceptiontest": "ok", "nextqa": "ok", "mvbench": "ok", "egoschema": "note", "longvideobench": "doubt",
+    }  # fmt: skip
+
+
+def test_tempcompass_is_said_to_be_undocumented(paper: Audit) -> None:
+    found = [f for f in paper.findings if "TempCompass" in f.where and "undocumented" in f.arithmetic + f.claim]
+    assert {f.check for f in found} >= {"provenance", "gain"}
+    gain = next(f for f in found if f.check == "gain")
+    assert "5536" in gain.arithmetic, "the other reading of n is worked out too"
+    assert any("Table 4" in f.arithmetic for f in paper.findings)
+
+
+def test_every_finding_has_arithmetic_and_is_json(paper: Audit) -> None:
+    assert all(f.arithmetic for f in paper.findings)
+    raw = json.loads(paper.to_json())
+    assert raw["counts"]["fault"] == len(paper.of("fault"))
+    assert sum(raw["counts"].values()) == len(raw["findings"])
+
+
+@given(k=st.integers(0, 3000), n=st.integers(1, 3000), decimals=st.integers(0, 3))
+@settings(max_examples=200, deadline=None)
+def test_grim_accepts_whatever_a_count_gives(k: int, n: int, decimals: int) -> None:
+    k = min(k, n)
+    exact = Decimal(100 * k) / Decimal(n)
+    assert grim(round(exact, decimals), n, decimals).rounded
+    cut = Decimal(math.floor(exact.scaleb(decimals))).scaleb(-decimals)
+    assert grim(cut, n, decimals).truncated
+
+
+@given(tenths=st.integers(0, 1000))
+@settings(max_examples=100, deadline=None)
+def test_grim_on_500_questions_is_the_even_tenths(tenths: int) -> None:
+    g = grim(Decimal(tenths) / 10, 500, 1)
+    assert g.rounded == (tenths % 2 == 0)
+    assert g.below <= tenths / 10 < g.above
+
+
+def test_holm_and_p_agree_with_statsmodels_and_scipy() -> None:
+    from scipy import stats
+    from statsmodels.stats.multitest import multipletests
+
+    first = [g for g in audit(load_tables()).gains if g.table == "Table 1"]
+    reference = multipletests([g.p for g in first], method="holm")[1]
+    assert [g.p_holm for g in first] == pytest.approx(list(reference), rel=1e-9)
+    for z in (0.0, 0.5, 1.96, 5.0):
+        assert two_sided(z) == pytest.approx(2 * stats.norm.sf(z), rel=1e-9)
+    assert z_crit(0.05) == pytest.approx(stats.norm.isf(0.025), abs=1e-9)
+
+
+@pytest.mark.parametrize(("gain", "n"), [(2.0, 1337), (0.8, 7540), (6.8, 500), (4.2, 4000), (1.8, 500)])
+def test_discordance_bounds_are_where_mcnemar_turns(gain: float, n: int) -> None:
+    from statsmodels.stats.contingency_tables import mcnemar
+
+    net = round(gain * n / 100)
+
+    def p_at(m: int, exact: bool) -> float:
+        b, c = (m + net) // 2, (m - net) // 2
+        return float(mcnemar([[0, b], [c, 0]], exact=exact, correction=False).pvalue)
+
+    share = max_discordant_exact(gain, n, 0.05)
+    assert share is not None
+    m = round(share * n)
+    assert p_at(m, True) <= 0.05
+    if m + 2 <= n:
+        assert p_at(m + 2, True) > 0.05
+    d = 100 * net / n  # whole questions, as the test has them
+    edge = max_discordant(d, n, 0.05) * n
+    below, above = net + 2 * math.floor((edge - net) / 2), net + 2 * (math.floor((edge - net) / 2) + 1)
+    if above <= n:
+        assert p_at(below, False) <= 0.05 < p_at(above, False)
+
+
+def test_a_gain_too_small_for_any_paired_test() -> None:
+    assert max_discordant_exact(0.4, 500, 0.05) is None, "2 of 500 cannot be significant: two-sided p of 2 against 0 is 0.5"
+    assert max_discordant_exact(0.0, 500, 0.05) is None
+
+
+def test_z_at_the_ends_of_the_scale() -> None:
+    assert unpaired_z(100, 0, 10) == math.inf
+    assert unpaired_z(100, 100, 10) == 0.0
+    assert unpaired_z(50, 60, 10) < 0
+
+
+def _change(folder: Path, file: str, old: str, new: str) -> Audit:
+    text = (folder / file).read_text()
+    assert old in text
+    (folder / file).write_text(text.replace(old, new, 1))
+    return audit(load_tables(folder))
+
+
+@pytest.mark.parametrize(
+    ("file", "old", "new", "check", "where"),
+    [
+        ("table2_reasoning_errors.csv", "Total,200", "Total,201", "sum", "iter1"),
+        ("table3_generalization.csv", "-5.2", "-5.6", "gap", "VideoSAVi"),
+        ("table1_main.csv", "80.6,74.0", "80.6,73.7", "difference", "MVBench"),
+        ("table1_main.csv", "68.9,62.3", "68.9,70.0", "order", "Perception Test"),
+        ("table5_critics.csv", "SFT^TPO,68.8", "SFT^TPO,68.9", "same", "SFT^TPO"),
+        ("table6_parameter_efficiency.csv", "(2B),65.9", "(2B),65.8", "same", "InternVL (2B)"),
+        ("table5_critics.csv", "72.0,57.0", "72.0,57.1", "grim", "GPT-4o"),
+        ("table1_main.csv", "80.6,74.0", "80.6,74.1", "value", "74.0 on MVBench"),
+    ],
+)
+def test_planted_faults_are_found(folder: Path, file: str, old: str, new: str, check: str, where: str) -> None:
+    found = [f for f in _of(_change(folder, file, old, new), check, "fault") if where in f.where]
+    assert found, f"{file}: {old} -> {new} went unseen"
+
+
+def test_rounding_of_parts_is_no_fault(folder: Path) -> None:
+    result = _change(folder, "table3_generalization.csv", "-5.2", "-5.3")
+    (gap,) = [f for f in _of(result, "gap") if "VideoSAVi" in f.where]
+    assert gap.verdict == "note"
+    assert "rounding" in gap.arithmetic
+
+
+def test_another_papers_folder(tmp_path: Path) -> None:
+    (tmp_path / "t.csv").write_text("name,acc\nours,<script>\n".replace("<script>", "51.0") + "base,50.0\n<b>evil</b>\x1b[31m,33.3\n")
+    manifest = {
+        "title": "Another paper", "source": "its Table 1", "benchmarks": {"q": {"title": "Quiz", "n": 100, "source": "its data card"}},
+        "tables": [{"file": "t.csv", "title": "T1", "label": "name", "kind": "accuracy", "columns": {"acc": "q"},
+                    "gains": [{"candidate": "ours", "baseline": "base"}]}],
+    }  # fmt: skip
+    (tmp_path / "manifest.yaml").write_text(yaml.safe_dump(manifest))
+    result = audit(load_tables(tmp_path))
+    (fault,) = result.of("fault")
+    assert fault.numbers["value"] == 33.3
+    assert [g.verdict(0.05) for g in result.gains] == ["doubt"]
+    page = to_markdown(result)
+    assert "<b>" not in page
+    assert "\x1b" not in page
+
+
+def _app() -> typer.Typer:
+    app = typer.Typer()
+    register(app)
+    app.command("other")(lambda: None)
+    return app
+
+
+def test_command_line(tmp_path: Path) -> None:
+    run = CliRunner()
+    out = run.invoke(_app(), ["audit", "--markdown", str(tmp_path / "audit.md")])
+    assert out.exit_code == 0
+    for value in ("54.5", "48.5", "36.1", "44.7", "55.3"):
+        assert f"{value} %" in out.output
+    assert (tmp_path / "audit.md").read_text().startswith("# Audit of VideoSAVi")
+    out = run.invoke(_app(), ["audit", "--json"])
+    assert json.loads(out.stdout)["counts"]["fault"] == 6
+    assert run.invoke(_app(), ["audit", "--strict"]).exit_code == 1
+    out = run.invoke(_app(), ["audit", "--tables", str(tmp_path)])
+    assert out.exit_code == 2
+    assert "manifest.yaml: not there" in out.stderr
+
+
+def test_a_claim_about_nothing_is_an_error(folder: Path) -> None:
+    path = folder / "manifest.yaml"
+    path.write_text(path.read_text().replace("row: Qwen2-VL", "row: Qwen9"))
+    with pytest.raises(PublishedError, match="Qwen9"):
+        audit(load_tables(folder))
+
+
+def test_gains_table_is_derived_and_scaled(paper: Audit) -> None:
+    t = gains_table(paper)
+    assert t.scale == "published"
+    assert {c.source for r in t.rows for c in r.cells} == {"derived"}
+    assert len(t.rows) == len(paper.gains) == 6 + 3 + 3 + 3

@@ -1,0 +1,70 @@
+"""`savi export`, `train` and `align` from the command line, on a tiny model."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from savi.conversion.checkpoint import weights_fingerprint
+from savi.loop.preferences import import_pairs, read_pairs, write_pairs
+from tests.savi.cli.test_cli import failed, run
+from tests.savi.scripted import random_pairs, write_clips
+from tests.savi.tiny import tiny_checkpoint
+
+SMALL = ("--num-frames", 4, "--learning-rate", 1e-3)
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny_checkpoint(tmp_path_factory.mktemp("model") / "tiny")
+
+
+@pytest.fixture(scope="module")
+def pairs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("pairs")
+    return write_pairs(folder / "pairs.jsonl", random_pairs(write_clips(folder, 2)))
+
+
+@pytest.mark.parametrize("style", ["conversational", "messages"])
+def test_exported_pairs_train_the_same_model(pairs: Path, model: Path, style: str) -> None:
+    """The way to TRL's format and back loses nothing: the same weights come of it."""
+    out = pairs.with_name(f"{style}.jsonl")
+    assert run("export", pairs, "--out", out, "--format", style).exit_code == 0
+    assert import_pairs(out) == read_pairs(pairs)
+    made = []
+    for source in (pairs, out):
+        folder = pairs.with_name(f"trained-{style}-{source.stem}")
+        result = run("train", source, "--model", model, "--out", folder, *SMALL, "--json")
+        assert result.exit_code == 0, result.output
+        assert json.loads(result.stdout)["pairs"] == len(read_pairs(pairs))
+        made.append(weights_fingerprint(folder / "model"))
+    assert made[0] == made[1] != weights_fingerprint(model)
+    assert "is there already" in failed(run("train", pairs, "--model", model, "--out", folder, *SMALL), 2)
+
+
+def test_train_and_what_can_be_wrong(pairs: Path, model: Path, tmp_path: Path) -> None:
+    assert "no such file" in failed(run("train", tmp_path / "absent.jsonl", "--model", model, "--out", tmp_path / "x"), 2)
+    (empty := tmp_path / "empty.jsonl").write_text("")
+    assert "holds no pair" in failed(run("train", empty, "--model", model, "--out", tmp_path / "x"), 1)
+    (strange := tmp_path / "strange.jsonl").write_text('{"question": "where?"}\n')
+    assert "strange.jsonl:1" in failed(run("train", strange, "--model", model, "--out", tmp_path / "x"), 4)
+    assert "rpo_alpha" in failed(run("train", pairs, "--model", model, "--out", tmp_path / "x", "--method", "sft", "--rpo-alpha", 1), 2)
+    assert not (tmp_path / "x").exists()
+
+
+def test_align_deals_videos_and_goes_on_where_it_stopped(model: Path, tmp_path: Path) -> None:
+    videos = tmp_path / "videos"
+    write_clips(videos, 5)
+    arguments = ("align", videos, "--model", model, "--prompts", "micro", "--out", tmp_path / "run", "--iterations", 2, *SMALL, "--json")
+    first = run(*arguments)
+    rows = json.loads(first.stdout)["iterations"]
+    assert [row["videos"] for row in rows] == [3, 2]
+    assert first.exit_code == (0 if any(row["trained_on"] for row in rows) else 1)
+    for row in rows:
+        assert weights_fingerprint(Path(row["model"])) != "" and row["questions"] == row["pairs"] + sum(row["dropped"].values())
+    files = {path: path.stat().st_mtime_ns for path in (tmp_path / "run").rglob("*.safetensors")}
+    assert json.loads(run(*arguments).stdout)["iterations"] == rows
+    assert {path: path.stat().st_mtime_ns for path in (tmp_path / "run").rglob("*.safetensors")} == files
+    assert "fewer --iterations" in failed(run(*arguments, "--iterations", 9), 2)
