@@ -197,11 +197,11 @@ class RealWork:
     def propose(self, x: Experiment, t: int, progress: Progress, failures: Path) -> str:
         """Ask, answer, criticise, revise: preference pairs of iteration t by the model of t - 1."""
         from savi.base.files import FailureLog
-        from savi.loop.propose import read_counts, self_align
+        from savi.loop.propose import propose, read_counts
 
         out = x.run.iteration(t) / "pairs.jsonl"
         lm = self._model(x.model(t - 1))
-        for _ in self_align(
+        for _ in propose(
             lm,
             self._videos(x, t),
             align_settings(x.scale, t),

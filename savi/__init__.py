@@ -4,8 +4,8 @@
     lm = savi.VideoLM.from_pretrained(path_or_hub_id)
     video = lm.watch("clip.mp4", num_frames=32)                    # decoded and encoded once
     video.ask(["What is left of the cup?"], max_new_tokens=150)
-    pairs = savi.self_align(lm, videos, settings)                  # -> iterator of PreferencePair
-    savi.train_dpo(lm, pairs, settings, out_dir)                   # -> a new checkpoint
+    pairs = savi.propose(lm, videos, settings)                     # -> iterator of PreferencePair
+    savi.train(lm, pairs, settings, out_dir)                       # -> a new checkpoint
 
 Names are loaded on first use: `import savi` costs no torch, so tools that only read files or frames stay quick.
 """
@@ -35,11 +35,11 @@ _EXPORTS = {
     "convert": "conversion.checkpoint",
     "find_videos": "video.frames",
     "prefetch": "video.frames",
+    "propose": "loop.propose",
     "read_frames": "video.frames",
     "run_iteration": "loop.iterate",
     "segment_indices": "video.frames",
-    "self_align": "loop.propose",
-    "train_dpo": "training.trainer",
+    "train": "training.trainer",
 }
 """Public name -> the module it lives in."""
 
@@ -61,11 +61,11 @@ __all__ = [
     "convert",
     "find_videos",
     "prefetch",
+    "propose",
     "read_frames",
     "run_iteration",
     "segment_indices",
-    "self_align",
-    "train_dpo",
+    "train",
 ]
 
 if TYPE_CHECKING:
@@ -74,9 +74,9 @@ if TYPE_CHECKING:
     from savi.engine.video_lm import GenerationSettings, Reply, ResponseScore, VideoLM, Watched
     from savi.loop.iterate import run_iteration
     from savi.loop.preferences import PreferencePair
-    from savi.loop.propose import AlignSettings, self_align
+    from savi.loop.propose import AlignSettings, propose
     from savi.training.losses import DPOSettings
-    from savi.training.trainer import train_dpo
+    from savi.training.trainer import train
     from savi.video.frames import FramePrefetcher, Frames, VideoError, find_videos, prefetch, read_frames, segment_indices
 
 

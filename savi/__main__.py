@@ -112,7 +112,7 @@ def pairs(
     """
     with errors():
         from savi.base.files import FailureLog
-        from savi.loop.propose import AlignSettings, read_counts, self_align
+        from savi.loop.propose import AlignSettings, propose, read_counts
 
         with usage():
             settings = AlignSettings(num_frames=num_frames, questions_per_kind=questions_per_kind, prompts=prompts, seed=seed)
@@ -120,7 +120,7 @@ def pairs(
         lm = load_model(model, device)
         failures = FailureLog(out.with_name("failures.jsonl"))
         with bar("videos") as told:
-            for _ in self_align(lm, paths, settings, out=out, failures=failures, progress=told):
+            for _ in propose(lm, paths, settings, out=out, failures=failures, progress=told):
                 pass
         counts = read_counts(out)
     if as_json:

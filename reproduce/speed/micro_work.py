@@ -166,23 +166,23 @@ def prompt_of(row: dict[str, Any]) -> str:
 
 
 def propose(lm: Any, videos: Sequence[Path], scale: Scale) -> list[PreferencePair]:
-    """`self_align` with the micro settings of iteration 1; `lm` is a `VideoLM` or has its methods."""
+    """`savi.propose` with the micro settings of iteration 1; `lm` is a `VideoLM` or has its methods."""
+    import savi
     from reproduce.work import align_settings
-    from savi.loop.propose import self_align
 
-    return list(self_align(lm, videos, align_settings(scale, 1)))
+    return list(savi.propose(lm, videos, align_settings(scale, 1)))
 
 
 def train(b: Bench, pairs: Sequence[PreferencePair], engine: str) -> TrainResult:
-    """`train_dpo` with the micro settings of iteration 1, from the base's weights; the result's log is both ways' own."""
+    """`savi.train` with the micro settings of iteration 1, from the base's weights; the result's log is both ways' own."""
+    import savi
     from reproduce.work import dpo_settings
-    from savi.training.trainer import train_dpo
 
     b.lm.model.load_state_dict(b.weights)
     settings = dpo_settings(b.scale, 1).model_copy(update={"engine": engine})
     folder = Path(tempfile.mkdtemp(dir=b.folder))
     try:
-        return train_dpo(b.lm, pairs, settings, folder)
+        return savi.train(b.lm, pairs, settings, folder)
     finally:
         shutil.rmtree(folder)
         b.lm.model.load_state_dict(b.weights)

@@ -110,12 +110,12 @@ def train(
             stop(f"{pairs}: holds no pair", NOTHING)
         _refuse_finished(out)
         lm = load_model(model, device)
+        from savi.training import trainer
         from savi.training.examples import NoPairsError
-        from savi.training.trainer import train_dpo
 
         try:
             with usage(), bar("train") as told:
-                result = train_dpo(lm, found, settings, out, progress=told)
+                result = trainer.train(lm, found, settings, out, progress=told)
         except NoPairsError as error:
             stop(error, NOTHING)
     if int(os.environ.get("RANK", "0")):

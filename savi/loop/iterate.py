@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from savi.base.files import FailureLog, sha256_file, sha256_json, write_json_atomic
 from savi.loop.preferences import PreferencePair, read_pairs, write_pairs
 from savi.loop.prompts import LETTERS, Question, Unreadable, choice, parse_question, question_shape, same_answer
-from savi.loop.propose import AlignCounts, AlignSettings, is_complete, read_counts, read_unchanged, self_align
+from savi.loop.propose import AlignCounts, AlignSettings, is_complete, propose, read_counts, read_unchanged
 from savi.training.losses import MACHINE_ONLY, DPOSettings
 
 if TYPE_CHECKING:
@@ -166,7 +166,7 @@ def run_iteration(
 
     began = time.perf_counter()
     was_complete = is_complete(pairs_file)
-    made = self_align(
+    made = propose(
         lm.for_reading(was_complete),
         videos,
         align,
@@ -249,13 +249,11 @@ def _train(
     progress: Callable[[str, int, int], None] | None,
 ) -> dict[str, Any]:
     from savi.training.examples import NoPairsError
-    from savi.training.trainer import train_dpo
+    from savi.training.trainer import train
 
     loaded = lm.load()
     try:
-        result = train_dpo(
-            loaded, pairs, dpo, out, progress=None if progress is None else lambda done, total: progress("train", done, total)
-        )
+        result = train(loaded, pairs, dpo, out, progress=None if progress is None else lambda done, total: progress("train", done, total))
     except NoPairsError as error:
         failures.add(what="training", where=out.name, why=str(error), stage="train")
         shutil.rmtree(out / MODEL_FOLDER, ignore_errors=True)

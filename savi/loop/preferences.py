@@ -89,7 +89,7 @@ def pair_from_row(row: Mapping[str, Any], folder: str | Path, where: str = "pair
 
 
 def write_pairs(path: str | Path, pairs: Iterable[PreferencePair]) -> Path:
-    """Write pairs as JSON Lines, at once (`self_align` appends chunk by chunk instead)."""
+    """Write pairs as JSON Lines, at once (`propose` appends chunk by chunk instead)."""
     folder = Path(path).parent
     return write_jsonl_atomic(path, (pair_row(pair, folder) for pair in pairs))
 

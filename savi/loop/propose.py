@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 REASONS = ("unreadable question", "duplicate", "unreadable answer", "unreadable critique", "unreadable revision", "unchanged")
 """Why a question gave no pair."""
 
-STAGE = "self_align"
+STAGE = "propose"
 """The stage named in failures.jsonl."""
 
 
@@ -134,7 +134,7 @@ def is_complete(out: str | Path) -> bool:
     return path.exists() and any(row.get("done") for row in read_jsonl(path))
 
 
-def self_align(
+def propose(
     lm: VideoLM,
     videos: Iterable[Path],
     settings: AlignSettings,
@@ -360,7 +360,7 @@ def read_unchanged(dropped: str | Path) -> list[PreferencePair]:
 
 
 class _Journal:
-    """The files of one run of `self_align`: pairs and dropped questions are on disk before the journal says so, so what lies behind the
+    """The files of one run of `propose`: pairs and dropped questions are on disk before the journal says so, so what lies behind the
     journal's last row is cut off and done again."""
 
     def __init__(self, out: Path, dropped: Path | None, made_from: dict[str, Any]) -> None:
@@ -443,8 +443,8 @@ __all__ = [
     "ResumeError",
     "is_complete",
     "journal_path",
+    "propose",
     "read_counts",
     "read_unchanged",
-    "self_align",
     "video_keys",
 ]

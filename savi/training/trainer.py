@@ -1,4 +1,4 @@
-"""Training on preference pairs: a small `transformers.Trainer` that runs packed steps, and `train_dpo` around it.
+"""Training on preference pairs: a small `transformers.Trainer` that runs packed steps, and `train` around it.
 
 Accelerate brings what Trainer brings (several processes, mixed precision, resume); what is ours is the plan of steps, the packed forward
 pass and the loss. A step's pairs do not depend on the number of processes, its loss is divided by its global number of pairs, and the
@@ -238,7 +238,7 @@ def _only(items: list[Step]) -> Step:
     return items[0]
 
 
-def train_dpo(
+def train(
     lm: VideoLM,
     pairs: Iterable[PreferencePair],
     settings: DPOSettings,

@@ -22,7 +22,7 @@ class Blocked:
             raise ImportError(f"the loop must not import {name}")
 sys.meta_path.insert(0, Blocked())
 
-from savi.loop.propose import AlignSettings, self_align
+from savi.loop.propose import AlignSettings, propose
 from savi.engine.video_lm import GenerationSettings, VideoLM
 lm = VideoLM.from_pretrained(base)
 opened = []
@@ -32,7 +32,7 @@ settings = AlignSettings(
     answer=GenerationSettings(max_new_tokens=8, temperature=1.0), critique=GenerationSettings(max_new_tokens=40),
     revise=GenerationSettings(max_new_tokens=8), chunk_videos=4, seed=1,
 )
-n = sum(1 for _ in self_align(lm, sorted(videos.glob("*.mp4")), settings, out=out / "pairs.jsonl"))
+n = sum(1 for _ in propose(lm, sorted(videos.glob("*.mp4")), settings, out=out / "pairs.jsonl"))
 print(json.dumps({"pairs": n, "opened": opened}))
 """
 

@@ -11,7 +11,7 @@ from torch.nn.attention import flex_attention as flex
 from savi.engine.video_lm import VideoLM
 from savi.training.losses import DPOSettings
 from savi.training.packing import Row, pack, packed_logps
-from savi.training.trainer import train_dpo
+from savi.training.trainer import train
 from savi.training.tree_attention import branch_blocks, require_branch_attention, use_tree_attention
 from tests.invariants.packed import encode, gradients, make_rows, relative_difference
 from tests.savi.tiny import tiny_family_lm, tiny_video_lm
@@ -81,7 +81,7 @@ def test_gradients(lm: VideoLM, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_what_cannot_be_had_is_refused(lm: VideoLM, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"cannot be trained on a CPU.*use 'sdpa'"):
-        train_dpo(lm, [], DPOSettings(branch_attention="flex"), tmp_path)
+        train(lm, [], DPOSettings(branch_attention="flex"), tmp_path)
     require_branch_attention("sdpa", torch.device("cpu"))
     require_branch_attention("flex", torch.device("cuda"))
     lm.model.config.get_text_config().attention_dropout = 0.5

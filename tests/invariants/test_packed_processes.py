@@ -31,7 +31,7 @@ sys.path.insert(0, os.getcwd())
 from torch.distributed.tensor import DTensor
 from savi.training.losses import DPOSettings
 from savi.loop.preferences import read_pairs
-from savi.training.trainer import train_dpo
+from savi.training.trainer import train
 from savi.engine.video_lm import VideoLM
 base, pairs, out, settings, kill_at = sys.argv[1:]
 lm = VideoLM.from_pretrained(Path(base), device="cpu")
@@ -39,7 +39,7 @@ def progress(done, total):
     print(done, "sharded", sum(isinstance(p, DTensor) for p in lm.model.parameters()), flush=True)
     if done == int(kill_at):
         os.kill(os.getpid(), signal.SIGKILL)
-result = train_dpo(lm, read_pairs(pairs), DPOSettings.model_validate_json(settings), out, progress=progress)
+result = train(lm, read_pairs(pairs), DPOSettings.model_validate_json(settings), out, progress=progress)
 assert not any(isinstance(p, DTensor) or p.requires_grad for p in lm.model.parameters()), "a plain model is left in memory"
 print("done", result.steps, flush=True)
 """

@@ -88,7 +88,7 @@ class FakeWork(RealWork):
         self._call(f"propose {t}")
         for name in ("pairs.jsonl", "dropped.jsonl", "pairs.journal.jsonl"):
             write_text_atomic(x.run.iteration(t) / name, f'{{"t": {t}}}\n')
-        row = {"what": f"video {t}", "where": "here", "why": "truncated", "stage": "self_align"}
+        row = {"what": f"video {t}", "where": "here", "why": "truncated", "stage": "propose"}
         write_text_atomic(failures, (json.dumps(row) + "\n") * 2)
         return "fake pairs"
 

@@ -253,6 +253,19 @@ def test_public_names() -> None:
         _ = savi.nothing
 
 
+def test_the_loop_and_the_training_are_plain_functions_with_signatures() -> None:
+    import inspect
+    import pydoc
+
+    import savi
+
+    for function, parameters in ((savi.propose, ["lm", "videos", "settings"]), (savi.train, ["lm", "pairs", "settings", "out_dir"])):
+        assert inspect.isfunction(function)
+        assert list(inspect.signature(function).parameters)[: len(parameters)] == parameters
+        assert f"{function.__name__}(lm" in pydoc.render_doc(function, renderer=pydoc.plaintext).splitlines()[2]
+    assert not {"self_align", "train_dpo"} & set(dir(savi))
+
+
 def test_mending_torchvision_is_safe_to_repeat() -> None:
     code = (
         "from savi.base.torchvision import mend_torchvision as mend\n"

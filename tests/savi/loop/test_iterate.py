@@ -17,7 +17,7 @@ from savi.engine.video_lm import VideoLM
 from savi.loop.iterate import IterationResult, StageError, run_iteration, transform_pairs
 from savi.loop.preferences import PreferencePair, read_pairs, write_pairs
 from savi.loop.prompts import Question, choice, parse_question, same_answer
-from savi.loop.propose import AlignSettings, ResumeError, journal_path, read_unchanged, self_align
+from savi.loop.propose import AlignSettings, ResumeError, journal_path, propose, read_unchanged
 from savi.training.losses import DPOSettings
 from tests.savi.scripted import FRAMES, ScriptedLM, micro_reply, random_pairs, write_clips
 from tests.savi.tiny import tiny_checkpoint
@@ -38,7 +38,7 @@ def made(clips: list[Path], tmp_path_factory: pytest.TempPathFactory) -> tuple[l
     """Pairs and unchanged questions of a scripted micro model."""
     folder = tmp_path_factory.mktemp("made")
     settings = replace(ALIGN, questions_per_kind=3)
-    pairs = list(self_align(ScriptedLM(micro_reply), clips, settings, out=folder / "pairs.jsonl"))  # type: ignore[arg-type]
+    pairs = list(propose(ScriptedLM(micro_reply), clips, settings, out=folder / "pairs.jsonl"))  # type: ignore[arg-type]
     return pairs, read_unchanged(folder / "dropped.jsonl")
 
 
@@ -142,7 +142,7 @@ def prepared(tmp_path: Path, clips: list[Path], base: Path) -> Path:
     """An iteration's folder whose proposing stage is finished, with pairs a tiny random model could not have made."""
     out = tmp_path / "iter-1"
     lm = VideoLM.from_pretrained(base, device="cpu")
-    list(self_align(lm, clips, ALIGN, out=out / "pairs.jsonl"))
+    list(propose(lm, clips, ALIGN, out=out / "pairs.jsonl"))
     write_pairs(out / "pairs.jsonl", random_pairs(clips))
     journal = journal_path(out / "pairs.jsonl")
     rows = [json.loads(line) for line in journal.read_text().splitlines()]

@@ -16,7 +16,7 @@ from savi.engine.sampling import GenerationSettings
 from savi.engine.video_lm import VideoLM
 from savi.loop.preferences import read_pairs
 from savi.loop.prompts import PROMPTS
-from savi.loop.propose import AlignSettings, ResumeError, is_complete, journal_path, read_counts, read_unchanged, self_align, video_keys
+from savi.loop.propose import AlignSettings, ResumeError, is_complete, journal_path, propose, read_counts, read_unchanged, video_keys
 from tests.savi.scripted import FRAMES, ScriptedLM, micro_reply, write_clips
 from tests.savi.tiny import tiny_video_lm
 
@@ -33,7 +33,7 @@ def clips(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
 
 
 def run(lm: object, clips: list[Path], folder: Path, settings: AlignSettings = SETTINGS) -> dict[str, bytes]:
-    list(self_align(lm, clips, settings, out=folder / "pairs.jsonl", failures=FailureLog(folder / "failures.jsonl")))  # type: ignore[arg-type]
+    list(propose(lm, clips, settings, out=folder / "pairs.jsonl", failures=FailureLog(folder / "failures.jsonl")))  # type: ignore[arg-type]
     return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
@@ -78,7 +78,7 @@ def test_broken_videos_are_listed_and_the_rest_goes_on(clips: list[Path], tmp_pa
     run(ScriptedLM(micro_reply), clips, tmp_path)
     (failure,) = rows(tmp_path / "failures.jsonl")
     assert failure["what"] == "clip02.mp4"
-    assert failure["stage"] == "self_align"
+    assert failure["stage"] == "propose"
     assert failure["why"]
     videos = {Path(pair.video).name for pair in read_pairs(tmp_path / "pairs.jsonl")}
     assert "clip02.mp4" not in videos
@@ -149,14 +149,14 @@ def test_duplicates_and_unchanged_answers(clips: list[Path], tmp_path: Path) -> 
 
 
 def test_without_files(clips: list[Path]) -> None:
-    pairs = list(self_align(ScriptedLM(micro_reply), clips, SETTINGS))  # type: ignore[arg-type]
+    pairs = list(propose(ScriptedLM(micro_reply), clips, SETTINGS))  # type: ignore[arg-type]
     assert len(pairs) > 3
 
 
 def test_run_again_asks_nothing_and_yields_the_same(clips: list[Path], tmp_path: Path) -> None:
     before = run(ScriptedLM(micro_reply), clips, tmp_path)
     lm = ScriptedLM(micro_reply)
-    again = list(self_align(lm, clips, SETTINGS, out=tmp_path / "pairs.jsonl"))  # type: ignore[arg-type]
+    again = list(propose(lm, clips, SETTINGS, out=tmp_path / "pairs.jsonl"))  # type: ignore[arg-type]
     assert lm.batches == []
     assert again == read_pairs(tmp_path / "pairs.jsonl")
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
@@ -190,7 +190,7 @@ from dataclasses import replace
 from pathlib import Path
 sys.path.insert(0, os.getcwd())
 from savi.base.files import FailureLog
-from savi.loop.propose import self_align
+from savi.loop.propose import propose
 from tests.savi.scripted import ScriptedLM, micro_reply
 from tests.savi.loop.test_propose import SETTINGS
 folder, kill_at, *clips = sys.argv[1:]
@@ -199,7 +199,7 @@ def say(video, prompt, key):
         os.kill(os.getpid(), signal.SIGKILL)
     return micro_reply(video, prompt, key)
 out = Path(folder)
-list(self_align(ScriptedLM(say), [Path(c) for c in clips], SETTINGS, out=out / "pairs.jsonl", failures=FailureLog(out / "failures.jsonl")))
+list(propose(ScriptedLM(say), [Path(c) for c in clips], SETTINGS, out=out / "pairs.jsonl", failures=FailureLog(out / "failures.jsonl")))
 """
 
 

@@ -17,7 +17,7 @@ from savi.training.folder import last_checkpoint
 from savi.training.losses import MACHINE_ONLY, SPEED_ONLY, DPOSettings
 from savi.training.packing import pack, packed_logps
 from savi.training.sharding import Plain, ShardingError, frozen_parameters, merged, set_up, sharding_of, trainer_options
-from savi.training.trainer import train_dpo, trainable
+from savi.training.trainer import train, trainable
 from savi.training.tree_attention import use_tree_attention
 from tests.invariants.packed import make_rows
 from tests.savi.scripted import random_pairs, write_clips
@@ -46,7 +46,7 @@ def plugin(**change: Any) -> Any:
 def test_one_process_is_not_sharded(kind: str, pairs: list[PreferencePair], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("WORLD_SIZE", raising=False)
     with pytest.raises(ShardingError, match=rf"{kind}.*torchrun"):
-        train_dpo(tiny_video_lm(layers=1), pairs, DPOSettings.model_validate({"sharding": kind}), tmp_path)
+        train(tiny_video_lm(layers=1), pairs, DPOSettings.model_validate({"sharding": kind}), tmp_path)
     assert not list(tmp_path.iterdir())
 
 

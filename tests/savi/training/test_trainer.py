@@ -1,4 +1,4 @@
-"""`train_dpo`: what it learns, what it leaves behind, and that only the pairs, the settings and the weights decide it."""
+"""`train`: what it learns, what it leaves behind, and that only the pairs, the settings and the weights decide it."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from savi.engine.video_lm import VideoLM
 from savi.loop.preferences import PreferencePair, write_pairs
 from savi.training.examples import NoPairsError, VideoStore, make_plan, make_units, tokenise
 from savi.training.losses import DPOSettings
-from savi.training.trainer import train_dpo
+from savi.training.trainer import train
 from savi.video.frames import VideoError
 from tests.savi.scripted import FRAMES, random_pairs, write_clips
 from tests.savi.tiny import tiny_checkpoint, tiny_video_lm
@@ -51,7 +51,7 @@ def files(folder: Path) -> dict[str, bytes]:
 
 
 def test_preferences_are_learnt(lm: VideoLM, pairs: list[PreferencePair], tmp_path: Path) -> None:
-    result = train_dpo(lm, pairs, QUICK.model_copy(update={"epochs": 4}), tmp_path)
+    result = train(lm, pairs, QUICK.model_copy(update={"epochs": 4}), tmp_path)
     first, last = result.log[0], result.log[-1]
     assert first["rewards/margins"] == pytest.approx(0, abs=1e-4), "the first step starts at the reference"
     assert first["loss"] == pytest.approx(0.6931, abs=1e-3), "log 2"
@@ -69,7 +69,7 @@ def test_the_checkpoint_scores_as_the_model_in_memory(pairs: list[PreferencePair
     source = tiny_checkpoint(tmp_path / "base", layers=2)
     for lora in (0, 4):
         lm = VideoLM.from_pretrained(source, device="cpu")
-        result = train_dpo(lm, pairs, QUICK.model_copy(update={"lora_r": lora}), tmp_path / f"lora{lora}")
+        result = train(lm, pairs, QUICK.model_copy(update={"lora_r": lora}), tmp_path / f"lora{lora}")
         again = VideoLM.from_pretrained(result.checkpoint, device="cpu")
         assert type(lm.model) is type(again.model)
         items = [(pair.video, pair.question, pair.chosen) for pair in pairs[:3]]
@@ -82,7 +82,7 @@ def test_the_checkpoint_scores_as_the_model_in_memory(pairs: list[PreferencePair
 def test_what_is_trained(lm: VideoLM, pairs: list[PreferencePair], lora: int, tmp_path: Path) -> None:
     """Full: the language model and its head. LoRA: its linear layers. Never the vision tower and the projector."""
     before = {name: value.clone() for name, value in lm.model.state_dict().items()}
-    train_dpo(lm, pairs, QUICK.model_copy(update={"lora_r": lora}), tmp_path)
+    train(lm, pairs, QUICK.model_copy(update={"lora_r": lora}), tmp_path)
     after = lm.model.state_dict()
     assert after.keys() == before.keys(), "adapters are merged"
     changed = {name for name in before if not torch.equal(before[name], after[name])}
@@ -106,7 +106,7 @@ def test_engine_batching_and_checkpointing_do_not_matter(pairs: list[PreferenceP
     ]
     for number, change in enumerate(variants):
         lm = tiny_video_lm(layers=2)
-        result = train_dpo(lm, pairs, QUICK.model_copy(update={"rpo_alpha": 0.3, **change}), tmp_path / str(number))
+        result = train(lm, pairs, QUICK.model_copy(update={"rpo_alpha": 0.3, **change}), tmp_path / str(number))
         found = {name: value.clone() for name, value in lm.model.state_dict().items()}
         if wanted is None:
             wanted, log = found, result.log
@@ -119,9 +119,9 @@ def test_engine_batching_and_checkpointing_do_not_matter(pairs: list[PreferenceP
 def test_same_seed_same_bytes_whatever_the_order_of_pairs(pairs: list[PreferencePair], tmp_path: Path) -> None:
     for lora in (0, 2):
         settings = QUICK.model_copy(update={"lora_r": lora})
-        train_dpo(tiny_video_lm(layers=2), pairs, settings, tmp_path / f"a{lora}")
-        train_dpo(tiny_video_lm(layers=2), list(reversed(pairs)), settings, tmp_path / f"b{lora}")
-        train_dpo(tiny_video_lm(layers=2), pairs, settings.model_copy(update={"seed": 1}), tmp_path / f"c{lora}")
+        train(tiny_video_lm(layers=2), pairs, settings, tmp_path / f"a{lora}")
+        train(tiny_video_lm(layers=2), list(reversed(pairs)), settings, tmp_path / f"b{lora}")
+        train(tiny_video_lm(layers=2), pairs, settings.model_copy(update={"seed": 1}), tmp_path / f"c{lora}")
         assert files(tmp_path / f"a{lora}") == files(tmp_path / f"b{lora}")
         assert files(tmp_path / f"a{lora}") != files(tmp_path / f"c{lora}")
 
@@ -139,7 +139,7 @@ def test_small_steps_on_bfloat16_weights_are_not_lost(pairs: list[PreferencePair
         lm = VideoLM.from_pretrained(source, device="cpu", dtype=name)
         before = {key: value.dtype for key, value in lm.model.state_dict().items()}
         start = {key: value.float().clone() for key, value in lm.model.state_dict().items()}
-        train_dpo(lm, pairs, settings, tmp_path / name)
+        train(lm, pairs, settings, tmp_path / name)
         assert {key: value.dtype for key, value in lm.model.state_dict().items()} == before
         ends[name] = {key: value.float() for key, value in lm.model.state_dict().items()}
     moved = sum(float((ends["float32"][key] - start[key]).square().sum()) for key in start)
@@ -150,11 +150,11 @@ def test_small_steps_on_bfloat16_weights_are_not_lost(pairs: list[PreferencePair
 def test_sft(lm: VideoLM, pairs: list[PreferencePair], tmp_path: Path) -> None:
     """Chosen answers alone: their likelihood rises, no reference is scored, the rejected ones play no part."""
     settings = QUICK.model_copy(update={"method": "sft", "epochs": 4})
-    result = train_dpo(lm, pairs, settings, tmp_path / "a")
+    result = train(lm, pairs, settings, tmp_path / "a")
     assert result.log[-1]["nll/chosen"] < 0.7 * result.log[0]["nll/chosen"]
     assert not any(key.startswith("rewards/") for key in result.log[0])
     other = [replace(pair, rejected="still") for pair in pairs]
-    train_dpo(tiny_video_lm(layers=2), other, settings, tmp_path / "b")
+    train(tiny_video_lm(layers=2), other, settings, tmp_path / "b")
     assert files(tmp_path / "a") == files(tmp_path / "b")
 
 
@@ -165,7 +165,7 @@ def test_broken_videos_and_useless_pairs_are_dropped_and_named(lm: VideoLM, pair
         replace(pairs[1], pair_id="same", chosen="A", rejected="A"),
         replace(pairs[3], chosen="B"),
     ]
-    result = train_dpo(lm, [*pairs, *extra], QUICK, tmp_path)
+    result = train(lm, [*pairs, *extra], QUICK, tmp_path)
     reasons = {pair.pair_id: pair.reason for pair in result.pairs_dropped}
     assert set(reasons) == {"broken", "same", pairs[3].pair_id}
     assert reasons["broken"].startswith("video ")
@@ -176,14 +176,14 @@ def test_broken_videos_and_useless_pairs_are_dropped_and_named(lm: VideoLM, pair
 
 def test_nothing_to_train_on(lm: VideoLM, pairs: list[PreferencePair], tmp_path: Path) -> None:
     with pytest.raises(NoPairsError, match="0 given"):
-        train_dpo(lm, [], QUICK, tmp_path)
+        train(lm, [], QUICK, tmp_path)
     with pytest.raises(NoPairsError, match="same tokens"):
-        train_dpo(lm, [replace(pairs[0], chosen="A", rejected="A")], QUICK, tmp_path)
+        train(lm, [replace(pairs[0], chosen="A", rejected="A")], QUICK, tmp_path)
 
 
 def test_equal_answers_teach_where_there_is_an_nll_term(lm: VideoLM, pairs: list[PreferencePair], tmp_path: Path) -> None:
     equal = [replace(pair, rejected=pair.chosen) for pair in pairs]
-    result = train_dpo(lm, equal, QUICK.model_copy(update={"rpo_alpha": 1.0, "learning_rate": 1e-2, "epochs": 3}), tmp_path)
+    result = train(lm, equal, QUICK.model_copy(update={"rpo_alpha": 1.0, "learning_rate": 1e-2, "epochs": 3}), tmp_path)
     assert result.pairs_used == len(pairs) and not result.pairs_dropped
     assert result.log[-1]["nll/chosen"] < result.log[0]["nll/chosen"] - 0.1
     assert max(abs(row["rewards/margins"]) for row in result.log) < 1e-4
@@ -192,20 +192,20 @@ def test_equal_answers_teach_where_there_is_an_nll_term(lm: VideoLM, pairs: list
 def test_a_pair_beyond_the_context_is_named(pairs: list[PreferencePair], tmp_path: Path) -> None:
     lm = tiny_video_lm(layers=2, context=32)
     with pytest.raises(ValueError, match=r"context of 32.*fewer frames"):
-        train_dpo(lm, pairs, QUICK, tmp_path)
+        train(lm, pairs, QUICK, tmp_path)
 
 
 def test_frames_must_be_known(lm: VideoLM, pairs: list[PreferencePair], tmp_path: Path) -> None:
     unknown = [replace(pair, meta={}) for pair in pairs]
     with pytest.raises(ValueError, match="num_frames"):
-        train_dpo(lm, unknown, QUICK, tmp_path)
+        train(lm, unknown, QUICK, tmp_path)
 
 
 def test_videos_are_encoded_again_when_memory_is_short(pairs: list[PreferencePair], tmp_path: Path) -> None:
     """A store that holds one video gives the same bytes as one that holds all."""
     for name, keep in (("all", 100.0), ("one", 1e-6)):
         lm = tiny_video_lm(layers=2)
-        train_dpo(lm, pairs, QUICK.model_copy(update={"features_mb": keep}), tmp_path / name)
+        train(lm, pairs, QUICK.model_copy(update={"features_mb": keep}), tmp_path / name)
     assert files(tmp_path / "all") == files(tmp_path / "one")
 
 
@@ -244,14 +244,14 @@ import os, signal, sys
 from pathlib import Path
 from savi.training.losses import DPOSettings
 from savi.loop.preferences import read_pairs
-from savi.training.trainer import train_dpo
+from savi.training.trainer import train
 from savi.engine.video_lm import VideoLM
 base, pairs, out, settings, kill_at = sys.argv[1:]
 def progress(done, total):
     if done == int(kill_at):
         os.kill(os.getpid(), signal.SIGKILL)
 lm = VideoLM.from_pretrained(Path(base), device="cpu")
-train_dpo(lm, read_pairs(pairs), DPOSettings.model_validate_json(settings), out, progress=progress)
+train(lm, read_pairs(pairs), DPOSettings.model_validate_json(settings), out, progress=progress)
 """
 
 
@@ -266,7 +266,7 @@ def test_killed_and_resumed_is_uninterrupted(pairs: list[PreferencePair], tmp_pa
     write_pairs(tmp_path / "pairs.jsonl", pairs)
     settings = QUICK.model_copy(update={"epochs": 4, "save_steps": 3, "lora_r": 2})
     straight = VideoLM.from_pretrained(base, device="cpu")
-    train_dpo(straight, pairs, settings, tmp_path / "straight")
+    train(straight, pairs, settings, tmp_path / "straight")
 
     out = tmp_path / "killed"
     assert run_killed(base, tmp_path / "pairs.jsonl", out, settings, kill_at=6) == -signal.SIGKILL
@@ -275,7 +275,7 @@ def test_killed_and_resumed_is_uninterrupted(pairs: list[PreferencePair], tmp_pa
     torn.mkdir()
     (torn / "adapter_model.safetensors").write_bytes(b"half")
     seen: list[int] = []
-    train_dpo(VideoLM.from_pretrained(base, device="cpu"), pairs, settings, out, progress=lambda done, _: seen.append(done))
+    train(VideoLM.from_pretrained(base, device="cpu"), pairs, settings, out, progress=lambda done, _: seen.append(done))
     assert seen[0] == 5, "the first four steps are not done again"
     assert files(out) == files(tmp_path / "straight")
 
@@ -292,10 +292,10 @@ def test_checkpoints_of_something_else_are_refused(lm: VideoLM, pairs: list[Pref
             raise Stopped
 
     with pytest.raises(Stopped):
-        train_dpo(lm, pairs, settings, tmp_path, progress=stop)
+        train(lm, pairs, settings, tmp_path, progress=stop)
     assert (tmp_path / "train" / "checkpoint-2").is_dir()
     with pytest.raises(ValueError, match="other settings"):
-        train_dpo(tiny_video_lm(layers=2), pairs, settings.model_copy(update={"beta": 0.2}), tmp_path)
+        train(tiny_video_lm(layers=2), pairs, settings.model_copy(update={"beta": 0.2}), tmp_path)
 
 
 def test_settings() -> None:
