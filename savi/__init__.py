@@ -3,7 +3,7 @@
     import savi
     lm = savi.VideoLM.from_pretrained(path_or_hub_id)
     video = lm.watch("clip.mp4", num_frames=32)                    # decoded and encoded once
-    video.ask(["What is left of the cup?"], max_new_tokens=150)
+    video.ask("What is left of the cup?", max_new_tokens=150)      # one question, one Reply; a list of questions gives a list
     pairs = savi.propose(lm, videos, settings)                     # -> iterator of PreferencePair
     savi.train(lm, pairs, settings, out_dir)                       # -> a new checkpoint
 

@@ -41,7 +41,7 @@ app = typer.Typer(
 
 
 @app.command(
-    epilog="Example: python -m savi ask clip.mp4 'What is left of the cup?' 'What happens after it falls?' --model benchmarks/micro/base"
+    epilog="Example: python -m savi ask clip.mp4 'What is left of the cup?' 'What happens after it falls?' --model models/InternVL2_5-1B"
 )
 def ask(
     video: Annotated[Path, typer.Argument(help="A video file.", show_default=False)],
@@ -71,6 +71,8 @@ def ask(
         clock.lap("decode")
         lm = load_model(model, device)
         clock.lap("load")
+        for word in dict.fromkeys(word for question in questions for word in lm.chat.unknown_words(question)):
+            tell(f"note: {lm.name} does not know the word {word!r}")
         watched = lm.watch(frames)
         clock.lap("encode")
         repeats = [questions[:number].count(question) for number, question in enumerate(questions)]

@@ -52,6 +52,33 @@ def test_every_command_exists_with_its_options(line: str) -> None:
             assert word.split("=")[0] in options, f"{word} is no option of {words[0]} {words[1]}"
 
 
+def test_the_example_question_is_answered_as_it_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its two lines, typed in an empty folder: the clip is made, and the shipped model's answer is the truth of the scene."""
+    import transformers  # noqa: F401 - its log handler keeps the stderr of the moment it is imported, which must outlive this test
+    from typer.testing import CliRunner
+
+    from benchmarks.micro.pretrain.wording import SPECIAL, vocabulary
+    from benchmarks.micro.world.videos import scene_rng
+    from benchmarks.micro.world.world import make_scene
+
+    make, ask = re.findall(r"^    python -m ((?:benchmarks micro --build-videos|savi ask) .*)$", README, flags=re.MULTILINE)
+    said = re.search(r"^answers `([^`]+)`, which is right", README, flags=re.MULTILINE)
+    assert said is not None
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "benchmarks").symlink_to(ROOT / "benchmarks")
+    answers = []
+    for line in (make, ask):
+        package, *words = shlex.split(line)
+        result = CliRunner().invoke(importlib.import_module(f"{package}.__main__").app, words)
+        assert result.exit_code == 0, result.output
+        answers.append(result.stdout.strip())
+    assert answers[1] == said[1]
+    first = min(make_scene(scene_rng(1, 7, "unlabelled")).things, key=lambda thing: thing.first)
+    assert f"C {first.color}" in ask
+    assert said[1] == f"{first.color} C"
+    assert f"knows the {len(vocabulary()) - len(SPECIAL)} words" in README
+
+
 def test_every_command_of_reproduce_is_listed() -> None:
     app = importlib.import_module("reproduce.__main__").app
     for name in getattr(typer.main.get_command(app), "commands", {}):

@@ -149,6 +149,13 @@ class ChatFormat:
                 raise FamilyError(f"{self.where}: the chat template puts nothing behind an empty prompt; ask something")
         return [encoded[p] for p in prompts]
 
+    def unknown_words(self, prompt: str) -> list[str]:
+        """The words of a prompt that the tokenizer can only write as its unknown token, each once; byte-level tokenizers have none."""
+        unknown = self.tokenizer.unk_token_id
+        if unknown is None:
+            return []
+        return [word for word in dict.fromkeys(prompt.split()) if unknown in self._as_text(word)]
+
     def response_ids(self, text: str) -> list[int]:
         """Ids of a reply with its end-of-turn token; special tokens spelled in it are split."""
         return [*self._as_text(text), self.end_of_turn_id]

@@ -2,7 +2,7 @@
 
     lm = VideoLM.from_pretrained(path)                       # native classes only, no remote code
     video = lm.watch("clip.mp4", num_frames=32)              # decoded and encoded once: a `Watched`
-    video.ask(["What is left of the cup?", "What happens after it falls?"], max_new_tokens=150)
+    video.ask("What is left of the cup?").text               # one question, one `Reply`; a list of questions gives a list
     lm.ask([(video, prompt), (other, prompt)], GenerationSettings())     # rows of any videos in one batch, order kept
 
 `watch` runs the vision tower and then the language model over system message and frames: a `Prefix` of keys and values, cut right
@@ -23,7 +23,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, overload
 
 import numpy as np
 import torch
@@ -82,9 +82,49 @@ class Watched:
         """Frames shown to the model."""
         return self.features.frames
 
-    def ask(self, prompts: Sequence[str], *, keys: Sequence[str] | None = None, **settings: Any) -> list[Reply]:
-        """Answer all prompts in one batch; keywords as in `GenerationSettings`."""
-        return self.lm.ask([(self, prompt) for prompt in prompts], GenerationSettings(**settings), keys=keys)
+    @overload
+    def ask(  # type: ignore[overload-overlap]  # a string is a sequence of strings too: the first one that fits counts
+        self,
+        questions: str,
+        *,
+        max_new_tokens: int = ...,
+        temperature: float = ...,
+        top_p: float = ...,
+        seed: int = ...,
+        max_batch: int | None = ...,
+        keys: Sequence[str] | None = ...,
+    ) -> Reply: ...
+    @overload
+    def ask(
+        self,
+        questions: Sequence[str],
+        *,
+        max_new_tokens: int = ...,
+        temperature: float = ...,
+        top_p: float = ...,
+        seed: int = ...,
+        max_batch: int | None = ...,
+        keys: Sequence[str] | None = ...,
+    ) -> list[Reply]: ...
+    def ask(
+        self,
+        questions: str | Sequence[str],
+        *,
+        max_new_tokens: int = 128,
+        temperature: float = 0.0,
+        top_p: float = 1.0,
+        seed: int = 0,
+        max_batch: int | None = None,
+        keys: Sequence[str] | None = None,
+    ) -> Reply | list[Reply]:
+        """Answer one question (a string: one reply) or several in one batch (a list: their replies, order kept).
+
+        Keywords as in `GenerationSettings`; `keys`, one a question, as in `VideoLM.ask`.
+        """
+        settings = GenerationSettings(max_new_tokens, temperature, top_p, seed, max_batch)
+        asked = [questions] if isinstance(questions, str) else questions
+        replies = self.lm.ask([(self, question) for question in asked], settings, keys=keys)
+        return replies[0] if isinstance(questions, str) else replies
 
     def score(self, pairs: Sequence[tuple[str, str]]) -> list[ResponseScore]:
         """Log-probability of each (prompt, response)."""

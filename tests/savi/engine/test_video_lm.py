@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import inspect
 import json
 from pathlib import Path
 from typing import Any
@@ -11,7 +13,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from savi.engine.video_lm import ContextError, GenerationSettings, ModelError, VideoLM
+from savi.engine.video_lm import ContextError, GenerationSettings, ModelError, Reply, VideoLM, Watched
 from savi.families import FamilyError, UnsupportedFamily
 from savi.video.frames import Frames
 from tests.savi.tiny import tiny_checkpoint, tiny_frames, tiny_prompts, tiny_tokenizer, tiny_video_lm
@@ -93,6 +95,31 @@ def test_empty_and_long_prompts_stand_beside_each_other(lm: VideoLM) -> None:
     assert together == [watched.ask([prompt], max_new_tokens=8)[0] for prompt in ("", "red", long)]
     assert watched.ask([]) == []
     assert lm.score([]) == []
+
+
+def test_a_string_is_one_question(lm: VideoLM) -> None:
+    watched = lm.watch(tiny_frames(0))
+    one = watched.ask("what is red", max_new_tokens=8)
+    assert isinstance(one, Reply)
+    assert [one] == watched.ask(["what is red"], max_new_tokens=8) == watched.ask(("what is red",), max_new_tokens=8)
+    drawn = watched.ask("what is red", max_new_tokens=8, temperature=2.0, seed=3, keys=["a"])
+    assert [drawn] == watched.ask(["what is red"], max_new_tokens=8, temperature=2.0, seed=3, keys=["a"])
+
+
+def test_help_shows_the_real_keywords_and_defaults() -> None:
+    shown = inspect.signature(Watched.ask).parameters
+    for field in dataclasses.fields(GenerationSettings):
+        assert shown[field.name].default == field.default
+    assert not any(p.kind in (p.VAR_KEYWORD, p.VAR_POSITIONAL) for p in shown.values())
+
+
+def test_words_the_tokenizer_does_not_know(lm: VideoLM) -> None:
+    assert lm.chat.unknown_words("what is the cup left of the cup x1.") == ["cup"]
+    lm.tokenizer.unk_token = None
+    try:
+        assert lm.chat.unknown_words("cup") == []
+    finally:
+        lm.tokenizer.unk_token = "<unk>"
 
 
 def test_replies_count_their_tokens(lm: VideoLM) -> None:
