@@ -197,7 +197,8 @@ def print_table(run: Path, scale: str, console: RunConsole, benchmarks: list[str
 
 def read_verdicts(x: Experiment) -> tuple[dict[str, dict[str, str]], list[str]]:
     """Verdicts of every finished iteration, and the integrity problems the gate found."""
-    from harness.gate.gate import CODE_TO_EXCUSE, GateResult
+    from harness.gate.decision import GateResult
+    from harness.gate.exceptions import EXCUSABLE_PROBLEMS
 
     verdicts: dict[str, dict[str, str]] = {}
     integrity: list[str] = []
@@ -212,7 +213,7 @@ def read_verdicts(x: Experiment) -> tuple[dict[str, dict[str, str]], list[str]]:
             integrity += [
                 f"iteration {t} against {name}, {p.benchmark}: {p.message}"
                 for p in result.integrity
-                if p.excused_by is None and p.code not in CODE_TO_EXCUSE
+                if p.excused_by is None and p.code not in EXCUSABLE_PROBLEMS
             ]
         verdicts[f"iteration {t}"] = by
     return verdicts, list(dict.fromkeys(integrity))

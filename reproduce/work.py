@@ -379,7 +379,9 @@ def all_evaluations(run: Path, iterations: int | None = None) -> dict[str, dict[
 
 def write_gate(x: Experiment, t: int) -> str:
     """gate.json of iteration t: against the iteration before and against the base; at paper scales the last one against the paper too."""
-    from harness.gate.gate import GateResult, GateSettings, gate_published, gate_runs
+    from harness.gate.decision import GateResult
+    from harness.gate.gate import gate_published, gate_runs
+    from harness.gate.settings import GateSettings
 
     settings = GateSettings(alpha=x.scale.evaluation.alpha.value, benchmarks=tuple(x.benchmarks) if x.benchmarks else None)
     candidate = read_evaluations(x.run.iteration(t))

@@ -22,6 +22,9 @@ Excusable = Literal[
 """What an exception may cover: a decision's verdict, differing tool versions, a share over its limit. Missing, changed or differing
 questions, frames and failed answers cannot be excused: the comparison would mean nothing."""
 
+EXCUSABLE_PROBLEMS = frozenset({"versions", "unparsed", "empty", "degenerate", "judged"})
+"""Codes of integrity problems that an exception may cover."""
+
 
 class ExceptionsError(ValueError):
     """The exceptions file cannot be used: names the file, the entry and what is wrong."""

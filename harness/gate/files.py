@@ -15,7 +15,8 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
-from harness.gate.gate import SMALL_SCALES, GateFileError, GateResult, GateUsageError
+from harness.gate.decision import GateFileError, GateResult, GateUsageError
+from harness.gate.gate import SMALL_SCALES
 from harness.records import SCORE_FILE, Evaluation, RecordError, read_evaluations, write_text_atomic
 from harness.tables.published import PublishedError, load_published, scale_rows, widest_first
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from benchmarks.catalog import Benchmark
 from harness.gate import stats
-from harness.gate.gate import GateUsageError
+from harness.gate.decision import GateUsageError
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from benchmarks.catalog import CATALOG
-from harness.gate.gate import GateResult
+from harness.gate.decision import GateResult
 from harness.records import Evaluation
 
 Json = dict[str, object]

@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from harness.gate.gate import GateFileError, GateResult
+from harness.gate.decision import GateFileError, GateResult
 from harness.gate.integrity import edited
 from harness.records import QUESTIONS_FILE, SCORE_FILE, Evaluation, RecordError, read_records, read_score
 from harness.report.data import (

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from markupsafe import Markup
 
 from benchmarks.catalog import CATALOG
-from harness.gate.gate import ALL, QUESTION_TEXT, Decision
+from harness.gate.decision import ALL, QUESTION_TEXT, Decision
 from harness.records import Evaluation, Status
 from harness.report import charts
 from harness.report.compare import Change, Credit, Interval, compare_all, mean_change, mean_score, score_interval

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks.catalog import select
-from harness.gate.gate import GateResult
+from harness.gate.decision import GateResult
 from reproduce.console import RunConsole, duration
 from reproduce.paper import build_stages, run_paper
 from reproduce.run_dir import (

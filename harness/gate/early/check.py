@@ -15,10 +15,12 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from harness.gate import stats
+from harness.gate.decide import conclude
+from harness.gate.decision import Decision, GateResult, GateUsageError, Verdict
 from harness.gate.early import sequence
-from harness.gate.gate import Decision, GateResult, GateSettings, GateUsageError, Verdict, conclude, credits
+from harness.gate.evidence.paired import credits, design_of
 from harness.gate.integrity import IntegrityProblem, StatusLimits, check_evaluation
+from harness.gate.settings import GateSettings
 from harness.records import Evaluation, QuestionRecord
 
 Ask = Callable[[str, Sequence[str]], Sequence[QuestionRecord]]
@@ -76,7 +78,7 @@ def drawing_order(population: sequence.Population, benchmark: str, seed: int) ->
 
 def _known(baseline: Evaluation, margin: float, seed: int) -> _Set:
     records = baseline.records
-    d = stats.design([r.video_id for r in records], [r.task for r in records])
+    d = design_of(baseline)
     population = sequence.population(d, credits(baseline, "strict"), margin=margin)
     names = sorted({r.video_id for r in records})
     by_video: list[list[QuestionRecord]] = [[] for _ in names]

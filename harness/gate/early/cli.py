@@ -1,22 +1,20 @@
-"""Run `python -m harness check` once its inputs are read: the model, the progress bar, check.json and the verdict."""
+"""The command line of early stopping, `check`: the model, progress, check.json and the verdict."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+import os
 from dataclasses import asdict
 from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from harness.gate.cli import publish, stop
-from harness.gate.early.check import CheckResult
-from harness.gate.early.check import check as check_runs
-from harness.gate.early.sequence import Look
-from harness.gate.exceptions import ExceptionsError, committed_exceptions
-from harness.gate.files import run_name
-from harness.gate.gate import EXIT_CODES, GateSettings, GateUsageError
-from harness.records import Evaluation, write_text_atomic
+from harness.gate.output.console import Alpha, AsJson, Benchmarks, Junit, Margin, Summary, known, names, publish, stop
+
+if TYPE_CHECKING:
+    from harness.gate.early.check import CheckResult
+    from harness.gate.early.sequence import Look
 
 
 def to_json(result: CheckResult) -> str:
@@ -27,28 +25,53 @@ def to_json(result: CheckResult) -> str:
     )
 
 
-def run_check(
-    model: str,
-    baseline: Mapping[str, Evaluation],
-    *,
-    against: Path,
-    margin: float | None,
-    benchmarks: tuple[str, ...] | None,
-    alpha: float,
-    seed: int,
-    batch: int | None,
-    familywise: bool,
-    data: Path,
-    out: Path,
-    as_json: bool,
-    junit: Path | None,
-    summary: Path | None,
+def check(
+    model: Annotated[str, typer.Argument(help="Checkpoint folder or hub id of the candidate.", show_default=False)],
+    against: Annotated[Path, typer.Option(help="Run folder or reference file of the baseline.", show_default=False)],
+    margin: Margin = None,
+    benchmarks: Benchmarks = None,
+    alpha: Alpha = 0.05,
+    seed: Annotated[int, typer.Option(help="Seed of the order in which videos are drawn.")] = 0,
+    batch: Annotated[
+        int | None, typer.Option(help="Videos between two looks; default: 1/400 of the videos, at least 16 questions.")
+    ] = None,
+    familywise: Annotated[
+        bool, typer.Option(help=("Share alpha among the benchmarks, so that an overall fail is wrong at most alpha of the time."))
+    ] = False,
+    data: Annotated[Path | None, typer.Option(envvar="HF_HOME", help="Folder with the data sets (HF_HOME).", show_envvar=True)] = None,
+    out: Annotated[Path, typer.Option(help="Folder for the journal and check.json; the same folder resumes.")] = Path("runs/check"),
+    as_json: AsJson = False,
+    junit: Junit = None,
+    summary: Summary = None,
 ) -> None:
-    """Check `model` and leave with the verdict's exit code."""
+    """Evaluate in random video order and stop as soon as every verdict is certain."""
+    from harness.gate.decision import EXIT_CODES, GateUsageError
+    from harness.gate.exceptions import ExceptionsError, committed_exceptions
+    from harness.gate.files import load_run, run_name
+    from harness.gate.settings import GateSettings
+    from harness.records import RecordError
+    from harness.run.offline import offline_environment
+
+    if data is None:
+        stop("no data folder: give --data or set HF_HOME", EXIT_CODES["usage"], junit=junit)
+    try:
+        baseline = load_run(against)
+        wanted = names(benchmarks)
+        known(wanted, set(baseline))
+        settings = GateSettings(
+            alpha=alpha, margin=margin, benchmarks=wanted, exceptions=committed_exceptions(Path.cwd()), run=run_name(Path(model))
+        )
+    except (GateUsageError, ExceptionsError) as e:
+        stop(str(e), EXIT_CODES["usage"], junit=junit)
+    except RecordError as e:
+        stop(str(e), EXIT_CODES["integrity"], junit=junit)
+    os.environ.update(offline_environment(data))  # before anything imports datasets or lmms-eval
     from rich.console import Console
 
     from benchmarks.data.layout import DatasetError
     from harness.gate.early.ask import VideoAsker
+    from harness.gate.early.check import check as check_runs
+    from harness.records import write_text_atomic
     from harness.run.journal import JournalError
     from harness.run.offline import InfrastructureError
 
@@ -59,10 +82,7 @@ def run_check(
         console.print(f"{name}: {asked:,} of {of:,} questions, {bounds}{f', {look.verdict}' if look.verdict else ''}")
 
     try:
-        settings = GateSettings(
-            alpha=alpha, margin=margin, benchmarks=benchmarks, exceptions=committed_exceptions(Path.cwd()), run=run_name(Path(model))
-        )
-        chosen = {n: baseline[n] for n in benchmarks or baseline}
+        chosen = {n: baseline[n] for n in wanted or baseline}
         ask = VideoAsker(model, chosen, hf_home=data, out=out)
         result = check_runs(
             chosen,
@@ -77,7 +97,7 @@ def run_check(
         )
         out.mkdir(parents=True, exist_ok=True)
         write_text_atomic(out / "check.json", to_json(result) + "\n")
-    except (GateUsageError, ExceptionsError, ValueError) as e:
+    except ValueError as e:
         code = "infrastructure" if isinstance(e, JournalError) else "usage"
         stop(str(e), EXIT_CODES[code], junit=junit)
     except (InfrastructureError, DatasetError, OSError) as e:
@@ -88,3 +108,8 @@ def run_check(
     if not as_json:
         typer.echo(f"asked {100 * result.share:.1f} % of the questions")
     raise typer.Exit(result.gate.exit_code)
+
+
+def register(app: typer.Typer) -> None:
+    """Mount `check` on the harness's command line."""
+    app.command()(check)

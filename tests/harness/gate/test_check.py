@@ -7,8 +7,9 @@ from dataclasses import replace
 
 import pytest
 
+from harness.gate.decision import GateUsageError
 from harness.gate.early.check import check
-from harness.gate.gate import GateSettings, GateUsageError
+from harness.gate.settings import GateSettings
 from harness.records import Evaluation, QuestionRecord
 from tests.harness.made import evaluation, flipped, records
 

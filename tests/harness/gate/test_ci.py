@@ -12,10 +12,14 @@ import pytest
 import typer
 from typer.testing import CliRunner, Result
 
-from harness.gate import ci
-from harness.gate.cli import register
+from harness.gate import cli as gate_cli
+from harness.gate.decision import GateResult
+from harness.gate.early import cli as check_cli
 from harness.gate.files import load_against, load_run, read_gates, run_name, save_reference, write_gates
-from harness.gate.gate import GateResult, GateSettings, gate_runs
+from harness.gate.gate import gate_runs
+from harness.gate.output import ci
+from harness.gate.settings import GateSettings
+from harness.gate.simulation import cli as simulation_cli
 from harness.records import Evaluation, RecordError, write_evaluation
 from tests.harness.made import evaluation, flipped, records
 from tests.harness.tamper import EDITS, NAMED, rescore, rewrite, unseal
@@ -23,7 +27,8 @@ from tests.harness.tamper import EDITS, NAMED, rescore, rewrite, unseal
 HOSTILE = "<script>alert(1)</script> | `x` \x1b[31mred\x1b[0m \x00 \u202eevil\n::error::forged ]]> & %0A"
 
 app = typer.Typer()
-register(app)
+for module in (gate_cli, check_cli, simulation_cli):
+    module.register(app)
 
 
 def run(*args: str | Path) -> Result:

@@ -6,11 +6,16 @@ import datetime as dt
 import json
 from dataclasses import replace
 
+import numpy as np
 import pytest
 
 from benchmarks.catalog import CATALOG
+from harness.gate.decide import decide
+from harness.gate.decision import EXIT_CODES, Evidence, GateFileError, GateResult, GateUsageError
 from harness.gate.exceptions import ApprovedException
-from harness.gate.gate import EXIT_CODES, GateFileError, GateResult, GateSettings, GateUsageError, gate_published, gate_runs
+from harness.gate.gate import gate_published, gate_runs
+from harness.gate.multiplicity import RULES, Multiplicity
+from harness.gate.settings import GateSettings
 from tests.harness.made import evaluation, flipped, records
 
 
@@ -84,6 +89,29 @@ def test_six_benchmarks_are_holm_adjusted_and_a_mean_is_given() -> None:
     assert not mean.required
     assert mean.estimate == pytest.approx(3.5)
     assert [d.benchmark for d in r.decisions[:6]] == list(CATALOG)
+
+
+def test_another_multiplicity_rule_is_one_object() -> None:
+    parts = [e for i in range(6) for e in (_weak(f"b{i}", 0.02 if i == 0 else 0.5),)]
+    verdicts = {name: decide(parts, alpha=0.05, rule=rule)[0].verdict for name, rule in RULES.items()}
+    assert verdicts == {"holm": "inconclusive", "bonferroni": "inconclusive", "none": "fail"}
+    mine = Multiplicity("half", "nothing", lambda p: np.asarray(p) / 2)
+    assert decide(parts, alpha=0.01, rule=mine)[0].verdict == "fail"
+
+
+def _weak(benchmark: str, p_fail: float) -> Evidence:
+    return Evidence(
+        question="improved", benchmark=benchmark, n=100, videos=100, estimate=-3, low=-5, high=-1, margin=2, mde=3, n_needed=200,
+        p_value=0.9, p_fail=p_fail, method="made up",
+    )  # fmt: skip
+
+
+def test_worse_is_corrected_like_better() -> None:
+    """Six comparisons of equal models, one of them by chance worse at p = 0.02: no verdict, as one in nine A/A comparisons has that."""
+    decisions = decide([_weak(f"b{i}", 0.02 if i == 0 else 0.5) for i in range(6)], alpha=0.05, optional=frozenset({"improved"}))
+    assert [d.verdict for d in decisions] == ["inconclusive"] * 6
+    assert decisions[0].p_fail_adjusted == pytest.approx(0.12)
+    assert decide([_weak("b", 0.02)], alpha=0.05)[0].verdict == "fail"
 
 
 def test_a_benchmark_in_one_run_only_is_integrity() -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from xml.etree import ElementTree as ET
 
-from harness.gate.gate import QUESTION_TEXT, Decision, GateResult
+from harness.gate.decision import QUESTION_TEXT, Decision, GateResult
 
 MAX_MESSAGE = 2_000
 _NOT_TEXT = re.compile("[^\t\n\r\x20-\x7e\xa0-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]|[\u200e\u200f\u202a-\u202e\u2066-\u2069]")

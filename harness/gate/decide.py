@@ -1,0 +1,124 @@
+"""From evidence to decisions, and from decisions to one verdict and an exit code. Knows no records, no statistics and no files."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, replace
+
+from harness.gate.decision import ALL, EXIT_CODES, QUESTION_TEXT, Decision, Evidence, GateResult, Overall, Question, Verdict
+from harness.gate.exceptions import EXCUSABLE_PROBLEMS
+from harness.gate.integrity import IntegrityProblem
+from harness.gate.multiplicity import HOLM, Multiplicity
+from harness.gate.settings import GateSettings
+
+ADJUST_PASS = frozenset({"improved"})
+"""Questions where a pass of any benchmark is news, so passes are adjusted. Elsewhere the overall pass needs every benchmark to pass, so
+each is tested at alpha (intersection-union; Berger 1982). A fail of any benchmark fails all, so fails are always adjusted."""
+
+
+def decide(
+    evidence: Sequence[Evidence], *, alpha: float, rule: Multiplicity = HOLM, optional: frozenset[str] = frozenset()
+) -> list[Decision]:
+    """Verdicts at level `alpha`. `rule` adjusts for the benchmarks that are asked the same question; the mean over all stands by itself.
+    Decisions on `optional` questions, and on the mean, are information."""
+    out: list[Decision] = []
+    for question in dict.fromkeys(e.question for e in evidence):
+        group = [e for e in evidence if e.question == question and e.benchmark != ALL]
+        adjusted = zip(group, rule.adjust([e.p_value for e in group]), rule.adjust([e.p_fail for e in group]), strict=True)
+        alone = [(e, e.p_value, e.p_fail) for e in evidence if e.question == question and e.benchmark == ALL]
+        for e, p_adjusted, p_fail in (*adjusted, *alone):
+            p_pass = p_adjusted if question in ADJUST_PASS else e.p_value
+            verdict: Verdict = "pass" if p_pass <= alpha else "fail" if p_fail <= alpha else "inconclusive"
+            out.append(
+                Decision(
+                    **{**asdict(e), "note": e.note or _NOTES[e.question](e, verdict)},
+                    verdict=verdict,
+                    p_adjusted=float(p_adjusted),
+                    p_fail_adjusted=float(p_fail),
+                    required=question not in optional and e.benchmark != ALL,
+                )
+            )
+    return out
+
+
+def _needs(e: Evidence) -> str:
+    need = f"; about {e.n_needed:,} questions would settle a difference of {e.margin:g}" if e.n_needed and e.n_needed > e.n else ""
+    if e.mde is None:
+        return "too few videos for any statement"
+    return f"smallest effect seen with this many questions: {e.mde:.1f} points{need}"
+
+
+def _no_regression_note(e: Evidence, verdict: Verdict) -> str:
+    if verdict == "pass":
+        return f"a loss of {e.margin:g} points or more is ruled out"
+    if verdict == "fail":
+        return f"worse by more than {e.margin:g} points ({e.estimate:+.1f})"
+    return f"a loss of {e.margin:g} points is neither shown nor ruled out; {_needs(e)}"
+
+
+def _improved_note(e: Evidence, verdict: Verdict) -> str:
+    if verdict == "pass":
+        return f"better ({e.estimate:+.1f} points)"
+    if verdict == "fail":
+        return f"worse ({e.estimate:+.1f} points)"
+    return f"no improvement shown; {_needs(e)}"
+
+
+def _published_note(e: Evidence, verdict: Verdict) -> str:
+    what = "score" if e.question == "published_score" else "gain"
+    if verdict == "pass":
+        return f"the {what} agrees with the published one within {e.margin:g} points"
+    if verdict == "fail":
+        side = "above" if e.estimate > 0 else "below"
+        return f"the {what} is {abs(e.estimate):.1f} points {side} the published one (either way means a different measurement)"
+    need = f"; about {e.n_needed:,} questions would be needed" if e.n_needed and e.n_needed > e.n else ""
+    seen = f"{e.mde:.1f} points" if e.mde is not None else "nothing"
+    return f"neither agreement nor difference is shown; this many questions can show agreement within {seen}{need}"
+
+
+_NOTES: dict[Question, Callable[[Evidence, Verdict], str]] = {
+    "no_regression": _no_regression_note,
+    "improved": _improved_note,
+    "published_score": _published_note,
+    "published_gain": _published_note,
+}
+
+
+def excuse(problems: Sequence[IntegrityProblem], s: GateSettings) -> list[IntegrityProblem]:
+    """The problems, those that an approved exception covers marked so."""
+    return [replace(p, excused_by=_exception_for(p.benchmark, p.code, s)) if p.code in EXCUSABLE_PROBLEMS else p for p in problems]
+
+
+def _exception_for(benchmark: str, code: str, s: GateSettings) -> str | None:
+    return next((e.text(s.day) for e in s.exceptions if e.covers_case(benchmark=benchmark, code=code, run=s.run, today=s.day)), None)
+
+
+def conclude(
+    decisions: Sequence[Decision],
+    problems: Sequence[IntegrityProblem],
+    s: GateSettings,
+    *,
+    candidate: str = "",
+    reference: str = "",
+    scale: str = "",
+) -> GateResult:
+    """Combine decisions into a result: integrity before everything, then any required `fail`, then any required `inconclusive`, then
+    `pass`."""
+    problems = excuse(problems, s)
+    decided = [
+        replace(d, excused_by=_exception_for(d.benchmark, d.question, s)) if d.verdict != "pass" and d.required else d for d in decisions
+    ]
+    open_problems = [p for p in problems if p.excused_by is None]
+    counted = [d for d in decided if d.required and d.excused_by is None]
+    verdict: Overall
+    if open_problems:
+        verdict = "integrity"
+        reasons = [f"{p.benchmark} ({p.side}): {p.message}" for p in open_problems]
+    elif not any(d.required for d in decided):
+        verdict, reasons = "inconclusive", ["nothing was decided"]
+    else:
+        found = {d.verdict for d in counted}
+        verdict = "fail" if "fail" in found else "inconclusive" if "inconclusive" in found else "pass"
+        reasons = [f"{d.benchmark}: {d.note or QUESTION_TEXT[d.question]}" for d in counted if d.verdict == verdict != "pass"]
+    concerned = [e.text(s.day) for e in s.exceptions if e.run == s.run]
+    return GateResult(decided, problems, verdict, EXIT_CODES[verdict], concerned, candidate, reference, scale, s.alpha, reasons)

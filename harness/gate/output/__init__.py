@@ -1,0 +1,1 @@
+"""A gate result in the forms people and CI systems read. Nothing here decides."""

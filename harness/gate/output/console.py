@@ -1,0 +1,105 @@
+"""The gate on a command line: its options, a result as a table, and how a command ends.
+
+Whatever goes wrong before a verdict is never a pass, and JUnit files are written even then.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import Annotated, NoReturn
+
+import typer
+
+from benchmarks.catalog import CATALOG
+from harness.gate.decision import QUESTION_TEXT, GateResult, GateUsageError
+from harness.gate.output import ci
+from harness.gate.output.ci import junit_error, plain
+from harness.records import write_text_atomic
+
+Candidate = Annotated[Path, typer.Argument(help="Run folder, evaluation folder or reference file of the candidate.", show_default=False)]
+Against = Annotated[str, typer.Option(help="What to compare with: `paper`, a run folder, a reference file, a published-scores file.")]
+Benchmarks = Annotated[str | None, typer.Option(help="Comma-separated benchmarks; default: all that either side has.")]
+Alpha = Annotated[float, typer.Option(help="Error rate of each one-sided test.")]
+Margin = Annotated[float | None, typer.Option(help="Margin in points, for every benchmark; default: each benchmark's frozen margin.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
+Junit = Annotated[Path | None, typer.Option(help="Also write JUnit XML to this file.")]
+Summary = Annotated[Path | None, typer.Option(help="Also append a Markdown summary to this file (in GitHub: $GITHUB_STEP_SUMMARY).")]
+
+
+def stop(message: str, code: int, *, junit: Path | None = None) -> NoReturn:
+    """Say what went wrong on stderr and leave with `code`; a JUnit file asked for gets the error too."""
+    if junit is not None:
+        write_text_atomic(junit, junit_error(message, code=code))
+    typer.echo(f"error: {plain(message)}", err=True)
+    raise typer.Exit(code)
+
+
+def names(benchmarks: str | None) -> tuple[str, ...] | None:
+    """Benchmarks of a comma-separated option."""
+    return tuple(dict.fromkeys(b.strip() for b in benchmarks.split(",") if b.strip())) or None if benchmarks else None
+
+
+def known(wanted: tuple[str, ...] | None, present: set[str]) -> None:
+    """Raises: GateUsageError: a benchmark that neither the catalog nor the runs have."""
+    unknown = [n for n in wanted or () if n not in CATALOG and n not in present]
+    if unknown:
+        raise GateUsageError(f"unknown benchmark {', '.join(map(repr, unknown))}; choose from {', '.join(sorted(present | set(CATALOG)))}")
+
+
+def publish(result: GateResult, *, as_json: bool, junit: Path | None, summary: Path | None, quiet: bool = False) -> None:
+    """Print a result and write the files asked for; in GitHub Actions also its annotations (on stderr, so that --json stays clean)."""
+    if junit is not None:
+        write_text_atomic(junit, ci.junit(result))
+    if summary is not None:
+        summary.parent.mkdir(parents=True, exist_ok=True)
+        with summary.open("a", encoding="utf-8") as f:
+            f.write(ci.summary(result))
+    if os.environ.get("GITHUB_ACTIONS") == "true":
+        print("\n".join(ci.workflow_commands(result)), file=sys.stderr)
+    if as_json:
+        typer.echo(result.to_json())
+    elif not quiet:
+        show(result)
+
+
+def show(result: GateResult) -> None:
+    """The result as a table on the console."""
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.table import Table
+
+    def text(s: str) -> str:
+        return escape(plain(s))
+
+    console = Console(highlight=False, width=None if sys.stdout.isatty() else 150)
+    colours = {"pass": "green", "fail": "red", "inconclusive": "yellow", "integrity": "red"}
+    console.print(text(f"{result.candidate} against {result.reference}; scale {result.scale}; alpha {result.alpha:g}; points, 0-100"))
+    for question in dict.fromkeys(d.question for d in result.decisions):
+        table = Table(title=QUESTION_TEXT[question], title_justify="left")
+        for c in ("benchmark", "n (videos)", "candidate", "reference", "difference", "bounds", "margin", "MDE", "p", "verdict"):
+            table.add_column(c, justify="left" if c in ("benchmark", "verdict") else "right", overflow="fold")
+        group = [d for d in result.decisions if d.question == question]
+        for d in group:
+            table.add_row(
+                text(d.benchmark),
+                f"{d.n:,} ({d.videos:,})",
+                "" if d.candidate_pct is None else f"{d.candidate_pct:.1f}",
+                "" if d.reference_pct is None else f"{d.reference_pct:.1f}",
+                f"{d.estimate:+.2f}",
+                f"{d.low:+.2f} to {d.high:+.2f}",
+                f"{d.margin:g}",
+                "?" if d.mde is None else f"{d.mde:.2f}",
+                f"{d.p_value:.3g}",
+                f"[{colours[d.verdict]}]{d.verdict}[/]" + ("" if d.required else " (information)") + (" (excused)" if d.excused_by else ""),
+            )
+        console.print(table)
+        for d in group:
+            if d.note:
+                console.print(f"  {text(d.benchmark)}: {text(d.note)}")
+    for p in result.integrity:
+        console.print(f"integrity: {text(p.benchmark)} ({p.side}, {p.code}): {text(p.message)}" + (" (excused)" if p.excused_by else ""))
+    for x in result.exceptions:
+        console.print(f"approved exception: {text(x)}")
+    console.print(f"verdict: [{colours[result.verdict]}]{result.verdict}[/] (exit code {result.exit_code})")

@@ -1,0 +1,50 @@
+"""What a gate is asked: level, margins, benchmarks, limits, approved exceptions."""
+
+from __future__ import annotations
+
+import datetime as dt
+from dataclasses import dataclass, field
+
+from benchmarks.catalog import CATALOG
+from harness.gate.decision import GateUsageError
+from harness.gate.exceptions import ApprovedException
+from harness.gate.integrity import StatusLimits
+from harness.gate.multiplicity import HOLM, Multiplicity
+
+
+@dataclass(frozen=True)
+class GateSettings:
+    """What is asked. `margin` (points) overrides every benchmark's frozen margin; `run` is the candidate's name, for exceptions."""
+
+    alpha: float = 0.05
+    margin: float | None = None
+    benchmarks: tuple[str, ...] | None = None
+    power: float = 0.8
+    require_improvement: bool = False
+    multiplicity: Multiplicity = HOLM
+    limits: StatusLimits = field(default_factory=StatusLimits)
+    exceptions: tuple[ApprovedException, ...] = ()
+    run: str = ""
+    today: dt.date | None = None
+
+    @property
+    def day(self) -> dt.date:
+        """The day on which exceptions must not have expired."""
+        return self.today or dt.date.today()
+
+    def check(self) -> None:
+        """Raises: GateUsageError: a value is out of range."""
+        if not 0 < self.alpha < 0.5:
+            raise GateUsageError(f"alpha must lie between 0 and 0.5, got {self.alpha}")
+        if self.margin is not None and not 0 < self.margin < 50:
+            raise GateUsageError(f"margin must be between 0 and 50 points, got {self.margin}")
+        if not 0.5 <= self.power < 1:
+            raise GateUsageError(f"power must be at least 0.5 and below 1, got {self.power}")
+
+    def margin_of(self, benchmark: str) -> float:
+        """The margin in points. Raises: GateUsageError: none given and the benchmark is not in the catalog."""
+        if self.margin is not None:
+            return self.margin
+        if benchmark not in CATALOG:
+            raise GateUsageError(f"benchmark {benchmark!r} is not in the catalog, so it has no frozen margin: give --margin")
+        return CATALOG[benchmark].margin.points
