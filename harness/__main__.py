@@ -9,13 +9,13 @@ from harness.gate.early import cli as check_cli
 from harness.gate.simulation import cli as simulation_cli
 from harness.report import cli as report_cli
 from harness.run import cli as evaluate_cli
-from harness.run import doctor
+from harness.run import doctor, launcher
 from harness.tables.leaderboard import cli as leaderboard_cli
 
 app = typer.Typer(
     no_args_is_help=True, add_completion=False, help="Measures a video language model, decides what a difference means, and tells it."
 )
-for module in (evaluate_cli, gate_cli, check_cli, simulation_cli, leaderboard_cli, report_cli, doctor):
+for module in (evaluate_cli, gate_cli, check_cli, simulation_cli, leaderboard_cli, report_cli, doctor, launcher):
     module.register(app)
 
 if __name__ == "__main__":

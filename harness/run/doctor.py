@@ -39,8 +39,8 @@ _PACKAGES = (
     "safetensors",
 )
 _IMPORTS = (
-    "import sys; sys.path[:0] = {path!r}; from savi.base.torchvision import mend_torchvision; mended = mend_torchvision(); "
-    "import torchvision, transformers; print('mended' if mended else 'fine')"
+    "import sys; sys.path[:0] = {path!r}; from savi.base.torchvision import fix_torchvision; fixed = fix_torchvision(); "
+    "import torchvision, transformers; print('fixed' if fixed else 'fine')"
 )
 
 
@@ -152,8 +152,10 @@ def _torchvision() -> Finding:
     root = str(Path(__file__).resolve().parents[2])
     done = subprocess.run([sys.executable, "-c", _IMPORTS.format(path=[root])], capture_output=True, text=True, timeout=180, check=False)
     if done.returncode == 0:
-        mended = done.stdout.strip().endswith("mended")
-        return Finding("torchvision", "ok", "CUDA build beside a CPU torch, mended at import" if mended else "imports")
+        if done.stdout.strip().endswith("fixed"):
+            hint = "lmms-eval's own command line: python -m harness lmms-eval ..."
+            return Finding("torchvision", "ok", "a CUDA build beside a CPU torch; our commands work around it", hint)
+        return Finding("torchvision", "ok", "imports")
     last = done.stderr.strip().splitlines()[-1:] or ["no message"]
     return Finding("torchvision", "wrong", last[0][:200], "install torch and torchvision of the same build")
 

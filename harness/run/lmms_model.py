@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from savi.base.torchvision import mend_torchvision
+from savi.base.torchvision import fix_torchvision
 
-mend_torchvision()  # before lmms-eval imports transformers
+fix_torchvision()  # before lmms-eval imports transformers
 
 from lmms_eval.api.model import lmms  # noqa: E402
 

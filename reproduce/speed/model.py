@@ -78,9 +78,9 @@ def make_tokenizer() -> Any:
 
 def make_model(shape: Shape, device: str, seed: int = 0) -> VideoLM:
     """A random InternVL with a llama language model, made on the device it runs on."""
-    from savi.base.torchvision import mend_torchvision
+    from savi.base.torchvision import fix_torchvision
 
-    mend_torchvision()
+    fix_torchvision()
     import torch
     from transformers import InternVLConfig, InternVLForConditionalGeneration, InternVLVisionConfig, LlamaConfig
 

@@ -1,7 +1,7 @@
-"""Mends for installations whose parts do not fit together; each does nothing where nothing is wrong.
+"""Workaround for torchvision wheels that do not match torch; it does nothing where nothing is wrong.
 
-Call a mend before the import it protects. The module must not import torch or torchvision by itself: whoever only reads
-files or frames never pays for it.
+Call it before the first import of torchvision or transformers. The module must not import torch or torchvision by itself: whoever only
+reads files or frames never pays for it.
 """
 
 from __future__ import annotations
@@ -17,15 +17,14 @@ _SCHEMAS = {
 """The operators that torchvision registers shape functions for without asking whether its compiled part was loaded."""
 
 
-def mend_torchvision() -> bool:
-    """Make `import torchvision` work where its compiled part does not load, and return whether a mend was needed.
+def fix_torchvision() -> bool:
+    """Make `import torchvision` work where its compiled part does not load, and return whether that was needed.
 
     The registry's torchvision wheel is built for CUDA. Next to a CPU-only torch its `_C` library finds no CUDA libraries, torchvision
     goes on without it, and then registers shape functions for operators nobody declared: a RuntimeError that takes every transformers
     model class with it. Declaring the operators is enough, since only the Python transforms are used here. Where torchvision is absent
-    or already imported, torch is a CUDA build, or the library loads, nothing is done; calling twice is safe. Installed, torch calls
-    this by itself
-    (entry point `torch.backends`), for command lines that are not ours.
+    or already imported, torch is a CUDA build, or the library loads, nothing is done; calling twice is safe. For lmms-eval's own command
+    line there is `python -m harness lmms-eval`.
     """
     if "torchvision" in sys.modules:
         return False
@@ -62,3 +61,7 @@ def _declared(name: str) -> bool:
     except (AttributeError, RuntimeError):
         return False
     return True
+
+
+mend_torchvision = fix_torchvision
+"""The name by which torch calls it in installations made when this was an entry point of `torch.backends`: reinstalling ends that."""

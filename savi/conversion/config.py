@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from savi.base.torchvision import mend_torchvision
+from savi.base.torchvision import fix_torchvision
 from savi.conversion.keys import Heads, LanguageModel
 
 if TYPE_CHECKING:
@@ -177,7 +177,7 @@ def native_config(config: ChatConfig, *, image_token_id: int, tied: bool) -> Int
 
     `tied`: input and output embeddings are one tensor (the checkpoint has no head of its own).
     """
-    mend_torchvision()
+    fix_torchvision()
     from transformers import InternVLConfig, InternVLVisionConfig, LlamaConfig, Qwen2Config
 
     text, vision = config.llm_config, config.vision_config

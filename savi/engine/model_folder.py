@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from savi.base.torchvision import mend_torchvision
+from savi.base.torchvision import fix_torchvision
 from savi.families import Preprocessing
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ def load_model(path: str | Path, *, device: str, dtype: str, attn_implementation
         ModelError: nothing there, an unconverted or broken checkpoint, keys missing or left over.
         UnsupportedFamily: a model type without a family.
     """
-    mend_torchvision()
+    fix_torchvision()
     from transformers import AutoModelForImageTextToText, PreTrainedConfig
 
     name = str(path)

@@ -110,9 +110,9 @@ class DPOSettings(BaseModel):
 
         `more`: further options of Trainer's, see `savi.training.sharding.trainer_options`.
         """
-        from savi.base.torchvision import mend_torchvision
+        from savi.base.torchvision import fix_torchvision
 
-        mend_torchvision()
+        fix_torchvision()
         from trl import DPOConfig
 
         if self.method == "sft":

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from savi.base.torchvision import mend_torchvision
+from savi.base.torchvision import fix_torchvision
 from savi.engine.model_folder import load_model
 from savi.loop.preferences import PreferencePair
 from savi.training.examples import (
@@ -40,7 +40,7 @@ from savi.training.packing import Row, batches, pack, packed_logps, separate_log
 from savi.training.sharding import Plain, ShardingError, count_cpu_processes, set_up, trainer_options, whole_state
 from savi.training.tree_attention import require_branch_attention, text_implementation, use_tree_attention
 
-mend_torchvision()  # Trainer's module looks for torchvision when it is imported
+fix_torchvision()  # Trainer's module looks for torchvision when it is imported
 
 from transformers import PrinterCallback, Trainer, TrainerCallback  # noqa: E402
 

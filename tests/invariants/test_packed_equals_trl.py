@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from savi.base.torchvision import mend_torchvision
+from savi.base.torchvision import fix_torchvision
 from savi.engine.video_lm import VideoLM
 from savi.families import Timing, VideoFeatures
 from savi.training.losses import DPOSettings, step_loss
@@ -30,7 +30,7 @@ def lm() -> VideoLM:
 
 @pytest.fixture(scope="module")
 def processor(lm: VideoLM) -> Any:
-    mend_torchvision()
+    fix_torchvision()
     from transformers import GotOcr2ImageProcessor, InternVLProcessor, InternVLVideoProcessor
 
     tokenizer = copy.deepcopy(lm.tokenizer)

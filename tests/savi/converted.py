@@ -10,14 +10,14 @@ from typing import Any
 import torch
 from safetensors.torch import load_file
 
-from savi.base.torchvision import mend_torchvision
+from savi.base.torchvision import fix_torchvision
 from tests.savi.internvl_chat import write_shards
 
 LAYER = "language_model.model.layers.0"
 
 
 def load_native(folder: Path) -> Any:
-    mend_torchvision()
+    fix_torchvision()
     from transformers import AutoModelForImageTextToText
 
     model, report = AutoModelForImageTextToText.from_pretrained(folder, output_loading_info=True, attn_implementation="eager")

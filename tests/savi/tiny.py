@@ -70,9 +70,9 @@ def tiny_model(
     lm: str = "qwen2", *, seed: int = 0, hidden: int = 64, layers: int = 3, context: int = 1024, vocabulary: int | None = None
 ) -> Any:
     """`InternVLForConditionalGeneration` with a `qwen2` or `llama` language model."""
-    from savi.base.torchvision import mend_torchvision
+    from savi.base.torchvision import fix_torchvision
 
-    mend_torchvision()
+    fix_torchvision()
     from transformers import InternVLConfig, InternVLForConditionalGeneration, InternVLVisionConfig, LlamaConfig, Qwen2Config
 
     torch.manual_seed(seed)
@@ -153,9 +153,9 @@ def _family_tokenizer(family: str) -> Any:
 
 def tiny_family_model(family: str, *, vocabulary: int, seed: int = 0) -> Any:
     """A tiny random model of another family: 2-4 layers, four heads, head dimension 32."""
-    from savi.base.torchvision import mend_torchvision
+    from savi.base.torchvision import fix_torchvision
 
-    mend_torchvision()
+    fix_torchvision()
     import transformers as tf
 
     torch.manual_seed(seed)

@@ -18,9 +18,9 @@ FACTS: dict[str, Any] = json.loads((BASE_DIR / "training.json").read_text(encodi
 
 
 def _load(folder: Path) -> Any:
-    from savi.base.torchvision import mend_torchvision
+    from savi.base.torchvision import fix_torchvision
 
-    mend_torchvision()
+    fix_torchvision()
     import torch
     from transformers import InternVLForConditionalGeneration
 

@@ -43,7 +43,13 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def environment(home: Path, *paths: Path) -> dict[str, str]:
-    return {**os.environ, **offline_environment(home), "PYTHONPATH": os.pathsep.join(map(str, (*paths, ROOT))), "OMP_NUM_THREADS": "1"}
+    return {
+        **os.environ,
+        **offline_environment(home),
+        "PYTHONPATH": os.pathsep.join(map(str, (*paths, ROOT))),
+        "OMP_NUM_THREADS": "1",
+        "TORCH_DEVICE_BACKEND_AUTOLOAD": "0",
+    }
 
 
 def command(checkpoint: Path, home: Path, out: Path, *more: str) -> list[str]:
@@ -128,18 +134,21 @@ def test_other_weights_are_measured_again(whole: Path, twins: TwinSet, tmp_path:
 
 
 def stock(checkpoint: Path, home: Path, out: Path, task: str) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """lmms-eval's own command line with the model from the entry points (as `pip install` makes them): results and samples."""
+    """lmms-eval's own command line, through the launcher, with the model from the entry point (as `pip install` makes it)."""
     site = out / "site"
     info = site / "videosavi_harness-0.dist-info"
     info.mkdir(parents=True)
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: videosavi-harness\nVersion: 0\n")
-    (info / "entry_points.txt").write_text(
-        "[lmms_eval.models]\nsavi = harness.run.manifest:manifest\n[torch.backends]\nvideosavi = savi.base.torchvision:mend_torchvision\n"
-    )
+    (info / "entry_points.txt").write_text("[lmms_eval.models]\nsavi = harness.run.manifest:manifest\n")
     args = ["--model", "savi", "--model_args", f"pretrained={checkpoint},num_frames=8,max_new_tokens=48,rows=16"]
     args += ["--tasks", task, "--output_path", str(out / "stock"), "--log_samples", "--process_docs_parallel", "1"]
     done = subprocess.run(
-        [sys.executable, "-m", "lmms_eval", *args], capture_output=True, text=True, env=environment(home, site), cwd=out, check=False
+        [sys.executable, "-m", "harness", "lmms-eval", *args],
+        capture_output=True,
+        text=True,
+        env=environment(home, site),
+        cwd=out,
+        check=False,
     )
     results = list((out / "stock").rglob("*results.json"))
     assert len(results) == 1, done.stdout[-2000:] + done.stderr[-3000:]

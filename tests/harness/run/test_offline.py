@@ -113,3 +113,25 @@ def test_entry_point_of_the_installed_package() -> None:
     if not points:
         pytest.skip("the package is not installed here")
     assert points[0].load() is manifest.manifest
+
+
+def test_nothing_of_the_package_runs_at_import_torch() -> None:
+    import tomllib
+
+    groups = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["entry-points"]
+    assert set(groups) == {"lmms_eval.models"}
+
+
+def test_the_launcher_hands_every_argument_to_lmms_eval(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Order, options and --help stay lmms-eval's."""
+    from typer.testing import CliRunner
+
+    from harness.__main__ import app
+
+    dispatch = pytest.importorskip("lmms_eval.cli.dispatch")
+    seen: list[list[str]] = []
+    monkeypatch.setattr(dispatch, "main", lambda: seen.append(sys.argv))
+    monkeypatch.setattr(sys, "argv", [])
+    for line in ("--model savi --model_args pretrained=x,num_frames=8 --tasks a,b -v", "--help", "tasks list --help", ""):
+        assert CliRunner().invoke(app, ["lmms-eval", *line.split()]).exit_code == 0
+        assert seen[-1] == ["lmms-eval", *line.split()]

@@ -421,8 +421,8 @@ def test_a_folder_lmms_eval_itself_writes(tmp_path: Path) -> None:
 
     code = """
 import sys
-from savi.base.torchvision import mend_torchvision
-mend_torchvision()
+from savi.base.torchvision import fix_torchvision
+fix_torchvision()
 from lmms_eval.loggers.evaluation_tracker import EvaluationTracker
 from lmms_eval.tasks.egoschema.utils import egoschema_aggregate_score
 from lmms_eval.tasks.mvbench.utils import mvbench_aggregate_results

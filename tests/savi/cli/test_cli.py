@@ -268,7 +268,7 @@ def test_the_loop_and_the_training_are_plain_functions_with_signatures() -> None
 
 def test_mending_torchvision_is_safe_to_repeat() -> None:
     code = (
-        "from savi.base.torchvision import mend_torchvision as mend\n"
+        "from savi.base.torchvision import fix_torchvision as mend\n"
         "import sys\nassert 'torch' not in sys.modules\n"
         "first = mend()\nassert not mend()\nimport torchvision\nassert not mend()\n"
         "import torchvision.transforms.v2\nprint(first)"

@@ -72,9 +72,9 @@ def test_exchange_loses_nothing(tmp_path: Path, style: str) -> None:
 
 def test_the_conversational_format_is_trls(tmp_path: Path) -> None:
     """TRL's own helper knows it as a conversational preference example, and the prompt is what the model was asked."""
-    from savi.base.torchvision import mend_torchvision
+    from savi.base.torchvision import fix_torchvision
 
-    mend_torchvision()
+    fix_torchvision()
     from trl.data_utils import is_conversational, maybe_extract_prompt
 
     pair = make(tmp_path)
