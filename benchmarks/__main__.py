@@ -1,4 +1,4 @@
-"""`python -m benchmarks`: what is measured, what of it is on this machine, and the embedded small world."""
+"""`python -m benchmarks`: what is measured, what of it is on this machine, and the synthetic micro world."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from rich.table import Table
 
 from benchmarks.catalog import CATALOG, UnknownBenchmarkError, select
 
-app = typer.Typer(no_args_is_help=True, add_completion=False, help="The six benchmarks and the embedded small world.")
+app = typer.Typer(no_args_is_help=True, add_completion=False, help="The benchmarks and the synthetic micro world.")
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 Home = Annotated[Path | None, typer.Option("--hf-home", help="Where the data sets lie (default: HF_HOME, else ~/.cache/huggingface).")]
@@ -36,14 +36,14 @@ def _print(table: Table) -> None:
 
 @app.command("list")
 def list_(as_json: AsJson = False) -> None:
-    """The six benchmarks: lmms-eval task, questions, videos, headline key, margin."""
+    """The benchmarks: lmms-eval task, questions, videos, headline key, margin."""
     if as_json:
-        typer.echo(json.dumps([asdict(b) for b in CATALOG.values()], indent=1))
+        typer.echo(json.dumps([{**asdict(b), "n": b.n} for b in CATALOG.values()], indent=1))
         return
     t = Table("benchmark", "lmms-eval task", "data set", "split", "questions", "videos", "key", "margin", "download")
     for b in CATALOG.values():
         t.add_row(
-            b.name,
+            b.name + (" (optional)" if b.optional else ""),
             b.group,
             b.repo,
             b.split,
@@ -58,12 +58,12 @@ def list_(as_json: AsJson = False) -> None:
 
 @app.command()
 def check(
-    benchmarks: Annotated[list[str] | None, typer.Argument(help="Benchmarks (default: all six).")] = None,
+    benchmarks: Annotated[list[str] | None, typer.Argument(help="Benchmarks (default: the paper's six).")] = None,
     hf_home: Home = None,
     as_json: AsJson = False,
 ) -> None:
     """What of the data sets is on this machine. Exit code 5 where something is missing. Downloads nothing."""
-    from benchmarks.data.layout import DatasetError, mend
+    from benchmarks.data.layout import DatasetError, fix_command
     from benchmarks.data.layout import check as look
 
     home = _home(hf_home)
@@ -93,7 +93,7 @@ def check(
         _print(t)
         for s in found:
             if not s.ready:
-                typer.echo(f"{s.benchmark}: {mend(home, s.benchmark)}", err=True)
+                typer.echo(f"{s.benchmark}: {fix_command(home, s.benchmark)}", err=True)
     raise typer.Exit(0 if all(s.ready for s in found) else 5)
 
 
@@ -134,7 +134,7 @@ def prepare(
 
 @app.command()
 def micro(
-    build_twins: Annotated[Path | None, typer.Option(help="Make the twins of all six benchmarks in this folder.")] = None,
+    build_twins: Annotated[Path | None, typer.Option(help="Make the twins of the paper's six benchmarks in this folder.")] = None,
     build_videos: Annotated[Path | None, typer.Option(help="Make unlabelled videos in this folder.")] = None,
     rebuild_base: Annotated[
         bool, typer.Option("--rebuild-base", help="Train the base model from nothing (half an hour or more, on one core).")
@@ -147,7 +147,7 @@ def micro(
     n: Annotated[int, typer.Option("-n", help="Number of unlabelled videos.")] = 900,
     as_json: AsJson = False,
 ) -> None:
-    """The embedded small world: its benchmarks, its videos, its base model."""
+    """The synthetic micro world: its benchmarks, its videos, its base model."""
     if not (build_twins or build_videos or rebuild_base):
         _stop("say what to make: --build-twins DIR, --build-videos DIR or --rebuild-base --out DIR", 2)
     if build_twins:
@@ -169,11 +169,11 @@ def micro(
 
 def _build_twins(folder: Path, seed: int, size: str, as_json: bool) -> None:
     from benchmarks.data.layout import DatasetError
-    from benchmarks.micro.twins.twins import QUESTIONS
+    from benchmarks.micro.twins.twins import SIZES
     from benchmarks.micro.twins.twins import build_twins as build
 
-    if size not in QUESTIONS:
-        _stop(f"unknown twin size {size!r}; choose from {', '.join(QUESTIONS)}", 2)
+    if size not in SIZES:
+        _stop(f"unknown twin size {size!r}; choose from {', '.join(SIZES)}", 2)
     try:
         twins = build(folder, seed=seed, size=size)  # type: ignore[arg-type]
     except DatasetError as e:

@@ -14,14 +14,10 @@ import re
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
-from benchmarks.catalog import Benchmark
-from benchmarks.data.layout import video_file, video_id
+from benchmarks.benchmark import LETTERS, Benchmark, Form
 from harness.records import Evaluation, Provenance, QuestionRecord, Score, Status, records_sha256
-
-LETTERS = "ABCDE"
-Form = Literal["letter", "yes_no", "caption"]
 
 _OPENING = re.compile(r"\s*(?:\(([A-E])\)|([A-E])(?=\s*$|[.):,]))")
 """A reply that opens with a letter: "A", "A.", "A) up", "(A) up", "A: up"."""
@@ -38,7 +34,7 @@ class ScoringError(ValueError):
 
 @dataclass(frozen=True)
 class Asked:
-    """A document in one form for all six: the question, its options, the right reply, the video (relative to HF_HOME)."""
+    """A document in one form for all benchmarks: the question, its options, the right reply, the video (relative to HF_HOME)."""
 
     question: str
     options: tuple[str, ...]
@@ -63,11 +59,6 @@ class Reply:
     guessed: bool = False
 
 
-def form_of(task: str) -> Form:
-    """How a task's replies are read."""
-    return "yes_no" if task == "tempcompass_yes_no" else "caption" if task == "tempcompass_caption_matching" else "letter"
-
-
 def describe(b: Benchmark, task: str, doc: Mapping[str, Any]) -> Asked:
     """Bring a benchmark's document into the common form.
 
@@ -75,38 +66,13 @@ def describe(b: Benchmark, task: str, doc: Mapping[str, Any]) -> Asked:
         ScoringError: the document lacks a field, or its answer is none of its options.
     """
     try:
-        question, options, target = _describe(b.name, task, doc)
-        video = video_file(b, task, doc)
+        document = b.document(task, doc)
+        video = b.video_file(task, doc)
     except (KeyError, IndexError, ValueError, TypeError) as e:
         raise ScoringError(
             f"{task}: a document does not look as expected ({type(e).__name__}: {e}); fields: {', '.join(map(str, doc))}"
         ) from e
-    return Asked(question, tuple(options), target, form_of(task), video)
-
-
-def _describe(name: str, task: str, doc: Mapping[str, Any]) -> tuple[str, list[str], str]:
-    if name == "mvbench":
-        options = list(doc["candidates"])
-        return doc["question"], options, LETTERS[options.index(doc["answer"])]
-    if name == "perceptiontest":
-        return doc["question"], list(doc["options"]), LETTERS[int(doc["answer_id"])]
-    if name == "nextqa":
-        return doc["question"], [doc[f"a{k}"] for k in range(5)], LETTERS[int(doc["answer"])]
-    if name == "egoschema":
-        return doc["question"], [re.sub(r"^[A-E]\.\s*", "", o) for o in doc["option"]], LETTERS[int(doc["answer"])]
-    if name == "longvideobench":
-        options = []
-        for k in range(5):
-            if doc[f"option{k}"] == "N/A":
-                break
-            options.append(doc[f"option{k}"])
-        return doc["question"], options, LETTERS[int(doc["correct_choice"])]
-    if task == "tempcompass_yes_no":
-        return doc["question"], ["yes", "no"], str(doc["answer"])
-    question, *lines = doc["question"].split("\n")
-    if task == "tempcompass_caption_matching":
-        return question, [x.split(": ", 1)[1] for x in lines], LETTERS[lines.index(doc["answer"])]
-    return question, [re.sub(r"^[A-E]\.\s*", "", x) for x in lines], doc["answer"][0]
+    return Asked(document.question, document.options, document.target, b.form(task), video)
 
 
 def question_id(task: str, asked: Asked) -> str:
@@ -194,18 +160,7 @@ def upstream_credit(b: Benchmark, sample: Mapping[str, Any]) -> float:
         ScoringError: the sample lacks its task's metric.
     """
     try:
-        m = sample[b.metric]
-        if b.name == "mvbench":
-            return float(m["score"])
-        if b.name == "perceptiontest":
-            return float(m["correct"])
-        if b.name == "tempcompass":
-            return float(m["rating"] == 1)
-        if b.name == "nextqa":
-            return float(m)
-        if b.name == "egoschema":
-            return float(str(m["pred"]) == str(m["ground_truth"]))
-        return float(m["parsed_pred"] == m["answer"])
+        return b.credit(sample).right
     except (KeyError, TypeError, ValueError) as e:
         raise ScoringError(f"{b.title}, document {sample.get('doc_id')}: no {b.metric} as expected ({type(e).__name__}: {e})") from e
 
@@ -232,7 +187,7 @@ def record(b: Benchmark, task: str, sample: Mapping[str, Any], reply: Reply, qid
         task=task,
         doc_id=int(sample["doc_id"]),
         question_id=qid,
-        video_id=video_id(b, asked.video),
+        video_id=b.video_id(asked.video),
         prompt=str(sample["arguments"][0]),
         target=asked.target,
         answer=reply.text,

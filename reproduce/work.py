@@ -121,14 +121,14 @@ class RealWork:
         if size is not None:
             from benchmarks.micro.twins.twins import build_twins
 
-            twins = build_twins(x.hf_home, seed=x.scale.evaluation.twins_seed.value, size=size)
+            twins = build_twins(x.hf_home, seed=x.scale.evaluation.twins_seed.value, size=size, benchmarks=x.benchmarks)
             wanted = [b.name for b in select(x.benchmarks)]
             n = {name: twins.n[name] for name in wanted}
             write_text_atomic(
                 out, json.dumps({"n": n, "videos": {k: twins.videos[k] for k in wanted}, "fingerprint": twins.fingerprint}, indent=1) + "\n"
             )
             return f"twins of {len(n)} data sets, {sum(n.values())} questions ({', '.join(f'{k} {v}' for k, v in n.items())})"
-        from benchmarks.data.layout import check, fingerprint, mend
+        from benchmarks.data.layout import check, fingerprint, fix_command
 
         chosen = select(x.benchmarks)
         found = []
@@ -139,7 +139,7 @@ class RealWork:
         if lacking:
             lines = [
                 f"  {s.benchmark}: {s.n} of {s.n_expected} questions, {len(s.missing)} files missing (about {s.download_gb:.0f} GB"
-                f"{', gated' if s.gated else ''}); {mend(x.hf_home, s.benchmark)}"
+                f"{', gated' if s.gated else ''}); {fix_command(x.hf_home, s.benchmark)}"
                 for s in lacking
             ]
             raise MissingInputError(f"data sets below {x.hf_home} are not complete:\n" + "\n".join(lines))
@@ -356,7 +356,10 @@ def list_failed(found: Mapping[str, Evaluation], where: str, failures: Path) -> 
 
 def mean_pct(found: Mapping[str, Evaluation]) -> float:
     """Unweighted mean of the benchmarks' strict percentages."""
-    return sum(e.score.strict_pct for e in found.values()) / len(found)
+    from benchmarks.catalog import in_mean
+
+    averaged = in_mean(found)
+    return sum(found[name].score.strict_pct for name in averaged) / len(averaged)
 
 
 def score_line(found: Mapping[str, Evaluation], base: Mapping[str, Evaluation] | None) -> str:

@@ -15,8 +15,8 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path, PurePosixPath
 from typing import IO, Any
 
-from benchmarks.catalog import Benchmark
-from benchmarks.data.layout import GATED, DatasetError, DatasetStatus, check
+from benchmarks.benchmark import Benchmark
+from benchmarks.data.layout import DatasetError, DatasetStatus, check
 
 VIDEO_SUFFIXES = frozenset({".mp4", ".avi", ".mkv", ".webm", ".mov", ".jpg", ".png"})
 ROOM = 2.2
@@ -170,11 +170,11 @@ def _from_hub(hf_home: Path) -> Fetch:
         from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, LocalEntryNotFoundError
 
         try:
-            return Path(snapshot_download(b.repo, repo_type="dataset", revision=_revision(b), cache_dir=hf_home / "hub"))
+            return Path(snapshot_download(b.repo, repo_type="dataset", revision=b.revision, cache_dir=hf_home / "hub"))
         except GatedRepoError as e:
             raise DatasetError(f"{b.repo} is gated: accept its licence on its hub page, then log in with `hf auth login`") from e
         except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as e:
-            note = "; it is gated: a login is needed" if b.name in GATED else ""
+            note = "; it is gated: a login is needed" if b.gated else ""
             raise DatasetError(f"{b.repo}: could not be downloaded ({type(e).__name__}: {str(e).splitlines()[0]}){note}") from e
 
     return fetch
@@ -184,13 +184,7 @@ def _with_datasets(hf_home: Path) -> Build:
     def build(b: Benchmark, config: str) -> object:
         from datasets import load_dataset
 
-        revision = _revision(b)
-        more = {"revision": revision} if revision else {}
+        more = {"revision": b.revision} if b.revision else {}
         return load_dataset(b.repo, config, cache_dir=str(hf_home / "datasets"), **more)
 
     return build
-
-
-def _revision(b: Benchmark) -> str | None:
-    """MVBench's videos and questions for lmms-eval lie on a branch of their own."""
-    return "video" if b.name == "mvbench" else None

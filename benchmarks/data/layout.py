@@ -1,4 +1,4 @@
-"""Where the six data sets lie on disk, whether they are complete, and a fingerprint of what they hold.
+"""Where the data sets lie on disk, whether they are complete, and a fingerprint of what they hold.
 
 lmms-eval's tasks read questions from the `datasets` library's Arrow files and videos from fixed folders, both below HF_HOME. Everything
 here reads those files and nothing else: no lmms-eval, no `datasets`, no network. `benchmarks.data.download` fetches what is missing, and
@@ -10,46 +10,20 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks.catalog import CATALOG, Benchmark
+from benchmarks.benchmark import Benchmark
+from benchmarks.catalog import select
 
-MVBENCH_FOLDERS: dict[str, str] = {
-    "object_interaction": "star/Charades_segment", "action_sequence": "star/Charades_segment", "action_prediction": "star/Charades_segment",
-    "action_localization": "sta/sta_video_segment", "moving_count": "clevrer/video_validation", "fine_grained_pose": "nturgbd_convert",
-    "character_order": "perception/videos", "object_shuffle": "perception/videos", "egocentric_navigation": "vlnqa",
-    "moving_direction": "clevrer/video_validation", "episodic_reasoning": "tvqa/video_fps3_hq_segment",
-    "fine_grained_action": "Moments_in_Time_Raw/videos", "scene_transition": "scene_qa/video", "state_change": "perception/videos",
-    "moving_attribute": "clevrer/video_validation", "action_antonym": "ssv2_video_mp4", "unexpected_action": "FunQA_test/test",
-    "counterfactual_inference": "clevrer/video_validation", "object_existence": "clevrer/video_validation",
-    "action_count": "perception/videos",
-}  # fmt: skip
-"""Folder of each MVBench subtask's videos (lmms-eval 0.7.3, tasks/mvbench/utils.py, DATA_LIST)."""
-
-VIDEO_SUBDIR = {
-    "mvbench": "", "perceptiontest": "videos", "tempcompass": "videos", "nextqa": "NExTVideo", "egoschema": "videos",
-    "longvideobench": "videos",
-}  # fmt: skip
-"""Folder of the videos below the benchmark's `data_dir`."""
-
-SNAKE_NAMES = {
-    "mvbench": "mv_bench", "perceptiontest": "perception_test_val", "tempcompass": "temp_compass", "nextqa": "n_ex_tqa",
-    "egoschema": "egoschema",
-    "longvideobench": "long_video_bench",
-}  # fmt: skip
-"""What the `datasets` library makes of the repository's name."""
-
-GATED = frozenset({"longvideobench"})
-"""The hub asks for an accepted licence and a login before it gives the files out."""
 MEDIA_CACHE = ".media-sha256.json"
 TWINS_STAMP = "twins.json"
 
 
 class DatasetError(RuntimeError):
-    """A data set that is not there or not whole: names what is missing, where it was looked for, and the command that mends it."""
+    """A data set that is not there or not whole: names what is missing, where it was looked for, and the command that brings it."""
 
 
 @dataclass(frozen=True)
@@ -74,12 +48,12 @@ class DatasetStatus:
 def arrow_folder(hf_home: Path, b: Benchmark, config: str) -> Path:
     """Folder of one configuration's Arrow files, above its version and hash."""
     org = b.repo.split("/")[0]
-    return hf_home / "datasets" / f"{org}___{SNAKE_NAMES[b.name]}" / config
+    return hf_home / "datasets" / f"{org}___{b.dataset_name}" / config
 
 
 def arrow_files(hf_home: Path, b: Benchmark, config: str) -> list[Path]:
     """The Arrow files of a configuration's evaluation split (several where it was written in shards); empty if it was never prepared."""
-    found = sorted(arrow_folder(hf_home, b, config).glob(f"*/*/{SNAKE_NAMES[b.name]}-{b.split}*.arrow"))
+    found = sorted(arrow_folder(hf_home, b, config).glob(f"*/*/{b.dataset_name}-{b.split}*.arrow"))
     # Several versions of a data set may lie side by side; `datasets` takes the newest.
     newest = max(
         (f.parent for f in found),
@@ -99,7 +73,7 @@ def read_docs(hf_home: Path, b: Benchmark, config: str) -> Iterator[dict[str, An
 
     files = arrow_files(hf_home, b, config)
     if not files:
-        raise DatasetError(f"{b.title} ({config}): no Arrow file below {arrow_folder(hf_home, b, config)}; {mend(hf_home, b.name)}")
+        raise DatasetError(f"{b.title} ({config}): no Arrow file below {arrow_folder(hf_home, b, config)}; {fix_command(hf_home, b.name)}")
     for f in files:
         try:
             with pa.memory_map(str(f)) as source, pa.ipc.open_stream(source) as reader:
@@ -107,34 +81,15 @@ def read_docs(hf_home: Path, b: Benchmark, config: str) -> Iterator[dict[str, An
                     yield from batch.to_pylist()
         except (pa.ArrowInvalid, OSError) as e:
             raise DatasetError(
-                f"{f}: not a whole Arrow file ({str(e).splitlines()[0]}); delete its folder, then {mend(hf_home, b.name)}"
+                f"{f}: not a whole Arrow file ({str(e).splitlines()[0]}); delete its folder, then {fix_command(hf_home, b.name)}"
             ) from e
 
 
-def mend(hf_home: Path, benchmark: str) -> str:
+def fix_command(hf_home: Path, benchmark: str) -> str:
     """The command that brings a benchmark's missing files, in words for an error message."""
     if (hf_home / TWINS_STAMP).exists():
         return f"run: python -m benchmarks micro --build-twins {hf_home}"
     return f"run: python -m benchmarks prepare {benchmark} --hf-home {hf_home} --download"
-
-
-def video_file(b: Benchmark, task: str, doc: Mapping[str, Any]) -> str:
-    """Path of a document's video relative to HF_HOME (POSIX), by the rule of the task that reads it.
-
-    Raises:
-        KeyError: the document lacks the field that names its video.
-    """
-    if b.name == "mvbench":
-        return f"{b.data_dir}/{MVBENCH_FOLDERS[task.removeprefix('mvbench_')]}/{doc['video']}"
-    if b.name == "longvideobench":
-        return f"{b.data_dir}/videos/{doc['video_path']}"
-    field = {"perceptiontest": "video_name", "tempcompass": "video_id", "nextqa": "video", "egoschema": "video_idx"}[b.name]
-    return f"{b.data_dir}/{VIDEO_SUBDIR[b.name]}/{doc[field]}.mp4"
-
-
-def video_id(b: Benchmark, relative: str) -> str:
-    """A video's name within its benchmark, the cluster of paired tests: its path without the common folder and the suffix."""
-    return relative.removeprefix(f"{b.data_dir}/").removeprefix(f"{VIDEO_SUBDIR[b.name]}/").rsplit(".", 1)[0]
 
 
 def twins_stamp(hf_home: Path) -> dict[str, Any] | None:
@@ -149,7 +104,7 @@ def twins_stamp(hf_home: Path) -> dict[str, Any] | None:
     try:
         stamp = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as e:
-        raise DatasetError(f"{path}: no JSON ({e}); delete it, then {mend(hf_home, '')}") from e
+        raise DatasetError(f"{path}: no JSON ({e}); delete it, then {fix_command(hf_home, '')}") from e
     if not isinstance(stamp, dict):
         raise DatasetError(f"{path}: no JSON object; delete it and build the twins again")
     return stamp
@@ -158,20 +113,12 @@ def twins_stamp(hf_home: Path) -> dict[str, Any] | None:
 def expected_n(hf_home: Path, b: Benchmark, limit: int | None = None) -> int:
     """How many questions a complete evaluation has: the twin's own numbers where twins lie below `hf_home`, else the catalog's.
 
-    `limit` caps each lmms-eval task, as lmms-eval's own `--limit` does. For the real TempCompass and MVBench the catalog knows only the
-    sum, so a limit is applied to the number of documents found.
+    `limit` caps each lmms-eval task, as lmms-eval's own `--limit` does.
     """
     stamp = twins_stamp(hf_home)
-    tasks: dict[str, int] | None = stamp["tasks"].get(b.name) if stamp else None
-    if limit is None:
-        return sum(tasks.values()) if tasks else b.n
-    if tasks is None:
-        tasks = (
-            {t: sum(1 for _ in read_docs(hf_home, b, c)) for t, c in zip(b.tasks, b.configs, strict=True)}
-            if len(b.tasks) > 1
-            else {b.tasks[0]: b.n}
-        )
-    return sum(min(limit, n) for n in tasks.values())
+    twin: dict[str, int] | None = stamp["tasks"].get(b.name) if stamp else None
+    sizes = twin.values() if twin else b.sizes
+    return sum(n if limit is None else min(limit, n) for n in sizes)
 
 
 def check(hf_home: Path, b: Benchmark) -> DatasetStatus:
@@ -185,28 +132,20 @@ def check(hf_home: Path, b: Benchmark) -> DatasetStatus:
             continue
         for doc in read_docs(hf_home, b, config):
             n += 1
-            videos.add(video_file(b, task, doc))
+            videos.add(b.video_file(task, doc))
     for v in sorted(videos):
-        path = existing_video(hf_home / v)
+        path = find_video(hf_home, b, v)
         if path is None:
             missing.append(v)
         else:
             size += path.stat().st_size
-    return DatasetStatus(b.name, n, expected_n(hf_home, b), len(videos), size, tuple(missing), b.download_gb, b.name in GATED)
+    return DatasetStatus(b.name, n, expected_n(hf_home, b), len(videos), size, tuple(missing), b.download_gb, b.gated)
 
 
-def existing_video(path: Path) -> Path | None:
-    """The file itself, or the variants that lmms-eval's tasks also try (suffix in capitals; MVBench's data0613 folder)."""
-    for p in (path, path.with_suffix(path.suffix.upper())):
-        if p.exists():
-            return p
-    parts = path.parts
-    if "mvbench_video" in parts:
-        i = parts.index("mvbench_video") + 1
-        p = Path(*parts[:i], "data0613", *parts[i:])
-        if p.exists():
-            return p
-    return None
+def find_video(hf_home: Path, b: Benchmark, relative: str) -> Path | None:
+    """A video's file, or the one that the benchmark's task takes in its place."""
+    path = hf_home / relative
+    return next((p for p in (path, *(path.with_suffix(suffix) for suffix in b.other_suffixes)) if p.exists()), None)
 
 
 class MediaIndex:
@@ -250,11 +189,11 @@ class MediaIndex:
         self._changed = True
         return h.hexdigest()
 
-    def fingerprint(self, relative: Iterable[str]) -> str:
-        """SHA-256 over names and bytes of videos (paths relative to HF_HOME, any order); a missing one counts as missing."""
+    def fingerprint(self, b: Benchmark, relative: Iterable[str]) -> str:
+        """SHA-256 over names and bytes of a benchmark's videos (paths relative to HF_HOME, any order); a missing one counts as missing."""
         lines = []
         for v in sorted(set(relative)):
-            path = existing_video(self.hf_home / v)
+            path = find_video(self.hf_home, b, v)
             lines.append(f"{v} {self.digest(path) if path else 'missing'}\n")
         self.save()
         return hashlib.sha256("".join(lines).encode()).hexdigest()
@@ -279,12 +218,14 @@ def fingerprint(hf_home: Path, b: Benchmark) -> str:
     for config in b.configs:
         files = arrow_files(hf_home, b, config)
         if not files:
-            raise DatasetError(f"{b.title} ({config}): no Arrow file below {arrow_folder(hf_home, b, config)}; {mend(hf_home, b.name)}")
+            raise DatasetError(
+                f"{b.title} ({config}): no Arrow file below {arrow_folder(hf_home, b, config)}; {fix_command(hf_home, b.name)}"
+            )
         for f in files:
             h.update(f"{config} {hashlib.sha256(f.read_bytes()).hexdigest()}\n".encode())
     return h.hexdigest()
 
 
 def check_all(hf_home: Path) -> list[DatasetStatus]:
-    """`check` of all six, in catalog order."""
-    return [check(hf_home, b) for b in CATALOG.values()]
+    """`check` of the paper's benchmarks, in catalog order."""
+    return [check(hf_home, b) for b in select(None)]

@@ -9,8 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks.micro.world import questions as q
-from benchmarks.micro.world.videos import scene_rng
-from benchmarks.micro.world.world import Scene, make_scene
+from benchmarks.micro.world.world import Scene, make_scene, scene_rng
 
 
 def _pattern(template: str, value: bool) -> str:

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Literal
 
-from benchmarks.catalog import CATALOG
+from benchmarks.catalog import CATALOG, in_mean
 from harness.gate.decide import conclude, decide, excuse
 from harness.gate.decision import Evidence, GateResult, GateUsageError
 from harness.gate.evidence.paired import compare_pair, mean_evidence
@@ -73,8 +73,9 @@ def gate_runs(
     if _comparable(problems, s):
         pairs = [compare_pair(candidate[n], baseline[n], s.margin_of(n), s) for n in names]
         evidence = [p.no_regression for p in pairs] + [p.improved for p in pairs]
-        if len(pairs) > 1:
-            evidence += mean_evidence(pairs, s)
+        averaged = [p for n, p in zip(names, pairs, strict=True) if n in in_mean(names)]
+        if len(averaged) > 1:
+            evidence += mean_evidence(averaged, s)
     optional: frozenset[str] = frozenset() if s.require_improvement else frozenset({"improved"})
     decisions = decide(evidence, alpha=s.alpha, rule=s.multiplicity, optional=optional)
     return conclude(decisions, problems, s, candidate=candidate_name, reference=reference_name, scale=_scale(candidate))

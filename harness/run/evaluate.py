@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from benchmarks.catalog import Benchmark, select
-from benchmarks.data.layout import DatasetError, MediaIndex, check, expected_n, mend
+from benchmarks.data.layout import DatasetError, MediaIndex, check, expected_n, fix_command
 from benchmarks.data.layout import fingerprint as data_fingerprint
 from harness.gate.integrity import edited
 from harness.records import (
@@ -180,7 +180,7 @@ def _finished(plan: _Plan, b: Benchmark, inputs: Mapping[str, Any], media: Media
         e = Evaluation(read_score(folder / SCORE_FILE), read_records(folder / QUESTIONS_FILE))
     except (FileNotFoundError, ValueError, RecordError):
         return None  # half a result is none: it is measured again
-    if edited(e) is not None or media.fingerprint(r.video_path for r in e.records) != e.score.provenance.media:
+    if edited(e) is not None or media.fingerprint(b, (r.video_path for r in e.records)) != e.score.provenance.media:
         return None
     Journal(folder).delete()  # a process killed between the score and this left it
     return e
@@ -201,7 +201,7 @@ def _run(adapter: SaviLmms, plan: _Plan, b: Benchmark, manager: Any, guesses: Gu
     begin = time.monotonic()
     status = check(plan.hf_home, b)
     if status.n == 0:
-        raise DatasetError(f"{b.title}: no questions below {plan.hf_home}; {mend(plan.hf_home, b.name)}")
+        raise DatasetError(f"{b.title}: no questions below {plan.hf_home}; {fix_command(plan.hf_home, b.name)}")
     (plan.out / b.name / SCORE_FILE).unlink(missing_ok=True)
     adapter.notes.clear()
     adapter.journal = Journal(plan.out / b.name, rank=adapter.rank)
@@ -267,7 +267,7 @@ def _provenance(adapter: SaviLmms, plan: _Plan, b: Benchmark, records: Sequence[
     return Provenance(
         model=plan.name,
         weights=plan.weights,
-        media=media.fingerprint(r.video_path for r in records),
+        media=media.fingerprint(b, (r.video_path for r in records)),
         prompts=prompts_fingerprint(records),
         generation=dict(adapter.generation.get(b.tasks[0], {})),
         frames=adapter.frame_settings,

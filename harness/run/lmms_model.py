@@ -21,7 +21,7 @@ fix_torchvision()  # before lmms-eval imports transformers
 
 from lmms_eval.api.model import lmms  # noqa: E402
 
-from benchmarks.catalog import CATALOG, Benchmark  # noqa: E402
+from benchmarks.catalog import of_task  # noqa: E402
 from benchmarks.data.layout import MediaIndex  # noqa: E402
 from harness.run.journal import Answer, Journal, answer_key  # noqa: E402
 from harness.run.offline import InfrastructureError  # noqa: E402
@@ -254,7 +254,7 @@ class SaviLmms(lmms):
         settings = generation_settings(dict(kwargs), max_new_tokens=self.max_new_tokens, seed=self.seed)
         self.generation[task] = settings_record(settings)
         doc = self.task_dict[task][split][doc_id]
-        b = _benchmark_of(task)
+        b = of_task(task)
         row = _Row(index, task, int(doc_id), prompt, settings, f"{task}/{doc_id}", None, f"{task}/{doc_id}")
         if b is not None:
             row.question = question_id(task, describe(b, task, doc))
@@ -366,10 +366,6 @@ class SaviLmms(lmms):
 def _fail(rows: Sequence[_Row], error: str) -> None:
     for row in rows:
         row.note = Note("", 0, 0, False, error)
-
-
-def _benchmark_of(task: str) -> Benchmark | None:
-    return next((b for b in CATALOG.values() if task in b.tasks), None)
 
 
 def _chunks(groups: Sequence[_Group], rows: int) -> Iterator[list[_Group]]:

@@ -1,8 +1,8 @@
 """lmms-eval's tasks with nothing behind the user's back: no network, no judge, no downloads, and a note of every guess.
 
-What changes is only where upstream would leave the machine. An answer that no rule of TempCompass's reads goes to an outside judge there;
-here it gets what upstream gives when the judge cannot be reached (rating 0), at once and marked. Random guesses are upstream's own draws,
-from its seed.
+What changes is only where upstream would leave the machine. Where a task asks an outside judge about an answer that no rule reads
+(TempCompass), the answer gets what upstream gives when the judge cannot be reached, at once and marked. Random guesses are upstream's own
+draws, from its seed.
 """
 
 from __future__ import annotations
@@ -20,7 +20,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from benchmarks.catalog import CATALOG
+from benchmarks.benchmark import Judge
+from benchmarks.catalog import CATALOG, of_task
 
 _LOCAL = ("localhost", "127.0.0.1", "::1", "", "0.0.0.0")  # noqa: S104 (names that are let through, nothing is bound)
 
@@ -161,8 +162,9 @@ class Guesses:
         names = scoring.__globals__
         if "random" in names:
             names["random"] = _WatchedRandom(names["random"], self._note)
-        if "get_eval_result" in names:
-            names["get_eval_result"] = self._no_judge
+        b = of_task(name)
+        if b is not None and b.judge is not None:
+            names[b.judge.function] = self._unanswered(b.judge)
 
         @functools.wraps(scoring)
         def watched(doc: Any, results: Any, **kwargs: Any) -> Any:
@@ -176,10 +178,14 @@ class Guesses:
     def _note(self) -> None:
         self._guessed = True
 
-    def _no_judge(self, *_: Any, **__: Any) -> tuple[None, int]:
-        """What TempCompass's `get_eval_result` returns after its last retry."""
-        self._note()
-        return None, 0
+    def _unanswered(self, judge: Judge) -> Callable[..., tuple[Any, ...]]:
+        """The judge as it is when it cannot be reached."""
+
+        def answer(*_: Any, **__: Any) -> tuple[Any, ...]:
+            self._note()
+            return judge.unanswered
+
+        return answer
 
 
 class _WatchedRandom(types.ModuleType):
@@ -199,10 +205,10 @@ class _WatchedRandom(types.ModuleType):
 
 
 def task_manager(guesses: Guesses) -> Any:
-    """lmms-eval's TaskManager over the folders of our six (0.2 s instead of 8 s for all tasks), its tasks watched for guesses."""
+    """lmms-eval's TaskManager over the folders of the catalog (0.2 s instead of 8 s for all tasks), its tasks watched for guesses."""
     import lmms_eval.tasks as tasks
 
-    class SixTasks(tasks.TaskManager):  # type: ignore[misc,name-defined]
+    class OurTasks(tasks.TaskManager):  # type: ignore[misc,name-defined]
         def load_task_or_group(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
             loaded: dict[str, Any] = super().load_task_or_group(*args, **kwargs)
             for name, task in loaded.items():
@@ -210,4 +216,4 @@ def task_manager(guesses: Guesses) -> Any:
             return loaded
 
     root = Path(tasks.__file__).parent
-    return SixTasks("ERROR", include_path=[str(root / b.task_folder) for b in CATALOG.values()], include_defaults=False)
+    return OurTasks("ERROR", include_path=[str(root / b.task_folder) for b in CATALOG.values()], include_defaults=False)

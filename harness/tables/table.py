@@ -12,9 +12,10 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
-from benchmarks.catalog import CATALOG, select
+from benchmarks.benchmark import Benchmark
+from benchmarks.catalog import CATALOG, PAPER, in_mean, select
 from harness import escape
 from harness.records import Evaluation
 from harness.tables.plots import Point
@@ -25,6 +26,7 @@ PAPER_SCALES = ("1b", "2b", "4b", "8b")
 """Scales at which published numbers may stand beside ours."""
 FORMATS = ("md", "latex", "html", "csv", "json")
 
+T = TypeVar("T")
 CellSource = Literal["measured", "published", "derived"]
 ScoreRule = Literal["strict", "upstream"]
 Format = Literal["md", "latex", "html", "csv", "json"]
@@ -411,13 +413,14 @@ def results_table(
             short = "" if e.score.n == e.score.n_expected else f"; {e.score.n_expected} expected"
             note = f"n = {e.score.n} on {e.score.videos} videos{short}; chance {e.score.chance_pct:.1f}"
             cells.append(pct_cell(s.value, s.interval if intervals else None, note=note))
-        mean = mean_cell(parts)
+        mean = mean_cell(_averaged(chosen, parts))
         cells.append(mean if intervals or mean.value is None else pct_cell(float(mean.value), source="derived"))
         out.append(Row(label, tuple(cells), (groups or {}).get(label, "")))
     for row in published:
         cells = [pct_cell(row.values.get(b.name), source="published", link=row.link, note=row.source) for b in chosen]
-        known = [row.values[b.name] for b in chosen if b.name in row.values]
-        mean_value = sum(known) / len(known) if known and len(known) == len(chosen) else None
+        values = _averaged(chosen, [row.values.get(b.name) for b in chosen])
+        known = [v for v in values if v is not None]
+        mean_value = sum(known) / len(known) if known and len(known) == len(values) else None
         cells.append(pct_cell(mean_value, source="derived", note="mean of the published row"))
         out.append(Row(row.label, tuple(cells), "published"))
     sizes = "; ".join(f"{CATALOG[b].title} {_sizes(counts[b])}" for b in counts)
@@ -427,9 +430,16 @@ def results_table(
     if scale not in PAPER_SCALES:
         all_notes.append(f"Scale {scale}: a small world of its own; no number here reproduces a number of the paper.")
     all_notes += [n for row in published for n in (f"{row.label}: {row.source}", *row.notes)]
-    mean_title = "Mean" if len(chosen) == len(CATALOG) else f"Mean of {len(chosen)}"
+    averaged = in_mean(b.name for b in chosen)
+    mean_title = "Mean" if len(averaged) == len(PAPER) else f"Mean of {len(averaged)}"
     columns = (*(b.title for b in chosen), mean_title)
     return Table(title, scale, columns, tuple(out), tuple(n for n in [*all_notes, *notes] if n))
+
+
+def _averaged(chosen: Sequence[Benchmark], parts: Sequence[T]) -> list[T]:
+    """Of one part a benchmark, those that the mean is made of."""
+    averaged = in_mean(b.name for b in chosen)
+    return [part for b, part in zip(chosen, parts, strict=True) if b.name in averaged]
 
 
 def _sizes(seen: set[tuple[int, int]]) -> str:
@@ -458,7 +468,7 @@ def results_plot(
         parts = [scored(evaluations[b.name], rule) if b.name in evaluations else None for b in chosen]
         for b, part in zip(chosen, parts, strict=True):
             series[b.title].append(Point(part.value, part.interval) if part else None)
-        mean = mean_cell(parts)
+        mean = mean_cell(_averaged(chosen, parts))
         means.append(Point(mean.value, mean.interval) if isinstance(mean.value, float) else None)
     drawn = {name: points for name, points in series.items() if any(points)}
     if len(chosen) > 1 and any(means):

@@ -21,9 +21,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks.catalog import CATALOG, Benchmark
+from benchmarks.benchmark import LETTERS, Benchmark
+from benchmarks.catalog import select
 from harness.records import Provenance, QuestionRecord, write_evaluation, write_text_atomic
-from harness.scoring import form_of, prompts_fingerprint, score
+from harness.scoring import prompts_fingerprint, score
 
 CASES = ("gate", "report")
 """What is timed, in this order."""
@@ -88,7 +89,7 @@ def made_records(b: Benchmark, share: float, *, changed: bool) -> list[QuestionR
     for i in range(max(round(b.n * share), len(b.tasks))):
         rng = random.Random(f"{b.name} {i}")
         task = b.tasks[i % len(b.tasks)]
-        letters = ["yes", "no"] if form_of(task) == "yes_no" else list("ABCDE"[: min(b.max_options, 5)])
+        letters = ["yes", "no"] if b.form(task) == "yes_no" else list(LETTERS[: b.max_options])
         options = "".join(f"\n{x}. {_sentence(rng, 8)}." for x in letters if len(x) == 1)
         target = rng.choice(letters)
         wrong = rng.choice([x for x in letters if x != target])
@@ -111,7 +112,7 @@ def make_run(folder: Path, share: float = 1.0) -> int:
     """A run folder with base and iteration 1 over all six benchmarks; returns the number of questions of one model."""
     n = 0
     for stage in ("base", "iter-1"):
-        for b in CATALOG.values():
+        for b in select(None):
             records = made_records(b, share, changed=stage != "base")
             by_task = {t: [r.upstream for r in records if r.task == t] for t in b.tasks}
             provenance = Provenance(

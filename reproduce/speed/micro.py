@@ -107,13 +107,12 @@ def training(b: Bench) -> Part:
 
 def evaluating(b: Bench) -> Part:
     """The twins' questions."""
-    from benchmarks.catalog import CATALOG
-    from benchmarks.micro.twins.twins import QUESTIONS
+    from benchmarks.catalog import select
 
     n = sum(map(len, b.questions.values()))
     few = b.some_questions
     rows = [row for asked in b.questions.values() for row in asked]
-    whole = sum(QUESTIONS["micro"][name] * len(CATALOG[name].configs) for name in QUESTIONS["micro"])
+    whole = sum(benchmark.twin_questions["micro"] * len(benchmark.tasks) for benchmark in select(None))
     videos = len({row.video for row in rows})
 
     def agree(now: list[str], before: list[str]) -> float:

@@ -13,6 +13,8 @@ from functools import cache, cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from benchmarks.benchmark import LETTERS, Benchmark, lettered
+
 if TYPE_CHECKING:
     from reproduce.scale import Scale
     from savi.engine.video_lm import Reply, VideoLM
@@ -137,32 +139,27 @@ def twin_questions(folder: Path, n: int) -> dict[str, list[Asked]]:
 
     The prompts are question and lettered options, near the length of lmms-eval's, which is not imported here.
     """
-    from benchmarks.catalog import CATALOG
-    from benchmarks.data.layout import video_file
-    from benchmarks.micro.twins.questions import MAKERS
+    from benchmarks.catalog import select
     from benchmarks.micro.world.videos import write_mp4
     from benchmarks.micro.world.world import render
 
     out: dict[str, list[Asked]] = {}
-    for name, b in CATALOG.items():
-        twin = MAKERS[name](b, SEED, max(1, n // len(b.configs)))
-        for file, scene in twin.media.items():
-            write_mp4(folder / file, render(scene))
-        out[name] = [
-            Asked(name, folder / video_file(b, task, row), prompt_of(row))
-            for task, config in zip(b.tasks, b.configs, strict=True)
-            for row in twin.rows[config]
-        ]
+    for b in select(None):
+        twin = b.twin(SEED, max(1, n // len(b.configs)))
+        rows = [(task, doc) for task, config in zip(b.tasks, b.configs, strict=True) for doc in twin.rows[config]]
+        for video in sorted({b.video_name(task, doc) for task, doc in rows}):
+            write_mp4(folder / b.video_folder / video, render(twin.scenes[video]))
+        out[b.name] = [Asked(b.name, folder / b.video_file(task, doc), prompt_of(b, task, doc)) for task, doc in rows]
     return out
 
 
-def prompt_of(row: dict[str, Any]) -> str:
-    """Question and lettered options of a twin's row, whatever its benchmark calls them."""
-    options = row.get("candidates") or row.get("options") or row.get("option")
-    if options is None:
-        options = [row[key] for k in range(5) for key in (f"a{k}", f"option{k}") if row.get(key, "N/A") != "N/A"]
-    lettered = [o if o[:2] in ("A.", "B.", "C.", "D.", "E.") else f"{'ABCDE'[k]}. {o}" for k, o in enumerate(options)]
-    return "\n".join([row["question"], *lettered])
+def prompt_of(b: Benchmark, task: str, doc: dict[str, Any]) -> str:
+    """Question and options of a document, the options in the form they are asked for."""
+    document, form = b.document(task, doc), b.form(task)
+    options = lettered(document.options) if form == "letter" else []
+    if form == "caption":
+        options = [f"Caption {letter}: {caption}" for letter, caption in zip(LETTERS, document.options, strict=False)]
+    return "\n".join([document.question, *options])
 
 
 def propose(lm: Any, videos: Sequence[Path], scale: Scale) -> list[PreferencePair]:

@@ -1,4 +1,4 @@
-"""Twins of the six benchmarks on the micro world: small, real mp4 files, and questions in Arrow files where the `datasets` library
+"""Twins of the benchmarks on the micro world: small, real mp4 files, and questions in Arrow files where the `datasets` library
 looks for those of the real sets, so that lmms-eval's unmodified tasks load them with no network.
 
     build_twins(hf_home, seed=1, size="micro")
@@ -9,31 +9,25 @@ folder, made from other scenes.
 
 from __future__ import annotations
 
-import functools
 import hashlib
+import inspect
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, get_args
 
-from benchmarks.catalog import CATALOG, Benchmark
-from benchmarks.data.layout import SNAKE_NAMES, TWINS_STAMP, DatasetError, arrow_folder, twins_stamp
-from benchmarks.micro.twins import questions as twin_questions
-from benchmarks.micro.twins.questions import MAKERS
+from benchmarks.benchmark import Benchmark, TwinSize
+from benchmarks.catalog import CATALOG, PAPER, select
+from benchmarks.data.layout import TWINS_STAMP, DatasetError, arrow_folder, twins_stamp
+from benchmarks.micro.twins import drawing
 from benchmarks.micro.world import questions, videos, world
 from benchmarks.micro.world.videos import write_mp4
 from benchmarks.micro.world.world import render
 
-Size = Literal["smoke", "micro"]
-SCHEMA = 1
-
-QUESTIONS: dict[Size, dict[str, int]] = {
-    "micro": {"mvbench": 16, "perceptiontest": 260, "tempcompass": 100, "nextqa": 240, "egoschema": 200, "longvideobench": 220},
-    "smoke": {"mvbench": 3, "perceptiontest": 45, "tempcompass": 17, "nextqa": 40, "egoschema": 34, "longvideobench": 36},
-}
-"""Questions in each lmms-eval task of a benchmark (MVBench has 20 tasks, TempCompass three)."""
+SIZES: tuple[TwinSize, ...] = get_args(TwinSize)
+SCHEMA = 2
 _MARK = ".twins"
 """Tells a folder of twins whose stamp is gone (interrupted build, deleted file) from somebody's real data sets."""
 
@@ -44,7 +38,7 @@ class TwinSet:
 
     hf_home: Path
     seed: int
-    size: Size
+    size: TwinSize
     n: dict[str, int]
     videos: dict[str, int]
     fingerprint: str
@@ -65,7 +59,7 @@ def _write_arrow(hf_home: Path, b: Benchmark, config: str, rows: list[dict[str, 
     with pa.ipc.new_stream(sink, schema) as writer:
         writer.write_table(pa.Table.from_pylist(rows, schema=schema))
     data = sink.getvalue().to_pybytes()
-    snake = SNAKE_NAMES[b.name]
+    snake = b.dataset_name
     split = {"name": b.split, "num_bytes": len(data), "num_examples": len(rows), "dataset_name": snake}
     info = {
         "description": "", "citation": "", "homepage": "", "license": "", "features": described, "builder_name": "parquet",
@@ -106,10 +100,10 @@ def _sha(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
-@functools.cache
-def _code() -> str:
-    """What the twins are made by: a change of world, questions or layout makes them again."""
-    files = [m.__file__ for m in (world, questions, videos, twin_questions)] + [__file__]
+def _code(names: Sequence[str]) -> str:
+    """What the twins are made by: a change of world, drawing, layout or a benchmark's file makes them again."""
+    files = [m.__file__ for m in (world, questions, videos, drawing)] + [__file__]
+    files += [inspect.getfile(type(CATALOG[name])) for name in names]
     return hashlib.sha256(b"".join(Path(str(f)).read_bytes() for f in files)).hexdigest()
 
 
@@ -129,25 +123,30 @@ def check_twins(hf_home: Path, *, deep: bool = False) -> list[str]:
     return out
 
 
-def build_twins(hf_home: Path, *, seed: int, size: Size = "micro") -> TwinSet:
-    """Make the twins of all six benchmarks below `hf_home`, or keep them where they are whole and were made the same way.
+def build_twins(hf_home: Path, *, seed: int, size: TwinSize = "micro", benchmarks: Sequence[str] | None = None) -> TwinSet:
+    """Make twins below `hf_home` (of the paper's benchmarks, and of those named), or keep them where they are whole and were made the same
+    way. Optional twins that are there stay.
 
     Missing or changed files are made again (the same bytes). The stamp is written last, so an interrupted build is not taken for a whole
     one.
 
     Raises:
         ValueError: unknown size.
+        UnknownBenchmarkError: a name is not in the catalog.
         DatasetError: `hf_home` holds something else: data sets that were not made here.
     """
-    if size not in QUESTIONS:
-        raise ValueError(f"unknown twin size {size!r}; choose from {', '.join(QUESTIONS)}")
-    made = {"schema": SCHEMA, "seed": seed, "size": size, "code": _code()}
+    if size not in SIZES:
+        raise ValueError(f"unknown twin size {size!r}; choose from {', '.join(sorted(SIZES))}")
     stamp = twins_stamp(hf_home)
     if stamp is None and any((hf_home / b.data_dir).exists() and not (hf_home / _MARK).exists() for b in CATALOG.values()):
         raise DatasetError(f"{hf_home} holds data sets that are no twins; give the twins a folder of their own")
-    if stamp is not None and all(stamp.get(k) == v for k, v in made.items()) and not check_twins(hf_home):
+    there = [name for name in stamp["n"] if name in CATALOG] if stamp is not None else []
+    wanted = select([*PAPER, *(benchmarks or ()), *there])
+    names = [b.name for b in wanted]
+    made = {"schema": SCHEMA, "seed": seed, "size": size, "code": _code(names)}
+    if stamp is not None and list(stamp["n"]) == names and all(stamp.get(k) == v for k, v in made.items()) and not check_twins(hf_home):
         return TwinSet(hf_home, seed, size, stamp["n"], stamp["videos"], stamp["fingerprint"])
-    kept = stamp["files"] if stamp is not None and stamp.get("code") == made["code"] and stamp.get("seed") == seed else {}
+    kept = stamp["files"] if stamp is not None and stamp.get("code") == _code(there) and stamp.get("seed") == seed else {}
     hf_home.mkdir(parents=True, exist_ok=True)
     _write_bytes(hf_home / _MARK, b"this folder is the twins' own\n")
     (hf_home / TWINS_STAMP).unlink(missing_ok=True)
@@ -155,19 +154,21 @@ def build_twins(hf_home: Path, *, seed: int, size: Size = "micro") -> TwinSet:
     n: dict[str, int] = {}
     count: dict[str, int] = {}
     tasks: dict[str, dict[str, int]] = {}
-    revision = hashlib.sha256(json.dumps(made).encode()).hexdigest()[:40]
-    for b in CATALOG.values():
-        twin = MAKERS[b.name](b, seed, QUESTIONS[size][b.name])
-        for name, scene in twin.media.items():
+    for b in wanted:
+        revision = hashlib.sha256(json.dumps({**made, "code": _code([b.name])}).encode()).hexdigest()[:40]
+        twin = b.twin(seed, b.twin_questions[size])
+        used = {b.video_name(t, doc) for t, c in zip(b.tasks, b.configs, strict=True) for doc in twin.rows[c]}
+        for video in sorted(used):
+            name = f"{b.video_folder}/{video}"
             path = hf_home / name
             if not (name in kept and path.is_file() and _sha(path) == kept[name][1]):
-                write_mp4(path, render(scene))
+                write_mp4(path, render(twin.scenes[video]))
             files[name] = [path.stat().st_size, _sha(path)]
         for config, rows in twin.rows.items():
             for path in _write_arrow(hf_home, b, config, rows, revision):
                 files[path.relative_to(hf_home).as_posix()] = [path.stat().st_size, _sha(path)]
         tasks[b.name] = {t: len(twin.rows[c]) for t, c in zip(b.tasks, b.configs, strict=True)}
-        n[b.name], count[b.name] = sum(tasks[b.name].values()), len(twin.media)
+        n[b.name], count[b.name] = sum(tasks[b.name].values()), len(used)
     for name in set(stamp["files"] if stamp else {}) - set(files):
         _remove(hf_home / name)
     fingerprint = hashlib.sha256("".join(f"{k} {v[1]}\n" for k, v in sorted(files.items())).encode()).hexdigest()

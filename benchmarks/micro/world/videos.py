@@ -4,14 +4,13 @@ self-alignment loop that reads it cannot meet a ground truth there."""
 from __future__ import annotations
 
 import os
-import random
 from pathlib import Path
 
 import av
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.micro.world.world import FPS, make_scene, render
+from benchmarks.micro.world.world import FPS, make_scene, render, scene_rng
 
 
 def write_mp4(path: Path, frames: NDArray[np.uint8], fps: int = FPS) -> None:
@@ -33,11 +32,6 @@ def write_mp4(path: Path, frames: NDArray[np.uint8], fps: int = FPS) -> None:
         tmp.replace(path)
     finally:
         tmp.unlink(missing_ok=True)
-
-
-def scene_rng(seed: int, index: int, purpose: str) -> random.Random:
-    """A video's own random stream: video `index` is the same however many are made, and purposes never share scenes by construction."""
-    return random.Random(f"{purpose}/{seed}/{index}")
 
 
 def build_videos(folder: Path, n: int, seed: int) -> list[Path]:

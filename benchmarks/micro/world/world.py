@@ -127,6 +127,11 @@ def _clear(t: Thing) -> bool:
     return all(abs(v - SIZE / 2) >= 2.5 for p in (t.start, t.end) for v in p)
 
 
+def scene_rng(seed: int, index: int, purpose: str) -> random.Random:
+    """A video's own random stream: video `index` is the same however many are made, and purposes never share scenes by construction."""
+    return random.Random(f"{purpose}/{seed}/{index}")
+
+
 def make_scene(rng: random.Random) -> Scene:
     """Draw a scene (rejection sampling until nothing overlaps and something is there in the first frame)."""
     n = rng.choices((1, 2, 3), weights=(0.2, 0.55, 0.25))[0]

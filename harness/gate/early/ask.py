@@ -11,7 +11,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from benchmarks.catalog import CATALOG, Benchmark
+from benchmarks.benchmark import Benchmark
+from benchmarks.catalog import CATALOG
 from benchmarks.data.layout import MediaIndex
 from harness.records import Evaluation, QuestionRecord
 from harness.run.evaluate import PAPER_MAX_NEW_TOKENS, SMALL_MAX_NEW_TOKENS, SMALL_SCALES
@@ -108,7 +109,7 @@ class VideoAsker:
     def _index(self, b: Benchmark) -> dict[str, list[tuple[str, int]]]:
         """Documents of each video: [(task, position)]; read once."""
         if b.name not in self._where:
-            from benchmarks.data.layout import read_docs, video_id
+            from benchmarks.data.layout import read_docs
 
             where: dict[str, list[tuple[str, int]]] = defaultdict(list)
             for task, config in zip(b.tasks, b.configs, strict=True):
@@ -116,7 +117,7 @@ class VideoAsker:
                 self._ids[(b.name, task)] = unique_ids([question_id(task, a) for a in asked])
                 for i, (a, qid) in enumerate(zip(asked, self._ids[(b.name, task)], strict=True)):
                     if qid in self._wanted[b.name]:  # a baseline made with a limit asked fewer
-                        where[video_id(b, a.video)].append((task, i))
+                        where[b.video_id(a.video)].append((task, i))
             self._where[b.name] = where
         return self._where[b.name]
 

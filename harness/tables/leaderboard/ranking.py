@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from itertools import combinations
 from typing import TYPE_CHECKING
 
-from benchmarks.catalog import CATALOG
+from benchmarks.catalog import CATALOG, PAPER, in_mean
 from harness.tables.leaderboard.read import Answers, Entry, EntryScore, Key
 from harness.tables.table import PAPER_SCALES, RULE_NOTES, TABLE_SCHEMA, Cell, Format, Row, ScoreRule, Table, pct_cell
 
@@ -107,8 +107,9 @@ def _table(entries: Sequence[Entry], scale: str, names: Sequence[str], rule: Sco
     shown = [b for b in names if any(b in e.scores for e in (measured or entries))]
     designs = Designs(measured)
     rankings = {b: rank_benchmark([e.scores.get(b) for e in measured], b, alpha, designs) for b in shown}
-    overall = _rank_mean(measured, shown, alpha, rankings)
-    means = [_mean(e, shown) for e in entries]
+    averaged = in_mean(shown)
+    overall = _rank_mean(measured, averaged, alpha, rankings)
+    means = [_mean(e, averaged) for e in entries]
     intervals = {id(e): {b: _interval(e.scores[b], b, designs) for b in shown if b in e.scores} for e in measured}
 
     def order(i: int) -> tuple[bool, float, float, str]:
@@ -131,7 +132,7 @@ def _table(entries: Sequence[Entry], scale: str, names: Sequence[str], rule: Sco
         cells.append(pct_cell(means[i], source="derived", rank=place, note="" if means[i] is not None else "a benchmark is missing"))
         group = _GROUP_TITLES["published"] if e.kind == "published" else _measured_group(measured)
         rows.append(Row(e.label + e.marks, tuple(cells), group))
-    mean_title = "Mean" if len(shown) == len(CATALOG) else f"Mean of {len(shown)}"
+    mean_title = "Mean" if len(averaged) == len(PAPER) else f"Mean of {len(averaged)}"
     columns = ("Rank", *(CATALOG[b].title for b in shown), mean_title)
     return Table(title, scale, columns, tuple(rows), tuple(_notes(entries, rule, alpha, scale, shown, rankings)))
 
@@ -172,12 +173,13 @@ def _notes(
         )
     reasons = Counter(reason for b in shown for reason in rankings[b].unranked.values())
     out += [f"Without rank: {reason}." for reason in reasons]
+    assumed: set[str] = set()
     for e in entries:
         out += [n for n in e.notes if n not in out]
-        assumed = [s for b, s in e.scores.items() if b in shown and s.answers is not None and s.answers.videos is None]
-        note = "Where a stock result does not say the videos (MVBench, NExT-QA, LongVideoBench), the worst clustering is taken."
-        if assumed and note not in out:
-            out.append(note)
+        assumed |= {b for b, s in e.scores.items() if b in shown and s.answers is not None and s.answers.videos is None}
+    if assumed:
+        titles = ", ".join(CATALOG[b].title for b in shown if b in assumed)
+        out.append(f"Where a stock result does not say the videos ({titles}), the worst clustering is taken.")
     return out
 
 

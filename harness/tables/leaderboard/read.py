@@ -16,7 +16,8 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal
 
-from benchmarks.catalog import CATALOG, Benchmark
+from benchmarks.benchmark import Benchmark, Credit
+from benchmarks.catalog import CATALOG
 from harness.gate.integrity import edited
 from harness.records import QUESTIONS_FILE, SCORE_FILE, Evaluation, RecordError, read_records, read_score
 from harness.tables.published import MANIFEST_FILE, Published, PublishedError, load_published
@@ -309,19 +310,16 @@ def _stock(folder: Path, files: Sequence[Path], scale: str | None) -> list[Entry
         if scores:
             out.append(Entry(names[key], "lmms-eval", scale or UNSTATED, scores, str(folder), None, tuple(notes)))
     if not out:
-        six = ", ".join(b.group for b in CATALOG.values())
-        raise LeaderboardError(f"{folder}: lmms-eval results, but none of a whole benchmark of the six ({six})")
+        groups = ", ".join(b.group for b in CATALOG.values())
+        raise LeaderboardError(f"{folder}: lmms-eval results, but none of a whole benchmark of the catalog ({groups})")
     return out
-
-
-_TASKS: dict[str, Benchmark] = {t: b for b in CATALOG.values() for t in b.tasks}
 
 
 def _tasks(path: Path, raw: Mapping[str, Any]) -> dict[str, _Task]:
     out = {}
     match = _RESULTS.fullmatch(path.name)
     date = match["date"] if match else ""
-    for task, b in _TASKS.items():
+    for task, b in ((t, known) for known in CATALOG.values() for t in known.tasks):
         row = raw["results"].get(task)
         if not isinstance(row, dict):
             continue
@@ -378,14 +376,14 @@ def _stock_answers(b: Benchmark, tasks: Mapping[str, _Task]) -> tuple[Answers | 
     for name, task in tasks.items():
         credits, counted = [], []
         for i, s in enumerate(task.samples or [], 1):
-            credit, video, answered = _credit(b, s, f"{task.source}:{i}")
-            credits.append(credit)
-            counted.append(answered)
-            rows.append(((name, s["doc_id"]), credit, str(s.get("target")), video))
+            credit = _credit(b, s, f"{task.source}:{i}")
+            credits.append(credit.right)
+            counted.append(credit.counted)
+            rows.append(((name, s["doc_id"]), credit.right, str(s.get("target")), credit.video or None))
         if len(credits) != task.effective:
             raise LeaderboardError(f"{task.source}: {len(credits)} samples, the result file says {task.effective}")
         empty += counted.count(False)
-        # As the task itself counts: MVBench leaves an empty answer out of the denominator.
+        # As the task itself counts: MVBench's leaves an empty answer out of the denominator.
         said = [c for c, a in zip(credits, counted, strict=True) if a]
         mean = sum(said) / len(said) * b.unit if said else 0.0
         if abs(mean - task.value) > 1e-3 * b.unit:
@@ -395,30 +393,14 @@ def _stock_answers(b: Benchmark, tasks: Mapping[str, _Task]) -> tuple[Answers | 
     return _answers(rows, str(next(iter(tasks.values())).source), "targets"), note
 
 
-def _credit(b: Benchmark, sample: Mapping[str, Any], place: str) -> tuple[float, str | None, bool]:
-    """(credit, video where said, whether the task counts it), from the metric each task leaves in a sample."""
-    raw = sample.get(b.metric)
-    video: str | None = None
-    answered = True
+def _credit(b: Benchmark, sample: Mapping[str, Any], place: str) -> Credit:
     try:
-        if b.name == "nextqa":
-            credit = float(raw)  # type: ignore[arg-type]
-        elif b.name == "mvbench":
-            credit, answered = float(raw["score"]), raw["pred_answer"] != ""  # type: ignore[index]
-        elif b.name == "perceptiontest":
-            credit, video = float(raw["correct"]), str(raw["video_name"])  # type: ignore[index]
-        elif b.name == "tempcompass":
-            credit, video = float(raw["rating"] == 1), str(raw["video_id"])  # type: ignore[index]
-        elif b.name == "egoschema":
-            # One question a video, so the question is its own cluster.
-            credit, video = float(str(raw["pred"]) == str(raw["ground_truth"])), str(sample["doc_id"])  # type: ignore[index]
-        else:
-            credit = float(raw["parsed_pred"] == raw["answer"])  # type: ignore[index]
+        credit = b.credit(sample)
     except (KeyError, TypeError, ValueError) as e:
         raise LeaderboardError(f"{place}: no {b.metric} as {b.group} leaves it ({e}); another version of lmms-eval?") from e
-    if credit not in (0.0, 1.0):
-        raise LeaderboardError(f"{place}: {b.metric} gives a credit of {credit}, which is neither 0 nor 1")
-    return credit, video, answered
+    if credit.right not in (0.0, 1.0):
+        raise LeaderboardError(f"{place}: {b.metric} gives a credit of {credit.right}, which is neither 0 nor 1")
+    return credit
 
 
 def _published_entries(folder: Path) -> list[Entry]:

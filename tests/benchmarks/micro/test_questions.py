@@ -10,8 +10,7 @@ import pytest
 from benchmarks.micro.analysis import judge_pairs, judge_question
 from benchmarks.micro.pretrain.lessons import DRILLS, IGNORE, WORDS, Mix, critique_text, drill, prefix_ids, video_lessons
 from benchmarks.micro.world import questions as q
-from benchmarks.micro.world.videos import scene_rng
-from benchmarks.micro.world.world import Scene, make_scene
+from benchmarks.micro.world.world import Scene, make_scene, scene_rng
 
 SCENES = [make_scene(random.Random(f"q/{i}")) for i in range(300)]
 

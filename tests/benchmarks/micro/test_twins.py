@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.catalog import CATALOG
-from benchmarks.data.layout import DatasetError, check_all, expected_n, read_docs, twins_stamp, video_file
-from benchmarks.micro.twins.questions import MVBENCH_FAMILIES
-from benchmarks.micro.twins.twins import QUESTIONS, TwinSet, build_twins, check_twins
+from benchmarks.catalog import CATALOG, PAPER, select
+from benchmarks.data.layout import DatasetError, check_all, expected_n, read_docs, twins_stamp
+from benchmarks.micro.twins.twins import TwinSet, build_twins, check_twins
 from benchmarks.micro.world.questions import VALUES
+from benchmarks.mvbench import SUBTASKS
 
 
 @pytest.fixture(scope="module")
@@ -27,11 +27,11 @@ def docs(twins: TwinSet, name: str, config: int = 0) -> list[dict]:
 
 def test_every_benchmark_is_whole(twins: TwinSet) -> None:
     found = check_all(twins.hf_home)
-    assert [s.benchmark for s in found] == list(CATALOG)
+    assert [s.benchmark for s in found] == list(PAPER)
     for s in found:
         b = CATALOG[s.benchmark]
         assert s.ready, s
-        assert s.n == twins.n[s.benchmark] == len(b.tasks) * QUESTIONS["smoke"][s.benchmark]
+        assert s.n == twins.n[s.benchmark] == len(b.tasks) * b.twin_questions["smoke"]
         assert s.videos == twins.videos[s.benchmark]
 
 
@@ -66,10 +66,10 @@ def test_the_right_answer_is_one_of_the_options_and_positions_are_even(twins: Tw
 def test_options_belong_to_the_subtasks_family(twins: TwinSet) -> None:
     b = CATALOG["mvbench"]
     for config in b.configs:
-        family, k = MVBENCH_FAMILIES[config]
+        subtask = SUBTASKS[config]
         for d in read_docs(twins.hf_home, b, config):
-            assert len(d["candidates"]) == k
-            assert set(d["candidates"]) <= set(VALUES[family])
+            assert len(d["candidates"]) == subtask.options
+            assert set(d["candidates"]) <= set(VALUES[subtask.family])
             assert d["answer"] in d["candidates"]
 
 
@@ -97,9 +97,9 @@ def test_videos_are_shared_as_in_the_real_sets(twins: TwinSet) -> None:
 
 
 def test_no_question_is_asked_twice_on_a_video(twins: TwinSet) -> None:
-    for b in CATALOG.values():
+    for b in select(None):
         for task, config in zip(b.tasks, b.configs, strict=True):
-            asked = [(video_file(b, task, d), d["question"]) for d in read_docs(twins.hf_home, b, config)]
+            asked = [(b.video_file(task, d), d["question"]) for d in read_docs(twins.hf_home, b, config)]
             assert len(asked) == len(set(asked)), config
 
 
@@ -151,7 +151,7 @@ def test_real_data_are_never_overwritten(tmp_path: Path) -> None:
 
 
 def test_unknown_size() -> None:
-    with pytest.raises(ValueError, match="micro, smoke"):
+    with pytest.raises(ValueError, match="choose from micro, smoke"):
         build_twins(Path("unused"), seed=1, size="huge")  # type: ignore[arg-type]
 
 

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from benchmarks.micro.world import world as w
-from benchmarks.micro.world.videos import build_videos, scene_rng, write_mp4
-from benchmarks.micro.world.world import Scene, Thing, cell, chroma_round_trip, make_scene, place, render
+from benchmarks.micro.world.videos import build_videos, write_mp4
+from benchmarks.micro.world.world import Scene, Thing, cell, chroma_round_trip, make_scene, place, render, scene_rng
 
 SCENES = [make_scene(random.Random(f"test/{i}")) for i in range(150)]
 

@@ -9,8 +9,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from benchmarks.catalog import CATALOG
-from benchmarks.micro.twins.questions import PER_VIDEO
+from benchmarks.catalog import CATALOG, PAPER
 from reproduce.scale import load_scale
 from reproduce.speed import micro as speed_micro
 from reproduce.speed.before import OnePromptAtATime
@@ -72,21 +71,25 @@ def test_both_ways_answer_the_same(bench: Bench) -> None:
 
 
 def test_questions_are_the_twins_and_dealt_as_in_them(bench: Bench) -> None:
-    assert list(bench.questions) == list(CATALOG)
+    assert list(bench.questions) == list(PAPER)
     for name, asked in bench.questions.items():
         videos = Counter(row.video for row in asked)
         assert all(video.is_file() for video in videos)
-        assert max(videos.values()) <= max(2, round(PER_VIDEO[name] + 1))
+        assert max(videos.values()) <= max(2, round(CATALOG[name].twin_per_video + 1))
         assert all(row.prompt for row in asked)
     assert max(Counter(row.video for row in bench.questions["nextqa"]).values()) > 1, "something to share"
 
 
 def test_prompts_have_question_and_options() -> None:
-    assert prompt_of({"question": "what color ?", "candidates": ["red", "blue"]}) == "what color ?\nA. red\nB. blue"
-    assert prompt_of({"question": "q ?", "option": ["A. red", "B. blue"]}) == "q ?\nA. red\nB. blue"
-    assert prompt_of({"question": "q ?", "a0": "x", "a1": "y"}) == "q ?\nA. x\nB. y"
-    assert prompt_of({"question": "q ?", "option0": "x", "option1": "y", "option4": "N/A"}) == "q ?\nA. x\nB. y"
-    assert prompt_of({"question": "q ?\nA. x"}) == "q ?\nA. x"
+    mvbench, tempcompass = CATALOG["mvbench"], CATALOG["tempcompass"]
+    doc = {"question": "what color ?", "candidates": ["red", "blue"], "answer": "red"}
+    assert prompt_of(mvbench, mvbench.tasks[0], doc) == "what color ?\nA. red\nB. blue"
+    for task, doc in {
+        "tempcompass_multi_choice": {"question": "q ?\nA. x\nB. y", "answer": "A. x"},
+        "tempcompass_yes_no": {"question": "q ?", "answer": "yes"},
+        "tempcompass_caption_matching": {"question": "q ?\nCaption A: x\nCaption B: y", "answer": "Caption A: x"},
+    }.items():
+        assert prompt_of(tempcompass, task, doc) == doc["question"]
 
 
 @pytest.fixture
