@@ -18,6 +18,9 @@ from typing import Annotated, Any, Generic, Literal, TypeVar
 import yaml
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
+from savi.training.losses import LossName
+from savi.training.settings import LrScheduler
+
 SCALES_DIR = Path(__file__).parent / "scales"
 PAPER_SCALES = ("1b", "2b", "4b", "8b")
 SCALES = ("smoke", "micro", *PAPER_SCALES)
@@ -76,11 +79,12 @@ class LoopSettings(_Model):
 
 
 class TrainingSettings(_Model):
-    """Fields named as in `savi.training.losses.DPOSettings`; `control` picks what the pairs are turned into before training."""
+    """Fields named as in `savi.training.settings.DPOSettings`; `control` picks what the pairs are turned into before training."""
 
     control: Setting[Control]
     beta: Setting[Annotated[float, Field(gt=0)]]
-    loss_type: Setting[Literal["sigmoid", "ipo", "hinge"]]
+    loss_type: Setting[LossName]
+    loss_parameters: Setting[dict[str, float]] = Setting(value={}, source="ours: the loss's own defaults")
     rpo_alpha: Setting[Annotated[float, Field(ge=0)]]
     learning_rate: Setting[Annotated[float, Field(gt=0)]]
     epochs: Setting[Positive]
@@ -88,7 +92,7 @@ class TrainingSettings(_Model):
     lora_r: Setting[Annotated[int, Field(ge=0)]]
     lora_alpha: Setting[Positive]
     warmup_ratio: Setting[Fraction]
-    lr_scheduler: Setting[Literal["linear", "cosine", "constant", "constant_with_warmup"]]
+    lr_scheduler: Setting[LrScheduler]
     max_grad_norm: Setting[Annotated[float, Field(ge=0)]]
     weight_decay: Setting[Annotated[float, Field(ge=0)]]
     gradient_checkpointing: Setting[bool]

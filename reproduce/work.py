@@ -24,7 +24,7 @@ from reproduce.stages import Progress
 if TYPE_CHECKING:
     from savi.engine.video_lm import VideoLM
     from savi.loop.propose import AlignSettings
-    from savi.training.losses import DPOSettings
+    from savi.training.settings import DPOSettings
 
 SHIPPED = "shipped"
 TABLES = "tables"
@@ -308,7 +308,7 @@ def align_settings(scale: Scale, t: int) -> AlignSettings:
 
 def dpo_settings(scale: Scale, t: int) -> DPOSettings:
     """How iteration t is trained."""
-    from savi.training.losses import DPOSettings
+    from savi.training.settings import DPOSettings
 
     values: dict[str, Any] = scale.section("training")
     control = values.pop("control")

@@ -20,7 +20,7 @@ __version__ = "0.1.0"
 _EXPORTS = {
     "AlignSettings": "loop.propose",
     "CheckpointError": "conversion.checkpoint",
-    "DPOSettings": "training.losses",
+    "DPOSettings": "training.settings",
     "Failure": "base.files",
     "FailureLog": "base.files",
     "FramePrefetcher": "video.frames",
@@ -75,7 +75,7 @@ if TYPE_CHECKING:
     from savi.loop.iterate import run_iteration
     from savi.loop.preferences import PreferencePair
     from savi.loop.propose import AlignSettings, propose
-    from savi.training.losses import DPOSettings
+    from savi.training.settings import DPOSettings
     from savi.training.trainer import train
     from savi.video.frames import FramePrefetcher, Frames, VideoError, find_videos, prefetch, read_frames, segment_indices
 

@@ -34,8 +34,9 @@ def dpo_setup(preset: Preset, name: str, pairs: int, *, lora: bool) -> tuple[Cas
     """The case, and the model whose gradients every way of it leaves behind."""
     import torch
 
-    from savi.training.losses import DPOSettings, step_loss
-    from savi.training.packing import Row, VideoPrefix, pack, packed_logps
+    from savi.training.losses import Logps, step_loss
+    from savi.training.packing import PackedRow, VideoPrefix, pack, packed_logps
+    from savi.training.settings import DPOSettings
     from savi.training.trainer import trainable
     from savi.training.tree_attention import use_tree_attention
 
@@ -54,7 +55,7 @@ def dpo_setup(preset: Preset, name: str, pairs: int, *, lora: bool) -> tuple[Cas
     ids = together["input_ids"][0, :prefix_length].cpu()
     prefix = VideoPrefix(ids, torch.arange(prefix_length), prefix_length, features)
     tokens = _pair_tokens(together, prefix_length, pairs)
-    batch = pack([Row(prefix, tokens)], lm.family, dtype=getattr(torch, shape.dtype), device=lm.device)
+    batch = pack([PackedRow(prefix, tokens)], lm.family, dtype=getattr(torch, shape.dtype), device=lm.device)
 
     def reference_logps(packed: Any) -> Any:
         model = lm.model if reference is None else reference
@@ -69,13 +70,13 @@ def dpo_setup(preset: Preset, name: str, pairs: int, *, lora: bool) -> tuple[Cas
         packed, known = batch, once
         if all_in_the_step:
             again = VideoPrefix(ids, prefix.positions, prefix.next_pos, lm.features(frames))
-            packed = pack([Row(again, tokens)], lm.family, dtype=getattr(torch, shape.dtype), device=lm.device)
+            packed = pack([PackedRow(again, tokens)], lm.family, dtype=getattr(torch, shape.dtype), device=lm.device)
             known = reference_logps(packed)
         with use_tree_attention(lm.model):
             policy.train()
             logps = packed_logps(policy, packed, lm.family)
             chosen = int(packed.lengths[:, 0].sum())
-            step_loss(logps, known, packed.lengths, settings, step_pairs=pairs, step_chosen_tokens=chosen).backward()
+            step_loss(Logps(logps, known, packed.lengths), settings.objective, step_pairs=pairs, step_chosen_tokens=chosen).backward()
 
     def trl_step(batches: list[dict[str, Any]]) -> None:
         policy.zero_grad(set_to_none=True)

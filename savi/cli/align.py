@@ -25,13 +25,18 @@ from savi.cli.common import (
     stop,
     usage,
 )
+from savi.training.losses import LOSSES
 
 if TYPE_CHECKING:
     from savi.loop.preferences import PreferencePair
-    from savi.training.losses import DPOSettings
+    from savi.training.settings import DPOSettings
 
 BetaOption = Annotated[float, typer.Option(min=0.0, help="Strength of the pull to the reference model.")]
-LossOption = Annotated[Literal["sigmoid", "ipo", "hinge"], typer.Option(help="The preference loss.")]
+LossOption = Annotated[str, typer.Option(metavar="|".join(LOSSES), help="The preference loss (savi.training.losses has the formulas).")]
+ParameterOption = Annotated[
+    list[str],
+    typer.Option("--loss-parameter", metavar="NAME=VALUE", help="What the loss takes besides beta (gamma=0.5); may be repeated."),
+]
 AlphaOption = Annotated[float, typer.Option(min=0.0, help="Weight of the likelihood of the chosen answer beside the preference loss.")]
 RateOption = Annotated[float, typer.Option(min=0.0, help="Peak learning rate (LoRA likes about ten times that of full fine-tuning).")]
 EpochsOption = Annotated[int, typer.Option(min=1, help="Passes over the pairs.")]
@@ -74,6 +79,7 @@ def train(
     method: Annotated[Literal["dpo", "sft"], typer.Option(help="dpo, or sft on the chosen answers alone.")] = "dpo",
     beta: BetaOption = 0.1,
     loss_type: LossOption = "sigmoid",
+    loss_parameter: ParameterOption = [],  # noqa: B006  # typer copies it
     rpo_alpha: AlphaOption = 0.0,
     learning_rate: RateOption = 1e-6,
     epochs: EpochsOption = 1,
@@ -101,8 +107,8 @@ def train(
     with errors():
         with usage():
             settings = _settings(
-                method=method, beta=beta, loss_type=loss_type, rpo_alpha=rpo_alpha, learning_rate=learning_rate, epochs=epochs,
-                pairs_per_step=pairs_per_step, lora_r=lora_r, lora_alpha=2 * max(lora_r, 1), num_frames=num_frames, save_steps=save_steps,
+                loss_parameter, method=method, beta=beta, loss_type=loss_type, rpo_alpha=rpo_alpha, learning_rate=learning_rate,
+                epochs=epochs, pairs_per_step=pairs_per_step, lora_r=lora_r, num_frames=num_frames, save_steps=save_steps,
                 gradient_checkpointing=gradient_checkpointing, seed=seed, sharding=sharding, branch_attention=branch_attention,
             )  # fmt: skip
         found = _read(pairs)
@@ -142,6 +148,7 @@ def align(
     prompts: Annotated[str, typer.Option(help="How the model is asked: videosavi, or micro for the shipped small model.")] = "videosavi",
     beta: BetaOption = 0.1,
     loss_type: LossOption = "sigmoid",
+    loss_parameter: ParameterOption = [],  # noqa: B006  # typer copies it
     rpo_alpha: AlphaOption = 0.0,
     learning_rate: RateOption = 1e-6,
     epochs: EpochsOption = 1,
@@ -163,8 +170,8 @@ def align(
 
         with usage():
             dpo = _settings(
-                beta=beta, loss_type=loss_type, rpo_alpha=rpo_alpha, learning_rate=learning_rate, epochs=epochs, lora_r=lora_r,
-                pairs_per_step=pairs_per_step, lora_alpha=2 * max(lora_r, 1), gradient_checkpointing=gradient_checkpointing, seed=seed,
+                loss_parameter, beta=beta, loss_type=loss_type, rpo_alpha=rpo_alpha, learning_rate=learning_rate, epochs=epochs,
+                pairs_per_step=pairs_per_step, lora_r=lora_r, gradient_checkpointing=gradient_checkpointing, seed=seed,
             )  # fmt: skip
             settings = AlignSettings(num_frames=num_frames, questions_per_kind=questions_per_kind, prompts=prompts, seed=seed)
         paths = video_files(videos)
@@ -201,10 +208,24 @@ def video_files(given: list[Path]) -> list[Path]:
     return paths
 
 
-def _settings(**values: object) -> DPOSettings:
-    from savi.training.losses import DPOSettings
+def _settings(loss_parameter: list[str], *, lora_r: int, **values: object) -> DPOSettings:
+    """The settings of a command's options; LoRA's alpha is twice its rank.
 
+    Raises:
+        ValueError: one of them cannot be.
+    """
+    from savi.training.settings import DPOSettings
+
+    values |= {"loss_parameters": dict(_number(text) for text in loss_parameter), "lora_r": lora_r, "lora_alpha": 2 * max(lora_r, 1)}
     return DPOSettings.model_validate({key: value for key, value in values.items() if value is not None})
+
+
+def _number(text: str) -> tuple[str, float]:
+    name, _, value = text.partition("=")
+    try:
+        return name, float(value)
+    except ValueError:
+        raise ValueError(f"--loss-parameter {text!r}: write NAME=VALUE, as gamma=0.5") from None
 
 
 def _read(path: Path) -> list[PreferencePair]:

@@ -20,7 +20,7 @@ from savi.base.files import FailureLog, sha256_file, sha256_json, write_json_ato
 from savi.loop.preferences import PreferencePair, read_pairs, write_pairs
 from savi.loop.prompts import LETTERS, Question, Unreadable, choice, parse_question, question_shape, same_answer
 from savi.loop.propose import AlignCounts, AlignSettings, is_complete, propose, read_counts, read_unchanged
-from savi.training.losses import MACHINE_ONLY, DPOSettings
+from savi.training.settings import MACHINE_ONLY, DPOSettings
 
 if TYPE_CHECKING:
     from savi.engine.video_lm import VideoLM

@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from savi.loop.preferences import PreferencePair
-from savi.training.losses import DPOSettings
 from savi.training.packing import PairTokens, VideoPrefix
+from savi.training.settings import DPOSettings
 from savi.video.frames import Frames, VideoError, prefetch
 
 if TYPE_CHECKING:
@@ -78,7 +78,7 @@ def tokenise(lm: VideoLM, pairs: Iterable[PreferencePair], settings: DPOSettings
         rejected = tuple(lm.response_ids(pair.rejected))
         if pair.pair_id in seen:
             dropped.append(DroppedPair(pair.pair_id, "a second pair of the same pair_id"))
-        elif chosen == rejected and not settings.sft_weight:
+        elif chosen == rejected and not settings.objective.nll_weight:
             dropped.append(DroppedPair(pair.pair_id, "chosen and rejected are the same tokens"))
         else:
             examples.append(Example(pair.pair_id, pair.video, PairTokens(question, chosen, () if settings.method == "sft" else rejected)))

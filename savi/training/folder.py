@@ -16,7 +16,7 @@ from torch import Tensor
 from savi.base.files import sha256_json, write_json_atomic, write_jsonl_atomic
 from savi.base.torchvision import fix_torchvision
 from savi.training.examples import Example
-from savi.training.losses import SPEED_ONLY, DPOSettings
+from savi.training.settings import SPEED_ONLY, DPOSettings
 from savi.training.sharding import Sharding, ShardingError, sharding_of
 
 fix_torchvision()  # Trainer's module looks for torchvision when it is imported

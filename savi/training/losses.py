@@ -1,229 +1,232 @@
-"""Direct preference optimisation: its settings and its losses, as functions of log-probabilities.
+"""The preference losses: one object each, and the loss of a training step.
 
-How the log-probabilities come about (packed, or one sequence at a time) is `savi.training.packing`; stepping is `savi.training.trainer`.
-Names and defaults follow TRL's `DPOConfig`, which the settings are turned into.
+A loss is a function of the log-probabilities of a pair's two answers. To add one, add an object to `LOSSES`: the settings, the command line
+and the scales read their choices from that table. How the log-probabilities come about is `savi.training.packing`. torch is imported where
+a formula is computed, so that a command can list the losses without it.
 """
 
 from __future__ import annotations
 
-import warnings
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Annotated
 
-import torch
-import torch.nn.functional as F
-from pydantic import BaseModel, ConfigDict, Field, model_validator
-from torch import Tensor
+from pydantic import AfterValidator
 
 if TYPE_CHECKING:
-    from trl import DPOConfig
-
-LossType = Literal["sigmoid", "ipo", "hinge"]
-BranchAttention = Literal["sdpa", "flex"]
-Sharding = Literal["none", "fsdp2", "deepspeed"]
-
-MACHINE_ONLY = frozenset({"sharding", "branch_attention"})
-"""Settings that suit a machine: a run may go on without them, or with others, on the next one."""
-
-SPEED_ONLY = MACHINE_ONLY | {"max_batch_tokens", "gradient_checkpointing", "engine", "features_mb"}
-"""Settings that change time and memory and, beyond rounding, nothing else."""
-
-PLAIN_SHARDED = (
-    "engine 'plain' runs a different number of forward passes on each process, and processes that share a model would wait for each other "
-    "for ever: use engine 'packed' with sharding"
-)
+    from torch import Tensor
 
 
-class DPOSettings(BaseModel):
-    """How one iteration is trained.
+@dataclass(frozen=True)
+class Logps:
+    """Summed log-probabilities of n pairs' answers, `policy` and `reference` [n, 2] (chosen, rejected), and their `lengths` [n, 2] in
+    tokens. `reference` is None where the loss needs none."""
 
-    `method` "sft" trains on the chosen answers alone (negative log-likelihood), with no reference model. `rpo_alpha` weighs the same term
-    next to the preference loss (0: none). `pairs_per_step` bounds the pairs of an optimiser step, over all processes. `lora_r` 0 is full
-    fine-tuning of the language model. `max_batch_tokens` bounds the padded tokens of one forward pass (memory), and never changes the
-    result beyond rounding. `features_mb` bounds the encoded videos kept in memory; the rest is decoded and encoded again when needed.
-    `engine` "plain" runs one sequence at a time, the oracle. `save_steps` 0 keeps no checkpoints on the way; else it is rounded up to a
-    multiple of `logging_steps`, so that a resumed log equals an uninterrupted one. `num_frames` None: as the pairs were made.
+    policy: Tensor
+    reference: Tensor | None
+    lengths: Tensor
 
-    `branch_attention` "flex": the branches behind a prefix go through flex attention, which skips what they do not see and needs no mask of
-    queries times keys (CUDA only; the prefix stays with sdpa's causal kernel either way).
+    @property
+    def ratios(self) -> Tensor:
+        """log pi / pi_ref [n, 2].
 
-    `sharding` says what the processes of a launch (`torchrun`, `accelerate launch`) keep whole: "none" the model on each (DDP); "fsdp2"
-    weights, gradients and optimiser state are spread (PyTorch's FSDP2); "deepspeed" gradients and optimiser state are (ZeRO stage 2;
-    needs the package deepspeed). Either way the result is a plain checkpoint, and the same up to rounding (a bfloat16 model is trained
-    more finely: both keep float32 weights behind it). `accelerate launch` with an FSDP2 or DeepSpeed config does the same without this
-    setting.
+        Raises:
+            ValueError: there is no reference.
+        """
+        if self.reference is None:
+            raise ValueError("this loss needs the reference's log-probabilities")
+        return self.policy - self.reference
+
+    def per_token(self, sums: Tensor) -> Tensor:
+        """Sums over an answer's tokens [n, 2], divided by their number."""
+        return sums / self.lengths.clamp(min=1)
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """A number that a loss takes besides beta: its default, and the range it lies in, from `low` to below `high`."""
+
+    default: float
+    low: float
+    high: float
+
+
+Parameters = Mapping[str, float]
+
+
+def _implicit_rewards(logps: Logps, beta: float) -> Tensor:
+    """beta log pi / pi_ref [n, 2]. Rafailov et al. 2023, eq. 5 without its constant."""
+    return beta * logps.ratios
+
+
+@dataclass(frozen=True)
+class Loss:
+    """A preference loss.
+
+    `formula`: (log-probabilities, beta, parameters) -> the loss of each pair [n]. `rewards`: the implicit rewards [n, 2] that the log
+    shows. `trl`: its name in TRL's `DPOConfig`, None where TRL's DPO has it not. `parameters`: what it takes besides beta, named as in
+    TRL where TRL has it.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    name: str
+    formula: Callable[[Logps, float, Parameters], Tensor]
+    text: str
+    source: str
+    needs_reference: bool = True
+    trl: str | None = None
+    parameters: Mapping[str, Parameter] = field(default_factory=dict)
+    rewards: Callable[[Logps, float], Tensor] = _implicit_rewards
 
-    method: Literal["dpo", "sft"] = "dpo"
-    beta: float = Field(0.1, gt=0)
-    loss_type: LossType = "sigmoid"
-    rpo_alpha: float = Field(0.0, ge=0)
-    learning_rate: float = Field(1e-6, gt=0)
-    epochs: int = Field(1, ge=1)
-    pairs_per_step: int = Field(16, ge=1)
-    lora_r: int = Field(0, ge=0)
-    lora_alpha: int = Field(32, ge=1)
-    freeze_vision: Literal[True] = True
-    warmup_ratio: float = Field(0.1, ge=0, le=1)
-    lr_scheduler: Literal["linear", "cosine", "constant", "constant_with_warmup"] = "linear"
-    max_grad_norm: float = Field(1.0, ge=0)
-    weight_decay: float = Field(0.0, ge=0)
-    adam_beta2: float = Field(0.999, gt=0, lt=1)
-    seed: int = 0
-    gradient_checkpointing: bool = False
-    logging_steps: int = Field(10, ge=1)
-    save_steps: int = Field(0, ge=0)
-    max_batch_tokens: int = Field(16384, ge=1)
-    features_mb: float = Field(4096.0, gt=0)
-    num_frames: int | None = Field(None, ge=1)
-    engine: Literal["packed", "plain"] = "packed"
-    branch_attention: BranchAttention = "sdpa"
-    sharding: Sharding = "none"
+    def with_defaults(self, given: Parameters) -> dict[str, float]:
+        """All parameters: those given, else their defaults.
 
-    @model_validator(mode="after")
-    def _check(self) -> DPOSettings:
-        if self.method == "sft" and self.rpo_alpha:
-            raise ValueError(
-                "rpo_alpha adds the SFT term to the preference loss; with method 'sft' that term is all there is: leave it out"
-            )
-        if self.sharding != "none" and self.engine == "plain":
-            raise ValueError(PLAIN_SHARDED)
-        return self
+        Raises:
+            ValueError: one is unknown or out of its range.
+        """
+        for name, value in given.items():
+            if name not in self.parameters:
+                raise ValueError(f"loss {self.name} has no parameter {name!r}; it has {', '.join(self.parameters) or 'none'}")
+            known = self.parameters[name]
+            if not known.low <= value < known.high:
+                raise ValueError(f"loss {self.name}: {name} is {value}; it must be at least {known.low} and below {known.high}")
+        return {name: known.default for name, known in self.parameters.items()} | dict(given)
+
+
+def _log_sigmoid(x: Tensor) -> Tensor:
+    from torch.nn.functional import logsigmoid
+
+    return logsigmoid(x)
+
+
+def _margin(rewards: Tensor) -> Tensor:
+    return rewards[:, 0] - rewards[:, 1]
+
+
+def _sigmoid(logps: Logps, beta: float, _: Parameters) -> Tensor:
+    return -_log_sigmoid(beta * _margin(logps.ratios))
+
+
+def _hinge(logps: Logps, beta: float, _: Parameters) -> Tensor:
+    return (1 - beta * _margin(logps.ratios)).relu()
+
+
+def _ipo(logps: Logps, beta: float, _: Parameters) -> Tensor:
+    return (_margin(logps.per_token(logps.ratios)) - 1 / (2 * beta)) ** 2
+
+
+def _robust(logps: Logps, beta: float, parameters: Parameters) -> Tensor:
+    noise, margin = parameters["label_smoothing"], beta * _margin(logps.ratios)
+    return (noise * _log_sigmoid(-margin) - (1 - noise) * _log_sigmoid(margin)) / (1 - 2 * noise)
+
+
+def _mean_logps(logps: Logps, beta: float) -> Tensor:
+    """beta times the mean log-probability of a token [n, 2]. Meng et al. 2024, eq. 4."""
+    return beta * logps.per_token(logps.policy)
+
+
+def _simpo(logps: Logps, beta: float, parameters: Parameters) -> Tensor:
+    return -_log_sigmoid(_margin(_mean_logps(logps, beta)) - parameters["gamma"])
+
+
+LOSSES: dict[str, Loss] = {
+    loss.name: loss
+    for loss in (
+        Loss(
+            name="sigmoid",
+            formula=_sigmoid,
+            text="-log sigmoid(beta h), h = log pi(c)/pi_ref(c) - log pi(r)/pi_ref(r)",
+            source="DPO: Rafailov et al. 2023 (arXiv 2305.18290), eq. 7",
+            trl="sigmoid",
+        ),
+        Loss(
+            name="ipo",
+            formula=_ipo,
+            text="(h' - 1 / (2 beta))^2, h' with each log-ratio divided by its number of tokens, as TRL does on the word of IPO's authors",
+            source="IPO: Azar et al. 2023 (arXiv 2310.12036), eq. 17, beta being its tau",
+            trl="ipo",
+        ),
+        Loss(
+            name="hinge",
+            formula=_hinge,
+            text="max(0, 1 - beta h)",
+            source="SLiC-HF: Zhao et al. 2023 (arXiv 2305.10425) in DPO's parametrisation (RSO: Liu et al. 2024, arXiv 2309.06657)",
+            trl="hinge",
+        ),
+        Loss(
+            name="robust",
+            formula=_robust,
+            text="(-(1 - e) log sigmoid(beta h) + e log sigmoid(-beta h)) / (1 - 2 e), e (label_smoothing) the share of wrong preferences",
+            source="Robust DPO: Chowdhury et al. 2024 (arXiv 2403.00409)",
+            trl="robust",
+            parameters={"label_smoothing": Parameter(0.1, 0.0, 0.5)},
+        ),
+        Loss(
+            name="simpo",
+            formula=_simpo,
+            text="-log sigmoid(beta (log pi(c)/|c| - log pi(r)/|r|) - gamma); usual are beta 2 to 10 and gamma 0.3 to 1.6",
+            source="SimPO: Meng et al. 2024 (arXiv 2405.14734), eq. 6",
+            needs_reference=False,
+            parameters={"gamma": Parameter(0.5, 0.0, float("inf"))},
+            rewards=_mean_logps,
+        ),
+    )
+}
+
+
+def _known(name: str) -> str:
+    if name not in LOSSES:
+        raise ValueError(f"loss_type {name!r}: unknown; there are {', '.join(LOSSES)}")
+    return name
+
+
+LossName = Annotated[str, AfterValidator(_known)]
+"""The name of a loss, for pydantic."""
+
+
+@dataclass(frozen=True)
+class Objective:
+    """What a step minimises: a preference loss (None: none), with its beta and parameters, and the NLL of the chosen answers, weighted."""
+
+    loss: Loss | None
+    beta: float = 0.1
+    parameters: Parameters = field(default_factory=dict)
+    nll_weight: float = 0.0
 
     @property
     def needs_reference(self) -> bool:
-        return self.method == "dpo"
-
-    @property
-    def sft_weight(self) -> float:
-        """Weight of the negative log-likelihood of the chosen answers."""
-        return 1.0 if self.method == "sft" else self.rpo_alpha
-
-    def checkpoint_every(self) -> int:
-        """`save_steps` rounded up to a multiple of `logging_steps`; 0 for none."""
-        return -(-self.save_steps // self.logging_steps) * self.logging_steps
-
-    def trl_config(self, output_dir: str | Path, *, total_steps: int, use_cpu: bool, bf16: bool, **more: Any) -> DPOConfig:
-        """These settings as TRL's `DPOConfig`, complete enough for its own `DPOTrainer` (rpo_alpha is its "sft" loss with that weight).
-
-        `more`: further options of Trainer's, see `savi.training.sharding.trainer_options`.
-        """
-        from savi.base.torchvision import fix_torchvision
-
-        fix_torchvision()
-        from trl import DPOConfig
-
-        if self.method == "sft":
-            losses: list[str] = ["sft"]
-            weights: list[float] | None = None
-        else:
-            losses = [self.loss_type] + (["sft"] if self.rpo_alpha else [])
-            weights = [1.0, self.rpo_alpha] if self.rpo_alpha else None
-        every = self.checkpoint_every()
-        options: dict[str, Any] = {
-            "output_dir": str(output_dir),
-            "beta": self.beta,
-            "loss_type": losses,
-            "loss_weights": weights,
-            "learning_rate": self.learning_rate,
-            "num_train_epochs": 1,  # the plan of steps spans all epochs, see savi.training.trainer
-            "per_device_train_batch_size": 1,
-            "gradient_accumulation_steps": 1,
-            "warmup_steps": round(self.warmup_ratio * total_steps),
-            "lr_scheduler_type": self.lr_scheduler,
-            "max_grad_norm": self.max_grad_norm,
-            "weight_decay": self.weight_decay,
-            "adam_beta2": self.adam_beta2,
-            "seed": self.seed,
-            "data_seed": self.seed,
-            "gradient_checkpointing": self.gradient_checkpointing,
-            "gradient_checkpointing_kwargs": {"use_reentrant": False} if self.gradient_checkpointing else None,
-            "logging_steps": self.logging_steps,
-            "logging_first_step": True,
-            "save_strategy": "steps" if every else "no",
-            "save_steps": every or 500,
-            "save_total_limit": 2,
-            "eval_strategy": "no",
-            "report_to": [],
-            "disable_tqdm": True,
-            "remove_unused_columns": False,
-            "dataloader_num_workers": 0,
-            "dataloader_pin_memory": False,
-            "use_cpu": use_cpu,
-            "bf16": bf16,
-            "precompute_ref_log_probs": self.needs_reference,
-            **more,
-        }
-        with (
-            warnings.catch_warnings()
-        ):  # transformers 5.23 renames the option; the new name is not known to the oldest version allowed here
-            warnings.filterwarnings("ignore", message=".*gradient_checkpointing.*deprecated", category=FutureWarning)
-            return DPOConfig(**options)
+        return self.loss is not None and self.loss.needs_reference
 
 
-def preference_losses(policy: Tensor, reference: Tensor, lengths: Tensor, *, beta: float, loss_type: LossType) -> Tensor:
-    """The loss of each pair [n], from summed log-probabilities [n, 2] (chosen, rejected) of policy and reference; `lengths` [n, 2] in
-    tokens.
-
-    With h = log pi(c)/pi_ref(c) - log pi(r)/pi_ref(r):
-
-    * sigmoid: -log sigmoid(beta h). Rafailov et al. 2023 (arXiv 2305.18290), eq. 7.
-    * hinge: max(0, 1 - beta h). Zhao et al. 2023 (SLiC-HF, arXiv 2305.10425) in DPO's parametrisation (Liu et al. 2024, RSO, arXiv
-      2309.06657).
-    * ipo: (h' - 1 / (2 beta))^2, h' with each log-ratio divided by its number of tokens, as TRL does on the word of IPO's authors. Azar
-      et al. 2023 (arXiv 2310.12036), eq. 17, beta being its tau.
-    """
-    ratios = policy - reference
-    if loss_type == "ipo":
-        per_token = ratios / lengths.clamp(min=1)
-        return (per_token[:, 0] - per_token[:, 1] - 1 / (2 * beta)) ** 2
-    margin = beta * (ratios[:, 0] - ratios[:, 1])
-    if loss_type == "hinge":
-        return torch.relu(1 - margin)
-    if loss_type == "sigmoid":
-        return -F.logsigmoid(margin)
-    raise ValueError(f"loss_type {loss_type!r}: unknown; there are sigmoid, ipo, hinge")
-
-
-def step_loss(
-    policy: Tensor, reference: Tensor | None, lengths: Tensor, settings: DPOSettings, *, step_pairs: int, step_chosen_tokens: int
-) -> Tensor:
+def step_loss(logps: Logps, objective: Objective, *, step_pairs: int, step_chosen_tokens: int) -> Tensor:
     """This batch's share of an optimiser step's loss, a scalar; the shares of all batches and processes add up to it.
 
-        sum of pair losses / step_pairs + sft_weight * (- sum of log p(chosen)) / step_chosen_tokens
+        sum of pair losses / step_pairs + nll_weight * (- sum of log p(chosen)) / step_chosen_tokens
 
     The second term is the NLL term of iterative RPO (Pang et al. 2024, arXiv 2404.19733, eq. 1), divided by the number of chosen tokens
     of the step as TRL's "sft" loss is (the paper divides by each answer's own length).
     """
-    loss = policy.new_zeros(())
-    if settings.method == "dpo":
-        if reference is None:
-            raise ValueError("method 'dpo' needs the reference's log-probabilities")
-        losses = preference_losses(policy, reference, lengths, beta=settings.beta, loss_type=settings.loss_type)
-        loss = loss + losses.sum() / step_pairs
-    if settings.sft_weight:
-        loss = loss - settings.sft_weight * policy[:, 0].sum() / step_chosen_tokens
-    return loss
+    total = logps.policy.new_zeros(())
+    if objective.loss is not None:
+        total = total + objective.loss.formula(logps, objective.beta, objective.parameters).sum() / step_pairs
+    if objective.nll_weight:
+        total = total - objective.nll_weight * logps.policy[:, 0].sum() / step_chosen_tokens
+    return total
 
 
-def reward_sums(policy: Tensor, reference: Tensor | None, lengths: Tensor, settings: DPOSettings) -> dict[str, float]:
-    """What the log shows of a batch, as sums over its pairs (`pairs` of them) and chosen tokens (`tokens`).
-
-    Implicit rewards are beta log pi/pi_ref (Rafailov et al. 2023, eq. 5); without a reference there are none.
-    """
-    policy = policy.detach()
+def reward_sums(logps: Logps, objective: Objective) -> dict[str, float]:
+    """What the log shows of a batch, as sums over its pairs (`pairs` of them) and chosen tokens (`tokens`). Without a preference loss there
+    are no rewards."""
+    logps = Logps(logps.policy.detach(), logps.reference, logps.lengths)
     sums = {
-        "pairs": float(policy.shape[0]),
-        "tokens": float(lengths[:, 0].sum()),
-        "logps/chosen": float(policy[:, 0].sum()),
+        "pairs": float(logps.policy.shape[0]),
+        "tokens": float(logps.lengths[:, 0].sum()),
+        "logps/chosen": float(logps.policy[:, 0].sum()),
     }
-    if reference is not None:
-        rewards = settings.beta * (policy - reference)
+    if objective.loss is not None:
+        rewards = objective.loss.rewards(logps, objective.beta)
         margins = rewards[:, 0] - rewards[:, 1]
         sums |= {
-            "logps/rejected": float(policy[:, 1].sum()),
+            "logps/rejected": float(logps.policy[:, 1].sum()),
             "rewards/chosen": float(rewards[:, 0].sum()),
             "rewards/rejected": float(rewards[:, 1].sum()),
             "rewards/margins": float(margins.sum()),

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from savi.training.losses import BranchAttention
+from savi.training.settings import BranchAttention
 from savi.training.tree_attention import SPLIT_FROM, Tree, branch_blocks, check_applied, require_tree_attention
 
 if TYPE_CHECKING:
@@ -53,7 +53,7 @@ class PairTokens:
 
 
 @dataclass(frozen=True)
-class Row:
+class PackedRow:
     """One video with some of its pairs: one row of a packed batch."""
 
     prefix: VideoPrefix
@@ -91,7 +91,7 @@ class PackedBatch:
 
 
 def pack(
-    rows: Sequence[Row],
+    rows: Sequence[PackedRow],
     family: Family,
     *,
     dtype: torch.dtype,
@@ -168,7 +168,7 @@ class _Tail:
     targets: list[int]
 
 
-def _tail(row: Row, p: int) -> _Tail:
+def _tail(row: PackedRow, p: int) -> _Tail:
     tail = _Tail([], [], [], [], [])
     for pair in row.pairs:
         if not pair.chosen:
@@ -261,7 +261,7 @@ def packed_logps(model: nn.Module, batch: PackedBatch, family: Family) -> Tensor
     return flat.view(count, width).sum(1).view(-1, 2)
 
 
-def separate_logps(model: nn.Module, rows: Iterable[Row], family: Family) -> Tensor:
+def separate_logps(model: nn.Module, rows: Iterable[PackedRow], family: Family) -> Tensor:
     """The oracle: the same [n, 2] with one plain forward pass a completion, nothing shared, no mask."""
     sums: list[Tensor] = []
     device = next(model.parameters()).device
@@ -297,7 +297,7 @@ def unwrap(model: nn.Module) -> Any:
             return inner
 
 
-def batches(rows: Sequence[Row], max_tokens: int) -> list[list[int]]:
+def batches(rows: Sequence[PackedRow], max_tokens: int) -> list[list[int]]:
     """Group row numbers into batches of equal prefix length and at most `max_tokens` padded tokens (one row at least), order kept
     otherwise.
 

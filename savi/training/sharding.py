@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from savi.training.losses import DPOSettings, Sharding
+from savi.training.settings import DPOSettings, Sharding
 
 if TYPE_CHECKING:
     from savi.families import Family

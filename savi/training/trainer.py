@@ -35,8 +35,9 @@ from savi.training.examples import (
     tokenise,
 )
 from savi.training.folder import LOG_FILE, MODEL_FOLDER, TRAIN_FOLDER, LogFile, Progress, claim, last_checkpoint, save
-from savi.training.losses import PLAIN_SHARDED, DPOSettings, reward_sums, step_loss
-from savi.training.packing import Row, batches, pack, packed_logps, separate_logps, unwrap
+from savi.training.losses import Logps, reward_sums, step_loss
+from savi.training.packing import PackedRow, batches, pack, packed_logps, separate_logps, unwrap
+from savi.training.settings import PLAIN_SHARDED, DPOSettings
 from savi.training.sharding import Plain, ShardingError, count_cpu_processes, set_up, trainer_options, whole_state
 from savi.training.tree_attention import require_branch_attention, text_implementation, use_tree_attention
 
@@ -128,7 +129,7 @@ class PackedDPOTrainer(Trainer):
             total += loss.detach().float()
         return total
 
-    def _micro_batches(self, step: Step) -> list[tuple[list[Unit], list[Row], float]]:
+    def _micro_batches(self, step: Step) -> list[tuple[list[Unit], list[PackedRow], float]]:
         """This process's units of a step in batches that fit, each with a weight of 1 (times processes, undoing their averaging).
 
         All processes run the same number of forward passes, or those that shard the model would wait for each other: who has fewer
@@ -147,23 +148,24 @@ class PackedDPOTrainer(Trainer):
             groups += [([spare], [self._row(spare)], 0.0)] * (int(most) - len(groups))
         return groups
 
-    def _group(self, rows: Sequence[Row]) -> list[list[int]]:
+    def _group(self, rows: Sequence[PackedRow]) -> list[list[int]]:
         if self.settings.engine == "plain":
             return [[i] for i in range(len(rows))]
         return batches(rows, self.settings.max_batch_tokens)
 
-    def _row(self, unit: Unit) -> Row:
-        return Row(self.store.get(unit.video), tuple(self.examples[number].tokens for number in unit.examples))
+    def _row(self, unit: Unit) -> PackedRow:
+        return PackedRow(self.store.get(unit.video), tuple(self.examples[number].tokens for number in unit.examples))
 
-    def _share_of_loss(self, model: nn.Module, step: Step, units: Sequence[Unit], rows: Sequence[Row], *, counted: bool) -> Tensor:
+    def _share_of_loss(self, model: nn.Module, step: Step, units: Sequence[Unit], rows: Sequence[PackedRow], *, counted: bool) -> Tensor:
         policy, lengths = self.logps(model, rows)
         numbers = [number for unit in units for number in unit.examples]
         reference = None if self.reference is None else self.reference[numbers].to(policy)
-        for key, value in reward_sums(policy, reference, lengths, self.settings).items():
+        logps, objective = Logps(policy, reference, lengths), self.settings.objective
+        for key, value in reward_sums(logps, objective).items():
             self._sums[key] += value if counted else 0.0  # the keys are there on every process
-        return step_loss(policy, reference, lengths, self.settings, step_pairs=step.pairs, step_chosen_tokens=step.chosen_tokens)
+        return step_loss(logps, objective, step_pairs=step.pairs, step_chosen_tokens=step.chosen_tokens)
 
-    def logps(self, model: nn.Module, rows: Sequence[Row]) -> tuple[Tensor, Tensor]:
+    def logps(self, model: nn.Module, rows: Sequence[PackedRow]) -> tuple[Tensor, Tensor]:
         """Log-probabilities [n, 2] of the rows' completions and their lengths [n, 2]."""
         if self.settings.engine == "plain":
             lengths = [(len(pair.chosen), len(pair.rejected)) for row in rows for pair in row.pairs]
@@ -300,7 +302,7 @@ def train(
         first = trainer.is_world_process_zero()
         checkpoint = last_checkpoint(out / TRAIN_FOLDER, trainer.sharding, tidy=first)
         with float32_weights(lm.model) if trainer.sharding == "none" else contextlib.nullcontext():  # sharded, the framework keeps them
-            if settings.needs_reference:
+            if settings.objective.needs_reference:
                 trainer.score_reference()
             trainer.train(resume_from_checkpoint=checkpoint)
         state = whole_state(lm.model, plain, settings) if trainer.sharding == "fsdp2" else None

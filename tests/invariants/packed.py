@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from savi.training.packing import PairTokens, Row, VideoPrefix
+from savi.training.packing import PackedRow, PairTokens, VideoPrefix
 from tests.savi.tiny import tiny_frames
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ def encode(lm: VideoLM, seed: int, frames: int = 4) -> VideoPrefix:
 
 def make_rows(
     lm: VideoLM, pairs: tuple[int, ...] = (2, 1, 3), *, seed: int = 0, frames: int = 4, empty_questions: bool = False
-) -> list[Row]:
+) -> list[PackedRow]:
     """One row for each video, with that many pairs of random lengths; ids avoid the special tokens."""
     generator = np.random.default_rng(seed)
     low, high = 8, int(lm.text_config.vocab_size) - 8
@@ -38,7 +38,7 @@ def make_rows(
     for number, count in enumerate(pairs):
         rows = [PairTokens(() if empty_questions else ids(9), ids(5), ids(7)) for _ in range(count)]
         assert all(visual not in row.question + row.chosen + row.rejected for row in rows)
-        made.append(Row(encode(lm, 100 * seed + number, frames), tuple(rows)))
+        made.append(PackedRow(encode(lm, 100 * seed + number, frames), tuple(rows)))
     return made
 
 

@@ -8,8 +8,9 @@ import pytest
 import torch
 
 from savi.engine.video_lm import VideoLM
-from savi.training.losses import DPOSettings, step_loss
-from savi.training.packing import PairTokens, Row, batches, pack, packed_logps, separate_logps
+from savi.training.losses import Logps, step_loss
+from savi.training.packing import PackedRow, PairTokens, batches, pack, packed_logps, separate_logps
+from savi.training.settings import DPOSettings
 from savi.training.tree_attention import MaskDroppedError, Tree, register_tree_attention, tree_attention, use_tree_attention
 from tests.invariants.packed import encode, gradients, make_rows, relative_difference
 from tests.savi.tiny import tiny_family_lm, tiny_video_lm
@@ -29,11 +30,11 @@ def load(family: str) -> VideoLM:
     return lm
 
 
-def loss_of(logps: torch.Tensor, rows: list[Row]) -> torch.Tensor:
+def loss_of(logps: torch.Tensor, rows: list[PackedRow]) -> torch.Tensor:
     lengths = torch.tensor([(len(pair.chosen), len(pair.rejected)) for row in rows for pair in row.pairs])
-    settings = DPOSettings(beta=0.3, rpo_alpha=0.5)
+    objective = DPOSettings(beta=0.3, rpo_alpha=0.5).objective
     reference = torch.linspace(-9.0, -5.0, 2 * len(lengths), dtype=logps.dtype).view(-1, 2)
-    return step_loss(logps, reference, lengths, settings, step_pairs=len(lengths), step_chosen_tokens=int(lengths[:, 0].sum()))
+    return step_loss(Logps(logps, reference, lengths), objective, step_pairs=len(lengths), step_chosen_tokens=int(lengths[:, 0].sum()))
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -99,7 +100,7 @@ def test_rows_alone_and_together(lm: VideoLM) -> None:
 def test_pairs_in_any_order(lm: VideoLM) -> None:
     row = make_rows(lm, (4,))[0]
     order = [2, 0, 3, 1]
-    shuffled = Row(row.prefix, tuple(row.pairs[i] for i in order))
+    shuffled = PackedRow(row.prefix, tuple(row.pairs[i] for i in order))
     with use_tree_attention(lm.model), torch.no_grad():
         one = packed_logps(lm.model, pack([row], lm.family, dtype=torch.float32), lm.family)
         other = packed_logps(lm.model, pack([shuffled], lm.family, dtype=torch.float32), lm.family)
@@ -109,17 +110,17 @@ def test_pairs_in_any_order(lm: VideoLM) -> None:
 def test_empty_questions_and_a_video_without_pairs(lm: VideoLM) -> None:
     """A reply may follow the prefix at once; a row without pairs among others adds nothing; rows without any pair are refused."""
     rows = make_rows(lm, (2, 1), empty_questions=True)
-    rows.insert(1, Row(encode(lm, 7), ()))
+    rows.insert(1, PackedRow(encode(lm, 7), ()))
     with use_tree_attention(lm.model), torch.no_grad():
         packed = packed_logps(lm.model, pack(rows, lm.family, dtype=torch.float32), lm.family)
         torch.testing.assert_close(packed, separate_logps(lm.model, rows, lm.family), rtol=1e-5, atol=1e-5)
     with pytest.raises(ValueError, match="at least one pair"):
-        pack([Row(encode(lm, 7), ())], lm.family, dtype=torch.float32)
+        pack([PackedRow(encode(lm, 7), ())], lm.family, dtype=torch.float32)
 
 
 def test_chosen_only(lm: VideoLM) -> None:
     """SFT packs no rejected answers; their log-probability is 0."""
-    rows = [Row(row.prefix, tuple(replace(pair, rejected=()) for pair in row.pairs)) for row in make_rows(lm)]
+    rows = [PackedRow(row.prefix, tuple(replace(pair, rejected=()) for pair in row.pairs)) for row in make_rows(lm)]
     with use_tree_attention(lm.model), torch.no_grad():
         packed = packed_logps(lm.model, pack(rows, lm.family, dtype=torch.float32), lm.family)
     torch.testing.assert_close(packed, separate_logps(lm.model, rows, lm.family), rtol=1e-5, atol=1e-5)
@@ -161,7 +162,7 @@ def test_a_missing_mask_is_noticed(lm: VideoLM) -> None:
 
 def test_a_wrong_next_position_is_noticed(lm: VideoLM) -> None:
     rows = make_rows(lm, (2,))
-    shifted = [Row(replace(row.prefix, next_pos=row.prefix.next_pos + 1), row.pairs) for row in rows]
+    shifted = [PackedRow(replace(row.prefix, next_pos=row.prefix.next_pos + 1), row.pairs) for row in rows]
     with use_tree_attention(lm.model), torch.no_grad():
         right = packed_logps(lm.model, pack(rows, lm.family, dtype=torch.float32), lm.family)
         wrong = packed_logps(lm.model, pack(shifted, lm.family, dtype=torch.float32), lm.family)
@@ -222,4 +223,4 @@ def test_outside_a_tree_the_model_is_what_it_was(lm: VideoLM) -> None:
 
 def test_a_reply_needs_tokens(lm: VideoLM) -> None:
     with pytest.raises(ValueError, match="without tokens"):
-        pack([Row(encode(lm, 0), (PairTokens((9,), (), (9,)),))], lm.family, dtype=torch.float32)
+        pack([PackedRow(encode(lm, 0), (PairTokens((9,), (), (9,)),))], lm.family, dtype=torch.float32)

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import copy
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -14,8 +15,9 @@ import torch
 from savi.base.torchvision import fix_torchvision
 from savi.engine.video_lm import VideoLM
 from savi.families import Timing, VideoFeatures
-from savi.training.losses import DPOSettings, step_loss
-from savi.training.packing import PairTokens, Row, VideoPrefix, pack, packed_logps
+from savi.training.losses import LOSSES, Logps, step_loss
+from savi.training.packing import PackedRow, PairTokens, VideoPrefix, pack, packed_logps
+from savi.training.settings import DPOSettings
 from savi.training.tree_attention import use_tree_attention
 from tests.invariants.packed import gradients, relative_difference
 from tests.savi.tiny import tiny_frames, tiny_prompts, tiny_video_lm
@@ -87,7 +89,7 @@ def other_weights(lm: VideoLM) -> Any:
     return reference.eval()
 
 
-def packed_row(lm: VideoLM, model: Any, batch: dict[str, torch.Tensor], count: int) -> Row:
+def packed_row(lm: VideoLM, model: Any, batch: dict[str, torch.Tensor], count: int) -> PackedRow:
     """TRL's batch (prompts doubled, [chosen; rejected]) as one packed row: the prefix ends at the last visual token."""
     ids, attention, completion = batch["input_ids"], batch["attention_mask"].bool(), batch["completion_mask"].bool()
     p = int((ids[0] == lm.family.visual_token_id).nonzero()[-1]) + 1
@@ -103,7 +105,7 @@ def packed_row(lm: VideoLM, model: Any, batch: dict[str, torch.Tensor], count: i
     with torch.no_grad():
         embeds = model.get_image_features(batch["pixel_values"][:FRAMES], return_dict=True).pooler_output.flatten(0, 1)
     features = VideoFeatures(embeds, FRAMES, Timing.every(FRAMES))
-    return Row(VideoPrefix(ids[0, :p], torch.arange(p), p, features), tuple(pairs))
+    return PackedRow(VideoPrefix(ids[0, :p], torch.arange(p), p, features), tuple(pairs))
 
 
 CASES = [
@@ -111,8 +113,30 @@ CASES = [
     DPOSettings(beta=0.2, rpo_alpha=0.7),
     DPOSettings(beta=0.2, loss_type="hinge"),
     DPOSettings(beta=0.2, loss_type="ipo"),
+    DPOSettings(beta=0.2, loss_type="robust", loss_parameters={"label_smoothing": 0.2}),
     DPOSettings(method="sft"),
+    DPOSettings(beta=2.0, loss_type="simpo", loss_parameters={"gamma": 0.8}),
 ]
+
+
+def test_every_loss_that_trl_has_is_compared() -> None:
+    assert {case.loss_type for case in CASES} == set(LOSSES)
+
+
+def their_loss(trainer: Any, settings: DPOSettings, batch: dict[str, torch.Tensor]) -> torch.Tensor:
+    """TRL's loss of a batch: DPOTrainer's, or for a loss that only its CPOTrainer has, that one's, from the same model's logits."""
+    if settings.objective.loss is None or settings.objective.loss.trl:
+        return trainer.compute_loss(trainer.model, dict(batch))
+    assert settings.loss_type == "simpo"
+    cpo = pytest.importorskip("trl.experimental.cpo").CPOTrainer
+    labels = batch["input_ids"].masked_fill(~batch["completion_mask"].bool(), -100)
+    inputs = {name: value for name, value in batch.items() if name != "completion_mask"}
+    chosen, rejected = cpo.get_batch_logps(trainer.model(**inputs).logits, labels, average_log_prob=True).chunk(2)
+    gamma = settings.objective.parameters["gamma"]
+    options = SimpleNamespace(
+        loss_type="simpo", beta=settings.beta, simpo_gamma=gamma, label_smoothing=0.0, alpha=0.0, accelerator=SimpleNamespace(device="cpu")
+    )
+    return cpo.cpo_loss(options, chosen, rejected)[0].mean()
 
 
 @pytest.mark.parametrize("settings", CASES, ids=lambda s: f"{s.method}-{s.loss_type}-{s.rpo_alpha}")
@@ -122,7 +146,7 @@ def test_loss_and_gradients(lm: VideoLM, processor: Any, settings: DPOSettings, 
     trainer = trl_trainer(lm, processor, rows, settings, tmp_path)
     batch = trainer.data_collator([dict(row) for row in rows])
     policy, reference = trainer.model, trainer.ref_model
-    theirs = trainer.compute_loss(policy, dict(batch))
+    theirs = their_loss(trainer, settings, batch)
     their_gradients = gradients(policy, theirs)
 
     row = packed_row(lm, policy, batch, count)
@@ -131,14 +155,8 @@ def test_loss_and_gradients(lm: VideoLM, processor: Any, settings: DPOSettings, 
         reference_logps = packed_logps(reference, packed, lm.family)
     with use_tree_attention(policy):
         policy_logps = packed_logps(policy, packed, lm.family)
-        ours = step_loss(
-            policy_logps,
-            reference_logps if settings.needs_reference else None,
-            packed.lengths,
-            settings,
-            step_pairs=count,
-            step_chosen_tokens=int(packed.lengths[:, 0].sum()),
-        )
+        logps = Logps(policy_logps, reference_logps if settings.objective.needs_reference else None, packed.lengths)
+        ours = step_loss(logps, settings.objective, step_pairs=count, step_chosen_tokens=int(packed.lengths[:, 0].sum()))
         our_gradients = gradients(policy, ours)
     assert float(ours.detach()) == pytest.approx(float(theirs.detach()), rel=1e-5, abs=1e-5)
     assert {name for name, value in their_gradients.items() if value.abs().max() > 0} <= set(our_gradients)

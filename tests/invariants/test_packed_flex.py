@@ -9,8 +9,8 @@ import torch
 from torch.nn.attention import flex_attention as flex
 
 from savi.engine.video_lm import VideoLM
-from savi.training.losses import DPOSettings
-from savi.training.packing import Row, pack, packed_logps
+from savi.training.packing import PackedRow, pack, packed_logps
+from savi.training.settings import DPOSettings
 from savi.training.trainer import train
 from savi.training.tree_attention import branch_blocks, require_branch_attention, use_tree_attention
 from tests.invariants.packed import encode, gradients, make_rows, relative_difference
@@ -30,7 +30,7 @@ def lm() -> VideoLM:
 def test_the_block_mask_is_the_mask(lm: VideoLM, empty_questions: bool) -> None:
     """Position by position: several videos, unequal lengths, one without pairs; and the mask is no trivial one."""
     rows = make_rows(lm, (2, 1, 3), empty_questions=empty_questions)
-    rows.insert(1, Row(encode(lm, 7), ()))
+    rows.insert(1, PackedRow(encode(lm, 7), ()))
     masked, blocks = (pack(rows, lm.family, dtype=torch.float32, split=True, branches=kind) for kind in KINDS)
     assert masked.tree.mask is not None
     seen = masked.tree.mask[:, 0] == 0

@@ -16,7 +16,7 @@ import torch
 from safetensors.torch import load_file
 
 from savi.loop.preferences import read_pairs, write_pairs
-from savi.training.losses import DPOSettings
+from savi.training.settings import DPOSettings
 from tests.savi.scripted import random_pairs, write_clips
 from tests.savi.tiny import tiny_checkpoint
 
@@ -29,7 +29,7 @@ import os, signal, sys
 from pathlib import Path
 sys.path.insert(0, os.getcwd())
 from torch.distributed.tensor import DTensor
-from savi.training.losses import DPOSettings
+from savi.training.settings import DPOSettings
 from savi.loop.preferences import read_pairs
 from savi.training.trainer import train
 from savi.engine.video_lm import VideoLM

@@ -51,7 +51,14 @@ def test_train_and_what_can_be_wrong(pairs: Path, model: Path, tmp_path: Path) -
     (strange := tmp_path / "strange.jsonl").write_text('{"question": "where?"}\n')
     assert "strange.jsonl:1" in failed(run("train", strange, "--model", model, "--out", tmp_path / "x"), 4)
     assert "rpo_alpha" in failed(run("train", pairs, "--model", model, "--out", tmp_path / "x", "--method", "sft", "--rpo-alpha", 1), 2)
+    assert "'kto': unknown; there are sigmoid" in failed(
+        run("train", pairs, "--model", model, "--out", tmp_path / "x", "--loss-type", "kto"), 2
+    )
+    simpo = ("train", pairs, "--model", model, "--out", tmp_path / "x", "--loss-type", "simpo", "--loss-parameter")
+    assert "write NAME=VALUE" in failed(run(*simpo, "gamma"), 2)
+    assert "no parameter 'delta'" in failed(run(*simpo, "delta=1"), 2)
     assert not (tmp_path / "x").exists()
+    assert run(*simpo, "gamma=0.8", *SMALL).exit_code == 0
 
 
 def test_align_deals_videos_and_goes_on_where_it_stopped(model: Path, tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from savi.loop.iterate import IterationResult, StageError, run_iteration, transf
 from savi.loop.preferences import PreferencePair, read_pairs, write_pairs
 from savi.loop.prompts import Question, choice, parse_question, same_answer
 from savi.loop.propose import AlignSettings, ResumeError, journal_path, propose, read_unchanged
-from savi.training.losses import DPOSettings
+from savi.training.settings import DPOSettings
 from tests.savi.scripted import FRAMES, ScriptedLM, micro_reply, random_pairs, write_clips
 from tests.savi.tiny import tiny_checkpoint
 

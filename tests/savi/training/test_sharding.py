@@ -14,8 +14,8 @@ from accelerate import DistributedType
 from savi.engine.video_lm import VideoLM
 from savi.loop.preferences import PreferencePair
 from savi.training.folder import last_checkpoint
-from savi.training.losses import MACHINE_ONLY, SPEED_ONLY, DPOSettings
 from savi.training.packing import pack, packed_logps
+from savi.training.settings import MACHINE_ONLY, SPEED_ONLY, DPOSettings
 from savi.training.sharding import Plain, ShardingError, frozen_parameters, merged, set_up, sharding_of, trainer_options
 from savi.training.trainer import train, trainable
 from savi.training.tree_attention import use_tree_attention

@@ -15,7 +15,7 @@ import torch
 from savi.engine.video_lm import VideoLM
 from savi.loop.preferences import PreferencePair, write_pairs
 from savi.training.examples import NoPairsError, VideoStore, make_plan, make_units, tokenise
-from savi.training.losses import DPOSettings
+from savi.training.settings import DPOSettings
 from savi.training.trainer import train
 from savi.video.frames import VideoError
 from tests.savi.scripted import FRAMES, random_pairs, write_clips
@@ -158,6 +158,21 @@ def test_sft(lm: VideoLM, pairs: list[PreferencePair], tmp_path: Path) -> None:
     assert files(tmp_path / "a") == files(tmp_path / "b")
 
 
+def test_no_reference_is_scored_for_a_loss_without_one(
+    lm: VideoLM, pairs: list[PreferencePair], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """SimPO: the rewards are the policy's own, and the model runs once a step (the reference would be one pass more)."""
+    passes: list[int] = []
+    lm.model.register_forward_hook(lambda *_: passes.append(1))
+    settings = QUICK.model_copy(update={"loss_type": "simpo", "beta": 2.0, "epochs": 6, "learning_rate": 2e-3})
+    result = train(lm, pairs, settings, tmp_path)
+    assert len(passes) == result.steps
+    first, last = result.log[0], result.log[-1]
+    assert first["rewards/chosen"] < -1, "beta times the mean log-probability of a token, not a ratio"
+    assert last["rewards/margins"] > first["rewards/margins"] + 0.5
+    assert last["loss"] < first["loss"]
+
+
 def test_broken_videos_and_useless_pairs_are_dropped_and_named(lm: VideoLM, pairs: list[PreferencePair], tmp_path: Path) -> None:
     (tmp_path / "broken.mp4").write_bytes(b"no video")
     extra = [
@@ -242,7 +257,7 @@ def test_the_plan(lm: VideoLM, pairs: list[PreferencePair]) -> None:
 KILLED = """
 import os, signal, sys
 from pathlib import Path
-from savi.training.losses import DPOSettings
+from savi.training.settings import DPOSettings
 from savi.loop.preferences import read_pairs
 from savi.training.trainer import train
 from savi.engine.video_lm import VideoLM
