@@ -27,6 +27,11 @@ Status = Literal["ok", "unparsed", "empty", "degenerate", "judged", "failed"]
 """How an answer was read. `ok`: a rule read it. `unparsed`: no rule did, so upstream guessed or gave nothing. `empty`: no text.
 `degenerate`: one token repeated. `judged`: an outside judge decided. `failed`: no answer was made (see `error`)."""
 
+Data = Literal["", "real", "micro"]
+"""What was measured on: the data sets themselves, or their synthetic twins; empty in scores older than the field."""
+_OLD_SYNTHETIC = ("micro", "smoke")
+"""The scales of synthetic data that scores without `data` may name."""
+
 _STRICT = ConfigDict(extra="forbid")
 Count = Annotated[int, Field(ge=0)]
 Credit = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
@@ -114,6 +119,12 @@ class Score:
     """`records_sha256` of the records this score was made of, which is `sha256sum questions.jsonl`. Set when the score is made; empty in
     scores older than the field. A checksum, no signature: it shows an edited record, not an edited record with an edited checksum."""
     schema_version: int = SCHEMA_VERSION
+    data: Data = ""
+
+    @property
+    def synthetic(self) -> bool:
+        """Whether this was measured on synthetic twins, so that no published number is a reference for it."""
+        return self.data == "micro" or (not self.data and self.scale in _OLD_SYNTHETIC)
 
 
 @dataclass(frozen=True, config=_STRICT)

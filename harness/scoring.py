@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from benchmarks.benchmark import LETTERS, Benchmark, Form
-from harness.records import Evaluation, Provenance, QuestionRecord, Score, Status, records_sha256
+from harness.records import Data, Evaluation, Provenance, QuestionRecord, Score, Status, records_sha256
 
 _OPENING = re.compile(r"\s*(?:\(([A-E])\)|([A-E])(?=\s*$|[.):,]))")
 """A reply that opens with a letter: "A", "A.", "A) up", "(A) up", "A: up"."""
@@ -233,6 +233,7 @@ def score(
     n_expected: int,
     provenance: Provenance,
     wall_s: float,
+    data: Data = "",
 ) -> Evaluation:
     """Aggregate records to a benchmark's score.
 
@@ -268,6 +269,7 @@ def score(
             provenance=provenance,
             wall_s=wall_s,
             records_sha256=records_sha256(records),
+            data=data,
         ),
         list(records),
     )

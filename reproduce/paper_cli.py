@@ -42,7 +42,10 @@ def default_out(scale: str, seed: int, control: str) -> Path:
 
 
 def paper_command(
-    scale: Annotated[str, typer.Option(help="auto, smoke, micro, 1b, 2b, 4b or 8b. auto: the largest the GPU holds, else micro.")] = "auto",
+    scale: Annotated[
+        str,
+        typer.Option(help="smoke, micro, 8b, ... (the files of reproduce/scales), or auto: the largest the GPU holds, else micro."),
+    ] = "auto",
     iterations: Annotated[int | None, typer.Option(help="Iterations of the loop (the paper: 4).", min=1)] = None,
     out: Annotated[
         Path | None, typer.Option(help="The run's folder; runs/SCALE by default. Run again to go on where a run stopped.")
@@ -50,7 +53,7 @@ def paper_command(
     seed: Annotated[int, typer.Option(help="Seed of the loop: videos, samples, order of training.")] = 0,
     benchmarks: Annotated[list[str] | None, typer.Option(help="A benchmark by name; give several times. All six by default.")] = None,
     limit: Annotated[int | None, typer.Option(help="At most so many questions of each lmms-eval task.", min=1)] = None,
-    videos: Annotated[Path | None, typer.Option(help="Folder of unlabelled videos (needed at the paper's scales).")] = None,
+    videos: Annotated[Path | None, typer.Option(help="Folder of unlabelled videos (needed at scales of real data).")] = None,
     base: Annotated[str | None, typer.Option(help="Another base model: a folder or a hub id.")] = None,
     control: Annotated[str, typer.Option(help="none, or a control: reversed, blind or sft.")] = "none",
     twins_seed: Annotated[int | None, typer.Option(help="Seed of the small benchmarks (micro, smoke).")] = None,
@@ -100,13 +103,13 @@ def paper_command(
     if dry_run:
         _print_plans(choice.name, choice.why, overrides, as_json)
         return
-    if chosen.is_paper and videos is None:
+    if chosen.data == "real" and videos is None:
         fail(f"scale {chosen.name} aligns on unlabelled videos of your own: give --videos DIR (the paper: Star, Vidal, WebVid)", USAGE)
-    if not chosen.is_paper and videos is not None:
-        fail(f"--videos is for the paper's scales; scale {chosen.name} makes its own", USAGE)
+    if chosen.data == "micro" and videos is not None:
+        fail(f"--videos is for scales of real data; scale {chosen.name} makes its own", USAGE)
     if videos is not None and not videos.is_dir():
         fail(f"--videos {videos}: no such folder", USAGE)
-    if base is not None and base != "shipped" and not chosen.is_paper and not Path(base).is_dir():
+    if base is not None and base != "shipped" and chosen.data == "micro" and not Path(base).is_dir():
         fail(f"--base {base}: no such folder (scale {chosen.name} takes the shipped base or a folder)", USAGE)
 
     from reproduce.run_dir import RunDir
@@ -117,7 +120,7 @@ def paper_command(
         fail(f"--out {folder} is a file, not a folder", USAGE)
     home = (
         folder.resolve() / "data" / "hf_home"
-        if not chosen.is_paper
+        if chosen.data == "micro"
         else Path(os.environ.get("HF_HOME") or Path.home() / ".cache" / "huggingface")
     )
     x = Experiment(chosen, RunDir(folder), home, videos.resolve() if videos else None, offline)
@@ -136,7 +139,7 @@ def execute(x: Experiment, *, why: str, asked: str, gpus: list[Any], relaunch: C
     s = x.scale
     console = RunConsole()
     try:
-        identity = base_identity(base_path(x)) if not s.is_paper else None
+        identity = base_identity(base_path(x)) if s.data == "micro" else None
         wanted = worker_environment(x.hf_home, device=s.machine.device.value)
         settings = dict(s.settings())
         if x.videos is not None:
@@ -154,12 +157,14 @@ def execute(x: Experiment, *, why: str, asked: str, gpus: list[Any], relaunch: C
         with x.run.lock():
             facts = new_facts(
                 scale=s.name,
+                data=s.data,
+                published=s.published,
                 why=why,
                 title=s.title,
                 seed=s.loop.seed.value,
                 gpus=gpus,
                 base_fingerprint=identity,
-                hf_home="data/hf_home" if not s.is_paper else str(x.hf_home),
+                hf_home="data/hf_home" if s.data == "micro" else str(x.hf_home),
             )
             new = x.run.open(settings, facts)
             x.run.sweep()

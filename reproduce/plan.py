@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from benchmarks.catalog import select
-from reproduce.scale import SCALES, Scale, load_scale
+from reproduce.scale import Scale, load_scale, scale_names
 
 PROMPT_TOKENS = 80
 """A question with its options or instructions (ours; the benchmarks' mean is near it)."""
@@ -95,7 +95,7 @@ def make_plan(scale: Scale) -> Plan:
 
     chosen = select(e.benchmarks.value or None)
     costs: list[Cost] = []
-    if scale.is_paper:
+    if scale.data == "real":
         costs.append(cost("data sets", sum(b.videos for b in chosen), 0, 0, 0, sum(b.download_gb for b in chosen)))
         questions = {b.name: b.n if e.limit.value is None else min(b.n, e.limit.value * len(b.tasks)) for b in chosen}
         videos = {b.name: min(b.videos, questions[b.name]) for b in chosen}
@@ -106,7 +106,7 @@ def make_plan(scale: Scale) -> Plan:
         questions = {b.name: n // 6 if limit is None else min(n // 6, limit * len(b.tasks)) for b in chosen}
         videos = {b.name: min(v // 6, questions[b.name]) for b in chosen}
         costs.append(cost("twins", sum(videos.values()), 0, 0, 0, 0.02))
-    costs.append(cost("base model", 0, 0, 0, 0, scale.architecture.weight_gb.value * (2 if scale.is_paper else 0)))
+    costs.append(cost("base model", 0, 0, 0, 0, scale.architecture.weight_gb.value * (2 if scale.data == "real" else 0)))
 
     frames = e.num_frames.value
     rounds = loop.iterations.value + 1
@@ -134,7 +134,7 @@ def make_plan(scale: Scale) -> Plan:
     costs.append(cost("train", n_videos, n_videos * rows, tokens, flop, loop.iterations.value * scale.architecture.weight_gb.value))
 
     needs = f"a CUDA GPU with {scale.machine.gpu_gb.value:.0f} GB" if scale.machine.gpu_gb.value else "2 CPU cores, 4 GB of memory"
-    if scale.is_paper:
+    if scale.data == "real":
         needs += f", {n_videos:,} unlabelled videos (--videos DIR)"
     return Plan(
         scale.name,
@@ -153,7 +153,7 @@ def make_plan(scale: Scale) -> Plan:
 
 def all_plans() -> list[Plan]:
     """A plan for each scale as shipped."""
-    return [make_plan(load_scale(name)) for name in SCALES]
+    return [make_plan(load_scale(name)) for name in scale_names()]
 
 
 def hours_text(hours: float) -> str:

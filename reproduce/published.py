@@ -9,8 +9,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from harness.records import Evaluation
-from harness.tables.published import Published, PublishedError, load_published, scale_rows
-from harness.tables.table import PAPER_SCALES, PublishedRow, ScoreRule, Table, results_table
+from harness.tables.published import Published, PublishedError, base_rows, load_published
+from harness.tables.table import PublishedRow, ScoreRule, Table, results_table
+from reproduce.scale import load_scale, scale_names
 
 PAPER_DIR = Path(__file__).resolve().parent.parent / "results" / "paper"
 
@@ -37,36 +38,31 @@ def table1(model: str = SAVI_ROW, folder: Path = PAPER_DIR) -> dict[str, float]:
     return table.by_benchmark(table.position(model))
 
 
-_BASES = {"8b": "InternVL2.5-8B", "4b": "InternVL2.5-4B", "2b": "InternVL2.5-2B", "1b": "InternVL2.5-1B"}
-"""What stands beside our rows: the base model's full name, which the paper's tables shorten in two ways."""
-
-
 def published_rows(scale: str, folder: Path = PAPER_DIR) -> list[PublishedRow]:
-    """The paper's rows for a paper scale, base first; an empty list at any other scale, where no published number applies.
+    """The paper's rows that the scale's file names (`published`), base first; an empty list where it names none.
 
     Raises:
-        PublishedError: the folder's manifest has no row at this scale.
+        PublishedError: the folder's tables have no such row.
     """
-    if scale not in PAPER_SCALES:
+    row = load_scale(scale).published if scale in scale_names() else None
+    if row is None:
         return []
     published = load_tables(folder)
-    found = scale_rows(published, scale)
-    if found is None:
-        raise PublishedError(f"{folder}: no published rows at scale {scale}")
+    found = base_rows(published, row)
     source = f"{published.manifest.title}, {found.table.info.title}"
-    named = [(f"paper: {_BASES[scale]}", found.base), (f"paper: {_BASES[scale]} + VideoSAVi", found.aligned)]
-    return [PublishedRow(label, found.values(row), source, published.manifest.link) for label, row in named if row is not None]
+    named = [name for name in (found.base, found.aligned) if name is not None]
+    return [PublishedRow(f"paper: {name}", found.values(name), source, published.manifest.link) for name in named]
 
 
 def published_pair(scale: str, folder: Path = PAPER_DIR) -> tuple[dict[str, float], dict[str, float] | None]:
-    """(base, aligned) percentages by benchmark at a paper scale; aligned is None where the paper reports none (4b).
+    """(base, aligned) percentages by benchmark at a scale; aligned is None where the paper reports none (4b).
 
     Raises:
-        PublishedError: `scale` is no paper scale.
+        PublishedError: nothing is published at `scale`.
     """
     rows = published_rows(scale, folder)
     if not rows:
-        raise PublishedError(f"scale {scale!r} has no published numbers; those are for {', '.join(PAPER_SCALES)}")
+        raise PublishedError(f"scale {scale!r} has no published row (`published` in its file in reproduce/scales)")
     return dict(rows[0].values), dict(rows[1].values) if len(rows) > 1 else None
 
 
@@ -82,7 +78,7 @@ def experiment_table(
     notes: Sequence[str] = (),
     folder: Path = PAPER_DIR,
 ) -> Table:
-    """The experiment's table: ours, and at paper scales the published rows below (see `harness.tables.table.results_table`)."""
+    """The experiment's table: ours, and the published rows of this scale below (see `harness.tables.table.results_table`)."""
     return results_table(
         rows, scale=scale, rule=rule, published=published_rows(scale, folder), groups=groups, benchmarks=benchmarks,
         intervals=intervals, title=title, notes=notes,

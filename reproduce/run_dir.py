@@ -273,11 +273,22 @@ def differing_settings(there: Mapping[str, Any], now: Mapping[str, Any]) -> list
 
 
 def new_facts(
-    *, scale: str, why: str, title: str, seed: int, gpus: Sequence[Gpu], base_fingerprint: str | None, hf_home: str
+    *,
+    scale: str,
+    data: str,
+    published: str | None,
+    why: str,
+    title: str,
+    seed: int,
+    gpus: Sequence[Gpu],
+    base_fingerprint: str | None,
+    hf_home: str,
 ) -> dict[str, Any]:
     """What run.json holds beside the settings."""
     return {
         "scale": scale,
+        "data": data,
+        "published": published,
         "scale_title": title,
         "scale_reason": why,
         "started": dt.datetime.now(dt.UTC).isoformat(timespec="seconds"),

@@ -16,16 +16,15 @@ from pathlib import Path
 from typing import Annotated, Any, Generic, Literal, TypeVar
 
 import yaml
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from savi.training.losses import LossName
 from savi.training.settings import LrScheduler
 
 SCALES_DIR = Path(__file__).parent / "scales"
-PAPER_SCALES = ("1b", "2b", "4b", "8b")
-SCALES = ("smoke", "micro", *PAPER_SCALES)
 SECTIONS = ("model", "loop", "training", "evaluation", "machine", "architecture")
 Control = Literal["none", "reversed", "blind", "sft"]
+Data = Literal["real", "micro"]
 T = TypeVar("T")
 
 
@@ -139,6 +138,10 @@ class Scale(_Model):
 
     name: str
     title: str
+    data: Data
+    """`real`: the data sets themselves and the user's own videos; `micro`: synthetic videos and questions, made by the run."""
+    published: str | None
+    """The base model's row in results/paper/, which stands beside this scale's rows; none where nothing is published at this scale."""
     model: ModelSettings
     loop: LoopSettings
     training: TrainingSettings
@@ -146,10 +149,15 @@ class Scale(_Model):
     machine: MachineSettings
     architecture: Architecture
 
-    @property
-    def is_paper(self) -> bool:
-        """Whether this scale's numbers may stand beside the paper's."""
-        return self.name in PAPER_SCALES
+    @model_validator(mode="after")
+    def _data_agree(self) -> Scale:
+        if (self.evaluation.twins.value is None) != (self.data == "real"):
+            raise ValueError(
+                f"evaluation.twins is {self.evaluation.twins.value}, but data is {self.data}: twins belong to data: micro alone"
+            )
+        if self.published and self.data == "micro":
+            raise ValueError(f"published is {self.published!r}, but data is micro: no published number is measured on synthetic data")
+        return self
 
     def settings(self) -> dict[str, Setting[Any]]:
         """Every setting by dotted name, in the order of the file."""
@@ -166,14 +174,27 @@ class Scale(_Model):
         return {field: getattr(part, field).value for field in type(part).model_fields}
 
 
+def scale_names(folder: Path = SCALES_DIR) -> list[str]:
+    """Every scale there is, from small to large: the YAML files of `folder` but those that only others extend (`_*.yaml`)."""
+
+    def size(name: str) -> tuple[float, int]:
+        try:
+            raw = _read(folder, name, ())
+            return float(raw["architecture"]["language_params_b"]["value"]), int(raw["loop"]["videos_per_iteration"]["value"])
+        except (ScaleError, LookupError, TypeError, ValueError):
+            return float("inf"), 0  # a broken file is still a scale: loading it says what is wrong
+
+    return sorted((p.stem for p in folder.glob("[!_]*.yaml")), key=lambda name: (*size(name), name))
+
+
 def load_scale(name: str, overrides: Mapping[str, tuple[Any, str]] | None = None, *, folder: Path = SCALES_DIR) -> Scale:
     """Read a scale; `overrides` maps dotted names to (value, source).
 
     Raises:
         ScaleError: no such scale, or a setting that cannot be (names file and setting).
     """
-    if name not in SCALES:
-        raise ScaleError(f"unknown scale {name!r}; choose from auto, {', '.join(SCALES)}")
+    if name not in (names := scale_names(folder)):
+        raise ScaleError(f"unknown scale {name!r}; choose from auto, {', '.join(names)}")
     raw = _read(folder, name, ())
     for key, (value, source) in (overrides or {}).items():
         section, _, field = key.partition(".")
@@ -182,7 +203,7 @@ def load_scale(name: str, overrides: Mapping[str, tuple[Any, str]] | None = None
         return Scale.model_validate({"name": name, **raw})
     except ValidationError as e:
         x = e.errors()[0]
-        at = ".".join(map(str, x["loc"] if x["loc"][-1] != "value" else x["loc"][:-1]))
+        at = ".".join(map(str, x["loc"][:-1] if x["loc"][-1:] == ("value",) else x["loc"])) or "scale"
         where = (overrides or {})[at][1] if at in (overrides or {}) else f"{folder.name}/{name}.yaml"
         raise ScaleError(f"{where}: {at}: {x['msg']}") from e
 
@@ -266,7 +287,8 @@ class Choice:
 
 
 def choose_scale(asked: str, gpus: list[Gpu], *, videos: bool, folder: Path = SCALES_DIR) -> Choice:
-    """The scale to run. `auto`: the largest paper scale that the largest GPU holds, if unlabelled videos were given; else micro.
+    """The scale to run. `auto`: the largest scale with a published row that the largest GPU holds, if unlabelled videos were given; else
+    micro.
 
     Raises:
         ScaleError: unknown scale.
@@ -274,11 +296,12 @@ def choose_scale(asked: str, gpus: list[Gpu], *, videos: bool, folder: Path = SC
     if asked != "auto":
         load_scale(asked, folder=folder)
         return Choice(asked, "asked for on the command line")
-    need = {name: load_scale(name, folder=folder).machine.gpu_gb.value for name in PAPER_SCALES}
+    scales = [load_scale(name, folder=folder) for name in scale_names(folder)]
+    need = {s.name: s.machine.gpu_gb.value for s in scales if s.published}
     if not gpus:
         return Choice("micro", f"no CUDA GPU found (the paper's scales need one with {min(need.values()):.0f} GB or more)")
     best = max(gpus, key=lambda g: g.memory_gb)
-    fitting = [name for name in PAPER_SCALES if need[name] <= best.memory_gb]
+    fitting = [name for name in need if need[name] <= best.memory_gb]
     if not fitting:
         return Choice("micro", f"{best.name} has {best.memory_gb:.0f} GB; the smallest paper scale needs {min(need.values()):.0f} GB")
     largest = max(fitting, key=lambda name: need[name])

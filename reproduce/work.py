@@ -381,7 +381,8 @@ def all_evaluations(run: Path, iterations: int | None = None) -> dict[str, dict[
 
 
 def write_gate(x: Experiment, t: int) -> str:
-    """gate.json of iteration t: against the iteration before and against the base; at paper scales the last one against the paper too."""
+    """gate.json of iteration t: against the iteration before and against the base; the last one against the paper too where it has rows at
+    this scale."""
     from harness.gate.decision import GateResult
     from harness.gate.gate import gate_published, gate_runs
     from harness.gate.settings import GateSettings
@@ -397,7 +398,7 @@ def write_gate(x: Experiment, t: int) -> str:
         results[name] = gate_runs(
             candidate, read_evaluations(x.run.iteration(other)), settings, candidate_name=f"iteration {t}", reference_name=label
         )
-    if x.scale.is_paper and t == x.iterations and x.scale.evaluation.limit.value is None:
+    if x.scale.published and t == x.iterations and x.scale.evaluation.limit.value is None:
         from reproduce.published import published_pair
 
         base, aligned = published_pair(x.scale.name)

@@ -14,7 +14,7 @@ import typer
 from packaging.requirements import Requirement
 from packaging.version import Version
 
-from reproduce.scale import SCALES
+from reproduce.scale import load_scale, scale_names
 
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -86,8 +86,13 @@ def test_every_command_of_reproduce_is_listed() -> None:
 
 
 def test_scales_and_options_named_outside_commands_exist() -> None:
-    table = set(re.findall(r"^\| (`[^|]*`) \|", README, flags=re.MULTILINE))
-    assert {s for cell in table for s in re.findall(r"`(\w+)`", cell)} >= set(SCALES)
+    rows = re.findall(r"^\| ((?:`\w+` ?)+)\|([^|]*)\|([^|]*)\|$", README, flags=re.MULTILINE)
+    table = [([load_scale(name) for name in re.findall(r"`(\w+)`", names)], model, needs) for names, model, needs in rows]
+    assert [s.name for scales, _, _ in table for s in scales] == scale_names()
+    for scales, model, needs in table:
+        gpu = [f"{s.machine.gpu_gb.value:.0f}" for s in scales]
+        assert all(s.data == "micro" for s in scales) or f"{gpu[0]} to {gpu[-1]} GB" in needs
+        assert {s.data == "real" and s.published is None for s in scales} == {"not in the paper" in model}
     paper = options_of("reproduce", "paper")
     for name in ("--scale", "--videos", "--offline", "--control"):
         assert name in README

@@ -85,9 +85,14 @@ def read_docs(hf_home: Path, b: Benchmark, config: str) -> Iterator[dict[str, An
             ) from e
 
 
+def has_twins(hf_home: Path) -> bool:
+    """Whether the data below `hf_home` are the synthetic twins and not the data sets themselves."""
+    return (hf_home / TWINS_STAMP).exists()
+
+
 def fix_command(hf_home: Path, benchmark: str) -> str:
     """The command that brings a benchmark's missing files, in words for an error message."""
-    if (hf_home / TWINS_STAMP).exists():
+    if has_twins(hf_home):
         return f"run: python -m benchmarks micro --build-twins {hf_home}"
     return f"run: python -m benchmarks prepare {benchmark} --hf-home {hf_home} --download"
 

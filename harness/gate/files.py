@@ -16,7 +16,6 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from harness.gate.decision import GateFileError, GateResult, GateUsageError
-from harness.gate.gate import SMALL_SCALES
 from harness.records import SCORE_FILE, Evaluation, RecordError, read_evaluations, write_text_atomic
 from harness.tables.published import PublishedError, load_published, scale_rows, widest_first
 
@@ -101,7 +100,7 @@ def load_against(against: str, *, scale: str, row: str | None = None, base: bool
     """What `--against` names: `paper`, a run folder, a reference file or a published-scores file. `base`: the candidate is a base run.
 
     Raises:
-        GateUsageError: nothing of the kind there, or a paper number for a small scale.
+        GateUsageError: nothing of the kind there, or no paper number for this scale.
         RecordError: a file there that cannot be trusted.
     """
     if against == "paper":
@@ -125,22 +124,17 @@ def paper_reference(scale: str, *, row: str | None = None, base: bool = False, f
     `row` names another row of that scale.
 
     Raises:
-        GateUsageError: a small scale, a scale without published numbers, or a row that does not exist.
+        GateUsageError: a scale without published numbers, or a row that does not exist.
     """
-    if scale in SMALL_SCALES:
-        raise GateUsageError(
-            f"this run has scale {scale!r}; its scores are of small synthetic videos and a tiny model and are never compared with the "
-            "paper's numbers. Compare with another run of the same scale: --against RUN"
-        )
     try:
         published = load_published(folder)
         rows = {label: t for t in reversed(widest_first(published)) for label in t.labels if t.scale_of(label) == scale}
         pair = scale_rows(published, scale)
         wanted = row or (pair and (pair.base if base else pair.aligned))
         if wanted not in rows:
-            raise GateUsageError(
-                f"scale {scale!r}: no published {wanted or 'candidate'}; name a row of it with --row: {', '.join(rows) or 'there is none'}"
-            )
+            if not rows:
+                raise GateUsageError(f"scale {scale!r} has no published rows; compare with another run of the same scale: --against RUN")
+            raise GateUsageError(f"scale {scale!r}: no published {wanted or 'candidate'}; name a row of it with --row: {', '.join(rows)}")
         scores = rows[wanted].by_benchmark(rows[wanted].position(wanted))
         start = pair.values(pair.base) if pair and wanted == pair.aligned else None
     except PublishedError as e:

@@ -19,8 +19,6 @@ from harness.gate.integrity import IntegrityProblem, check_evaluation, check_pai
 from harness.gate.settings import GateSettings
 from harness.records import Evaluation
 
-SMALL_SCALES = frozenset({"micro", "smoke"})
-
 
 def _names(wanted: tuple[str, ...] | None, *sets: Mapping[str, object]) -> list[str]:
     have = set.intersection(*(set(s) for s in sets))
@@ -95,16 +93,15 @@ def gate_published(
     gain too.
 
     Raises:
-        GateUsageError: a micro or smoke evaluation (never compared with a paper's number), a number out of range, nothing in common.
+        GateUsageError: an evaluation on synthetic data (never compared with a paper's number), a number out of range, nothing in common.
     """
     s = settings or GateSettings()
     s.check()
     for e in [*candidate.values(), *(base or {}).values()]:
-        if e.score.scale in SMALL_SCALES:
+        if e.score.synthetic:
             raise GateUsageError(
-                f"{e.score.benchmark} was evaluated at scale {e.score.scale!r}: a {e.score.scale} score is measured on small synthetic "
-                "videos by a tiny model and is never compared with a published number; compare with another run of the same scale "
-                "(--against RUN)"
+                f"{e.score.benchmark} was evaluated at scale {e.score.scale!r} on synthetic data, which is never compared with a published "
+                "number; compare with another run of the same scale (--against RUN)"
             )
     for name, value in [*published.items(), *(published_base or {}).items()]:
         if not 0 <= value <= 100:  # NaN is refused here too

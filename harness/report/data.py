@@ -101,6 +101,7 @@ class RunData:
     path: Path
     name: str
     scale: str
+    synthetic: bool
     stages: list[Stage]
     failures: list[FailureGroup] | None
     timings: list[Timing] | None

@@ -22,7 +22,6 @@ from harness.report.frames import collect_pictures, find_data_folder
 from harness.report.questions import MAX_PAGE, questions_payload
 from harness.report.read import PUBLISHED_FOLDER, read_run
 from harness.report.text import script_json, visible
-from harness.tables.table import PAPER_SCALES
 
 REPORT_FILE = "report.html"
 TEMPLATES = Path(__file__).parent / "templates"
@@ -87,7 +86,7 @@ def render(run: RunData, *, data: Path | None = None) -> str:
             unmatched=unmatched,
             pictures=pictures,
             cut=cut,
-            paper_scale=run.scale in PAPER_SCALES,
+            synthetic=run.synthetic,
             questions=Markup(questions),  # noqa: S704  (made by script_json)
             sheets=Markup(script_json(pictures.sheets)),  # noqa: S704
             first=stages[0] if stages else None,

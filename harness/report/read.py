@@ -28,8 +28,7 @@ from harness.report.data import (
     Timing,
     number,
 )
-from harness.tables.published import PublishedError, load_published, scale_rows
-from harness.tables.table import PAPER_SCALES
+from harness.tables.published import PublishedError, base_rows, load_published, scale_rows
 
 PUBLISHED_FOLDER = Path(__file__).resolve().parents[2] / "results" / "paper"
 MAX_LISTED_FAILURES = 200
@@ -231,17 +230,17 @@ def _facts(x: Mapping[str, object], prefix: str = "") -> list[tuple[str, str]]:
     return out
 
 
-def read_published(scale: str, folder: Path = PUBLISHED_FOLDER) -> Published | None:
-    """The paper's two rows for a paper scale, None at any other scale. A row that the paper does not have is empty.
+def read_published(scale: str, folder: Path = PUBLISHED_FOLDER, *, row: str | None = None) -> Published | None:
+    """The paper's two rows that start from the row `row`, or without one the rows of `scale`; None where nothing is published there. A row
+    that the paper does not have is empty.
 
     Raises:
         PublishedError: the tables are not there or not as their manifest says.
     """
-    if scale not in PAPER_SCALES:
-        return None
-    rows = scale_rows(load_published(folder), scale)
+    found = load_published(folder)
+    rows = base_rows(found, row) if row else scale_rows(found, scale)
     if rows is None:
-        raise PublishedError(f"{folder}: no published rows at scale {scale}")
+        return None
     return Published(rows.base, rows.aligned or "aligned model (not reported)", rows.values(rows.base), rows.values(rows.aligned))
 
 
@@ -279,19 +278,23 @@ def read_run(run_dir: Path, *, published_folder: Path = PUBLISHED_FOLDER) -> Run
     if run is not None and not isinstance(run, dict):
         problems.append("run.json is no object")
         run = None
-    scales = Counter(e.score.scale for s in stages for e in s.evaluations.values())
+    scores = [e.score for s in stages for e in s.evaluations.values()]
+    scales = Counter(s.scale for s in scores)
     scale = next(iter(scales), _text((run or {}).get("scale")) or "unknown")
     if len(scales) > 1:
         problems.append(f"scores of several scales are mixed in this run: {', '.join(scales)}")
+    synthetic = any(s.synthetic for s in scores)
     published = None
     try:
-        published = read_published(scale, published_folder) if len(scales) == 1 else None
+        if len(scales) == 1 and not synthetic and (run or {}).get("published", "") is not None:  # null: this scale has no published row
+            published = read_published(scale, published_folder, row=_text((run or {}).get("published")))
     except PublishedError as e:
         problems.append(f"nothing is compared with the paper, its numbers are not there: {e}")
     return RunData(
         run_dir,
         run_dir.resolve().name,
         scale,
+        synthetic,
         stages,
         _failures(run_dir / "failures.jsonl", problems),
         _timings(run_dir / "timings.json", problems),

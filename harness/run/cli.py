@@ -34,8 +34,12 @@ def evaluate(
     out: Annotated[Path, typer.Option("--out", help="Folder for <benchmark>/{questions.jsonl, score.json}.", show_default=False)],
     hf_home: Annotated[Path | None, typer.Option(help="Where the data sets lie (default: HF_HOME).")] = None,
     benchmarks: Annotated[str | None, typer.Option(help="Comma-separated benchmarks (default: all six).")] = None,
-    num_frames: Annotated[int | None, typer.Option(help="Frames shown of each video (default: 8 at micro scale, 32 else).", min=1)] = None,
-    scale: Annotated[str, typer.Option(help="What the scores are labelled with: micro, smoke, 1b, 2b, 4b, 8b.")] = "micro",
+    num_frames: Annotated[
+        int | None, typer.Option(help="Frames shown of each video (default: 8 on the synthetic twins, 32 else).", min=1)
+    ] = None,
+    scale: Annotated[
+        str, typer.Option(help="What the scores are labelled with: micro, 8b, ...; only scores of one scale are compared.")
+    ] = "micro",
     limit: Annotated[int | None, typer.Option(help="At most this many questions of each lmms-eval task.", min=1)] = None,
     seed: Annotated[int, typer.Option(help="Seed of upstream's random guesses.")] = 0,
     batch: Annotated[int | None, typer.Option(help="Questions asked together (default: by the model's size).", min=1)] = None,
@@ -48,12 +52,12 @@ def evaluate(
     home = (hf_home or Path(os.environ.get("HF_HOME", "~/.cache/huggingface"))).expanduser().resolve()
     os.environ.update(offline_environment(home))  # before anything imports datasets or lmms_eval
     from benchmarks.catalog import UnknownBenchmarkError
-    from benchmarks.data.layout import DatasetError
+    from benchmarks.data.layout import DatasetError, has_twins
     from harness.run import evaluate as harness_evaluate
     from harness.run.journal import JournalError
     from harness.run.offline import InfrastructureError
 
-    frames = num_frames or (8 if scale in harness_evaluate.SMALL_SCALES else 32)
+    frames = num_frames or (8 if has_twins(home) else 32)
     names = [b.strip() for b in benchmarks.split(",") if b.strip()] if benchmarks else None
     try:
         with _Bars(quiet=as_json) as bars:

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from benchmarks.catalog import Benchmark, select
-from benchmarks.data.layout import DatasetError, MediaIndex, check, expected_n, fix_command
+from benchmarks.data.layout import DatasetError, MediaIndex, check, expected_n, fix_command, has_twins
 from benchmarks.data.layout import fingerprint as data_fingerprint
 from harness.gate.integrity import edited
 from harness.records import (
@@ -53,7 +53,6 @@ if TYPE_CHECKING:
 __all__ = ["InfrastructureError", "evaluate", "offline_environment"]
 
 INPUTS_FILE = "inputs.json"
-SMALL_SCALES = ("smoke", "micro")
 SMALL_MAX_NEW_TOKENS = 48
 """ours: the micro model's longest reply, a chain of facts and an answer, has about 30 tokens."""
 PAPER_MAX_NEW_TOKENS = 1024
@@ -107,7 +106,7 @@ def evaluate(
 
     wanted = select(benchmarks)
     out, hf_home = Path(out), Path(hf_home).resolve()
-    limit_tokens = max_new_tokens or (SMALL_MAX_NEW_TOKENS if scale in SMALL_SCALES else PAPER_MAX_NEW_TOKENS)
+    limit_tokens = max_new_tokens or (SMALL_MAX_NEW_TOKENS if has_twins(hf_home) else PAPER_MAX_NEW_TOKENS)
     name = str(model) if isinstance(model, (str, Path)) else model.name
     plan = _Plan(name, weights_of(model), hf_home, out, num_frames, scale, limit, seed, limit_tokens)
     media = MediaIndex(hf_home)
@@ -252,7 +251,7 @@ def _collect(adapter: SaviLmms, plan: _Plan, b: Benchmark, results: Mapping[str,
     n_expected = expected_n(plan.hf_home, b, plan.limit)
     return score(
         b, records, chances, upstream, scale=plan.scale, n_expected=n_expected, provenance=_provenance(adapter, plan, b, records),
-        wall_s=wall_s
+        wall_s=wall_s, data="micro" if has_twins(plan.hf_home) else "real",
     )  # fmt: skip
 
 

@@ -297,6 +297,20 @@ def scale_rows(published: Published, scale: str) -> ScaleRows | None:
     return ScaleRows(*lone[0], None) if len(lone) == 1 else None
 
 
+def base_rows(published: Published, base: str) -> ScaleRows:
+    """The pair of rows that starts from the row `base`: the claimed gain over it, in the table of most columns; without a gain, it alone.
+
+    Raises:
+        PublishedError: no table has such a row.
+    """
+    having = [t for t in widest_first(published) if base in t.labels]
+    if not having:
+        raise PublishedError(f"{published.folder / MANIFEST_FILE}: no table has a row {base!r}")
+    gains = ((t, g.candidate) for t in having for g in t.info.gains if g.baseline == base)
+    table, aligned = next(gains, (having[0], None))
+    return ScaleRows(table, base, aligned)
+
+
 def load_published(folder: Path) -> Published:
     """Read `folder/manifest.yaml` and every CSV file it lists.
 

@@ -22,8 +22,6 @@ from harness.tables.plots import Point
 from harness.tables.plots import plot_iterations as plot_iterations
 
 TABLE_SCHEMA = 1
-PAPER_SCALES = ("1b", "2b", "4b", "8b")
-"""Scales at which published numbers may stand beside ours."""
 FORMATS = ("md", "latex", "html", "csv", "json")
 
 T = TypeVar("T")
@@ -35,6 +33,9 @@ RULE_NOTES: dict[ScoreRule, str] = {
     "strict": "strict score: answers that are unparsed, empty or failed count as wrong",
     "upstream": "upstream score: exactly what lmms-eval reports, random credit for unreadable answers included",
 }
+
+
+SYNTHETIC_NOTE = "Scale {scale}: synthetic data; no number here reproduces a number of the paper."
 
 
 class TableError(ValueError):
@@ -383,14 +384,17 @@ def results_table(
 ) -> Table:
     """The main job's table: a row a label of `rows` in their order (base, iteration 1..N, controls), a column a benchmark, and the mean.
 
-    `rule` picks the score and is named below the table. `groups` puts labels under a heading. Published rows come last, and only at
-    the paper's scales.
+    `rule` picks the score and is named below the table. `groups` puts labels under a heading. Published rows come last, and never
+    beside synthetic data.
 
     Raises:
-        TableError: published rows at another scale, an evaluation of another scale, or no rows.
+        TableError: published rows beside synthetic data, an evaluation of another scale, synthetic and real data mixed, or no rows.
     """
-    if published and scale not in PAPER_SCALES:
-        raise TableError(f"published numbers are no reference at scale {scale!r}: leave them out (they belong to {PAPER_SCALES})")
+    kinds = {e.score.synthetic for evaluations in rows.values() for e in evaluations.values()}
+    if len(kinds) > 1:
+        raise TableError(f"scale {scale!r}: some scores were measured on synthetic data and some on real data; these are never mixed")
+    if published and True in kinds:
+        raise TableError(f"published numbers are no reference for synthetic data (scale {scale!r}): leave them out")
     if not rows:
         raise TableError("a results table needs at least one evaluated model")
     chosen = select(benchmarks)
@@ -427,8 +431,8 @@ def results_table(
     all_notes = [f"Accuracy in percent; {RULE_NOTES[rule]}.", f"Questions / videos: {sizes}." if sizes else ""]
     if intervals:
         all_notes.append("In parentheses: 95 % interval, clustered by video; the mean's takes the benchmarks as independent.")
-    if scale not in PAPER_SCALES:
-        all_notes.append(f"Scale {scale}: a small world of its own; no number here reproduces a number of the paper.")
+    if True in kinds:
+        all_notes.append(SYNTHETIC_NOTE.format(scale=scale))
     all_notes += [n for row in published for n in (f"{row.label}: {row.source}", *row.notes)]
     averaged = in_mean(b.name for b in chosen)
     mean_title = "Mean" if len(averaged) == len(PAPER) else f"Mean of {len(averaged)}"

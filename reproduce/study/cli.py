@@ -31,14 +31,14 @@ def study_command(
     jobs: Annotated[int, typer.Option(help="Runs at a time.", min=1)] = 1,
 ) -> None:
     """Run the experiment for several seeds and controls and gather what came out. Exit code 5: a run failed (see its log; run again)."""
-    from reproduce.scale import ScaleError, read_settings
+    from reproduce.scale import ScaleError, load_scale, read_settings
     from reproduce.study.study import CONTROLS, Plan, StudyError, run_all, write_study
 
     names = tuple(c for c in controls.split(",") if c)
     unknown = [c for c in names if c not in CONTROLS]
-    if unknown or not names or scale not in ("micro", "smoke"):
-        what = f"unknown control {', '.join(unknown)}" if unknown else f"scale {scale!r} or an empty list of controls"
-        typer.echo(f"reproduce: {what}; controls are {', '.join(CONTROLS)}, scales micro and smoke", err=True)
+    if unknown or not names:
+        what = f"unknown control {', '.join(unknown)}" if unknown else "an empty list of controls"
+        typer.echo(f"reproduce: {what}; controls are {', '.join(CONTROLS)}", err=True)
         raise typer.Exit(2)
     try:
         numbers = tuple(int(s) for s in seeds.split(",") if s)
@@ -47,6 +47,8 @@ def study_command(
         raise typer.Exit(2) from None
     try:
         read_settings(settings or [])
+        if load_scale(scale).data == "real":
+            raise ScaleError(f"scale {scale!r} needs real data; a study runs at a scale of synthetic data (micro, smoke)")
     except ScaleError as e:
         typer.echo(f"reproduce: {e}", err=True)
         raise typer.Exit(2) from None

@@ -84,7 +84,7 @@ def test_another_configuration_exits_2_and_names_the_settings(invoke: Invoke) ->
         (("--control", "magic"), "unknown control 'magic'"),
         (("--scale", "8b"), "give --videos DIR"),
         (("--scale", "8b", "--videos", "nowhere"), "no such folder"),
-        (("--scale", "smoke", "--videos", "."), "is for the paper's scales"),
+        (("--scale", "smoke", "--videos", "."), "is for scales of real data"),
         (("--iterations", "0"), "iterations"),
         (("--set", "training.epoch=2"), "did you mean training.epochs"),
         (("--set", "training.epochs=many"), "command line: --set: training.epochs"),
@@ -168,7 +168,7 @@ def test_dry_run_needs_nothing_and_leaves_nothing(invoke: Invoke, tmp_path: Path
 def test_dry_run_as_json(invoke: Invoke) -> None:
     found = json.loads(invoke("--dry-run", "--json", "--scale", "8b").output)
     assert found["chosen"] == "8b"
-    assert [p["scale"] for p in found["plans"]] == ["smoke", "micro", "1b", "2b", "4b", "8b"]
+    assert [p["scale"] for p in found["plans"]] == ["smoke", "micro", "1b", "2b", "4b", "8b", "26b", "38b"]
     assert all(p["total"]["pflop"] > 0 for p in found["plans"])
 
 

@@ -127,7 +127,9 @@ def test_user_videos_are_dealt_without_repeats(experiment: Make, work: FakeWork,
 
 def test_run_json_holds_settings_with_sources_and_where_it_ran(experiment: Make) -> None:
     x = experiment()
-    facts = new_facts(scale="smoke", why="asked", title="t", seed=3, gpus=[], base_fingerprint="x", hf_home="data/hf_home")
+    facts = new_facts(
+        scale="smoke", data="micro", published=None, why="asked", title="t", seed=3, gpus=[], base_fingerprint="x", hf_home="data/hf_home"
+    )
     x.run.path.mkdir()
     assert x.run.open(x.scale.settings(), facts)
     assert not x.run.open(x.scale.settings(), facts)
@@ -231,4 +233,34 @@ def test_paper_scales_are_held_against_the_paper(experiment: Make, work: FakeWor
     assert set(gate) == {"previous", "base", "paper"}
     assert {b.name for b in select(x.benchmarks)} == {"nextqa", "egoschema"}
     work.tables(x)
-    assert "InternVL2.5-8B + VideoSAVi" in (x.run.path / "tables/results.md").read_text()
+    assert "| *paper: VideoSAVi* " in (x.run.path / "tables/results.md").read_text()
+
+
+@pytest.mark.parametrize("name", ["26b", "38b"])
+def test_a_scale_the_paper_does_not_have_needs_its_yaml_alone(experiment: Make, work: FakeWork, tmp_path: Path, name: str) -> None:
+    from harness.report.read import read_run
+    from reproduce.scale import load_scale
+
+    scale = load_scale(name, {"loop.iterations": (1, "ours: test")})
+    x = Experiment(scale, RunDir(tmp_path / "run"), tmp_path / "hf")
+    for t in (0, 1):
+        work.evaluate(x, t, lambda done, total: None, tmp_path / "f.jsonl")
+    work.gate(x, 1)
+    assert set(json.loads((x.run.path / "iter-1/gate.json").read_text())) == {"previous", "base"}
+    work.tables(x)
+    for table in ("results.md", "leaderboard.md"):
+        text = (x.run.path / "tables" / table).read_text()
+        assert "paper" not in text
+        assert "synthetic" not in text
+    run = read_run(x.run.path)
+    assert (run.published, run.synthetic, run.problems) == (None, False, [])
+
+
+def test_scales_and_the_manifest_agree_on_published_rows() -> None:
+    from reproduce.published import load_tables
+    from reproduce.scale import load_scale, scale_names
+
+    named = {name: row for name in scale_names() if (row := load_scale(name).published) is not None}
+    assert set(named) == {"1b", "2b", "4b", "8b"}
+    for name, row in named.items():
+        assert {t.scale_of(row) for t in load_tables().tables.values() if row in t.labels} >= {name}

@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any
 
 from benchmarks.benchmark import Benchmark
 from benchmarks.catalog import CATALOG
-from benchmarks.data.layout import MediaIndex
+from benchmarks.data.layout import MediaIndex, has_twins
 from harness.records import Evaluation, QuestionRecord
-from harness.run.evaluate import PAPER_MAX_NEW_TOKENS, SMALL_MAX_NEW_TOKENS, SMALL_SCALES
+from harness.run.evaluate import PAPER_MAX_NEW_TOKENS, SMALL_MAX_NEW_TOKENS
 from harness.run.journal import Journal
 from harness.run.offline import Guesses, check_environment, quiet_upstream, refuse_network, task_manager
 from harness.scoring import Reply, describe, question_id, record, unique_ids
@@ -47,13 +47,13 @@ class VideoAsker:
         settings = {(e.score.provenance.frames.get("num_frames"), e.score.provenance.seed, e.score.scale) for e in baseline.values()}
         if len(settings) != 1:
             raise ValueError(f"the baseline's benchmarks differ in frames, seed or scale: {sorted(map(str, settings))}")
-        num_frames, self.seed, scale = settings.pop()
+        num_frames, self.seed, _ = settings.pop()
         lm = load_model(model) if isinstance(model, str | Path) else model
         self.adapter: SaviLmms = SaviLmms(
             lm=lm,
             num_frames=int(num_frames or 0),
             rows=batch,
-            max_new_tokens=SMALL_MAX_NEW_TOKENS if scale in SMALL_SCALES else PAPER_MAX_NEW_TOKENS,
+            max_new_tokens=SMALL_MAX_NEW_TOKENS if has_twins(self.hf_home) else PAPER_MAX_NEW_TOKENS,
             seed=self.seed,
         )
         self._wanted = {name: {r.question_id for r in e.records} for name, e in baseline.items()}

@@ -29,6 +29,13 @@ class RuleChoice(StrEnum):
     strict = "strict"
 
 
+class DataChoice(StrEnum):
+    """What stock results were measured on."""
+
+    real = "real"
+    micro = "micro"
+
+
 def register(app: typer.Typer) -> None:
     """Mount the command."""
     app.command("leaderboard")(leaderboard_command)
@@ -41,6 +48,7 @@ def leaderboard_command(
     out: Annotated[Path | None, typer.Option(help="Write to this file instead of standard output.")] = None,
     rule: Annotated[RuleChoice, typer.Option(help="upstream: as lmms-eval reports. strict: only our runs.")] = RuleChoice.upstream,
     stock_scale: Annotated[str | None, typer.Option(help="Scale of the stock results (8b, micro, ...).")] = None,
+    stock_data: Annotated[DataChoice, typer.Option(help="Data of the stock results: real, or micro (the twins).")] = DataChoice.real,
     alpha: Annotated[float, typer.Option(min=0.0001, max=0.4999, help="Error rate of telling two models of a column apart.")] = 0.05,
     benchmarks: Annotated[list[str] | None, typer.Option("--benchmark", help="Only this benchmark (may be repeated).")] = None,
     all_stages: Annotated[bool, typer.Option("--all-stages", help="Every iteration of a run, not only base and the last.")] = False,
@@ -59,7 +67,9 @@ def leaderboard_command(
 
     try:
         names = [b.name for b in select(benchmarks)]
-        found = discover(paths, rule=rule.value, stock_scale=stock_scale, all_stages=all_stages, published=published)
+        found = discover(
+            paths, rule=rule.value, stock_scale=stock_scale, stock_data=stock_data.value, all_stages=all_stages, published=published
+        )
     except (LeaderboardError, UnknownBenchmarkError) as e:
         say(str(e))
         raise typer.Exit(USAGE) from e

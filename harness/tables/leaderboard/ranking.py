@@ -11,6 +11,7 @@ from __future__ import annotations
 import io
 import json
 import math
+import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -18,8 +19,8 @@ from itertools import combinations
 from typing import TYPE_CHECKING
 
 from benchmarks.catalog import CATALOG, PAPER, in_mean
-from harness.tables.leaderboard.read import Answers, Entry, EntryScore, Key
-from harness.tables.table import PAPER_SCALES, RULE_NOTES, TABLE_SCHEMA, Cell, Format, Row, ScoreRule, Table, pct_cell
+from harness.tables.leaderboard.read import UNSTATED, Answers, Entry, EntryScore, Key
+from harness.tables.table import RULE_NOTES, SYNTHETIC_NOTE, TABLE_SCHEMA, Cell, Format, Row, ScoreRule, Table, pct_cell
 
 if TYPE_CHECKING:
     import numpy as np
@@ -96,8 +97,14 @@ def leaderboard(
     benchmarks: Sequence[str] | None = None,
     title: str = "Leaderboard",
 ) -> list[Table]:
-    """One table a scale: the paper's scales from large to small, then all others by name."""
-    scales = sorted({e.scale for e in entries}, key=lambda s: (-PAPER_SCALES.index(s) if s in PAPER_SCALES else 1, s))
+    """One table a scale: real data before synthetic, named sizes (`38b`) from large to small, then all others by name."""
+    synthetic = {e.scale: e.synthetic for e in entries}
+
+    def order(scale: str) -> tuple[bool, float, str]:
+        size = re.fullmatch(r"(\d+(?:\.\d+)?)b", scale)
+        return synthetic[scale], -float(size[1]) if size else 0.0, scale
+
+    scales = sorted(synthetic, key=order)
     names = [b for b in CATALOG if not benchmarks or b in benchmarks]
     return [_table([e for e in entries if e.scale == s], s, names, rule, alpha, title) for s in scales]
 
@@ -165,12 +172,10 @@ def _notes(
             f"After the dot: rank. Models share one unless all above are better than all below, paired by question, clustered by video, "
             f"alpha {alpha:g} after Holm over the column's pairs. In parentheses: 95 % interval of the score alone, clustered by video."
         )
-    if scale not in PAPER_SCALES:
-        out.append(
-            "Stock results do not state their scale: give it, to have them ranked with others of theirs."
-            if scale == "unstated"
-            else f"Scale {scale}: a small world of its own; no number here reproduces a number of the paper."
-        )
+    if scale == UNSTATED:
+        out.append("Stock results do not state their scale: give it, to have them ranked with others of theirs.")
+    if any(e.synthetic for e in entries):
+        out.append(SYNTHETIC_NOTE.format(scale=scale))
     reasons = Counter(reason for b in shown for reason in rankings[b].unranked.values())
     out += [f"Without rank: {reason}." for reason in reasons]
     assumed: set[str] = set()

@@ -11,7 +11,7 @@ import math
 import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal
@@ -21,7 +21,7 @@ from benchmarks.catalog import CATALOG
 from harness.gate.integrity import edited
 from harness.records import QUESTIONS_FILE, SCORE_FILE, Evaluation, RecordError, read_records, read_score
 from harness.tables.published import MANIFEST_FILE, Published, PublishedError, load_published
-from harness.tables.table import PAPER_SCALES, ScoreRule
+from harness.tables.table import ScoreRule
 
 UNSTATED = "unstated"
 """Scale of a stock result folder, which does not say it, unless the caller does."""
@@ -83,6 +83,8 @@ class Entry:
     notes: tuple[str, ...] = ()
     marks: str = ""
     """Shown after the label (a dagger for a published row on other questions)."""
+    synthetic: bool = False
+    """Measured on the synthetic twins."""
 
 
 @dataclass
@@ -98,6 +100,7 @@ def discover(
     *,
     rule: ScoreRule = "upstream",
     stock_scale: str | None = None,
+    stock_data: Literal["real", "micro"] = "real",
     all_stages: bool = False,
     published: bool = True,
 ) -> Found:
@@ -105,7 +108,8 @@ def discover(
 
     Args:
         rule: strict leaves out stock and published entries, which have no strict score.
-        stock_scale: the scale of stock lmms-eval folders; at a paper scale their question counts must be the catalog's.
+        stock_scale: the scale of stock lmms-eval folders, which do not say it.
+        stock_data: what they were measured on; where a scale is given, real data must have the catalog's numbers of questions.
         all_stages: every iteration of a run, not only base and the last.
 
     Raises:
@@ -127,7 +131,7 @@ def discover(
     _collect(out, [lambda f=f, n=n: _own(f, n, rule) for f, n in sorted(_stages(evals, all_stages).items())])
     out.entries = _merge_equal(out.entries)
     if rule == "upstream":
-        _collect(out, [lambda f=f, x=x: _stock(f, x, stock_scale) for f, x in sorted(stocks.items()) if x])
+        _collect(out, [lambda f=f, x=x: _stock(f, x, stock_scale, stock_data) for f, x in sorted(stocks.items()) if x])
         _collect(out, [lambda f=f: _published_entries(f) for f in dict.fromkeys(manifests)])
     if not out.entries and not out.problems:
         raise LeaderboardError(
@@ -135,7 +139,18 @@ def discover(
             f"*_results.json of lmms-eval and {MANIFEST_FILE}" + (" (only the first has strict scores)" if rule == "strict" else ""),
             usage=True,
         )
+    out.problems += _mixed(out.entries)
     out.entries = _distinct_labels(out.entries)
+    return out
+
+
+def _mixed(entries: Sequence[Entry]) -> list[str]:
+    """Scales at which some entries were measured on synthetic data and some on real data."""
+    out = []
+    for scale in sorted({e.scale for e in entries}):
+        made, real = ([e.place for e in entries if e.scale == scale and e.synthetic is kind] for kind in (True, False))
+        if made and real:
+            out.append(f"scale {scale}: {made[0]} was measured on synthetic data, {real[0]} on real data; these are never ranked together")
     return out
 
 
@@ -182,7 +197,7 @@ def _stages(evals: Mapping[Path, str], all_stages: bool) -> dict[Path, str]:
 
 
 def _own(folder: Path, label: str, rule: ScoreRule) -> list[Entry]:
-    by_scale: dict[str, dict[str, EntryScore]] = {}
+    by_scale: dict[tuple[str, bool], dict[str, EntryScore]] = {}
     for path in sorted(folder.glob(f"*/{SCORE_FILE}")):
         s = read_score(path)
         if s.benchmark not in CATALOG or s.benchmark != path.parent.name:
@@ -198,12 +213,14 @@ def _own(folder: Path, label: str, rule: ScoreRule) -> list[Entry]:
             if change is not None:
                 raise LeaderboardError(f"{folder}: {change}")
         pct = s.strict_pct if rule == "strict" else s.upstream_pct
-        by_scale.setdefault(s.scale, {})[s.benchmark] = EntryScore(pct, s.n, s.n_expected, answers, note)
+        by_scale.setdefault((s.scale, s.synthetic), {})[s.benchmark] = EntryScore(pct, s.n, s.n_expected, answers, note)
     if len(by_scale) > 1:
-        raise LeaderboardError(f"{folder}: scores of several scales in one folder ({', '.join(sorted(by_scale))}); scales are never mixed")
+        raise LeaderboardError(
+            f"{folder}: several scales or data in one folder ({', '.join(sorted(s for s, _ in by_scale))}); scales are never mixed"
+        )
     report = (folder.parent if folder.name == "eval" else folder).parent / "report.html"
     link = report.as_posix() if report.is_file() and not report.is_absolute() else None
-    return [Entry(label, "run", scale, scores, str(folder), link) for scale, scores in by_scale.items()]
+    return [Entry(label, "run", scale, scores, str(folder), link, synthetic=made) for (scale, made), scores in by_scale.items()]
 
 
 def own_answers(e: Evaluation, rule: ScoreRule) -> Answers:
@@ -233,16 +250,13 @@ def _merge_equal(entries: list[Entry]) -> list[Entry]:
     out: list[Entry] = []
     same: dict[Any, int] = {}
     for e in entries:
-        key = (e.scale, tuple((b, s.pct, s.answers) for b, s in sorted(e.scores.items())))
+        key = (e.scale, e.synthetic, tuple((b, s.pct, s.answers) for b, s in sorted(e.scores.items())))
         if any(s.answers is None for s in e.scores.values()) or key not in same:
             same.setdefault(key, len(out))
             out.append(e)
         else:
             first = out[same[key]]
-            out[same[key]] = Entry(
-                first.label, first.kind, first.scale, first.scores, first.place, first.link,
-                (*first.notes, f"{first.label}: the same answers as {e.label}"), first.marks,
-            )  # fmt: skip
+            out[same[key]] = replace(first, notes=(*first.notes, f"{first.label}: the same answers as {e.label}"))
     return out
 
 
@@ -251,12 +265,7 @@ def _distinct_labels(entries: list[Entry]) -> list[Entry]:
     count: dict[tuple[str, str, Kind], int] = {}
     for e in entries:
         count[e.label, e.scale, e.kind] = count.get((e.label, e.scale, e.kind), 0) + 1
-    return [
-        Entry(f"{e.label} ({e.place})", e.kind, e.scale, e.scores, e.place, e.link, e.notes, e.marks)
-        if count[e.label, e.scale, e.kind] > 1
-        else e
-        for e in entries
-    ]
+    return [replace(e, label=f"{e.label} ({e.place})") if count[e.label, e.scale, e.kind] > 1 else e for e in entries]
 
 
 @dataclass
@@ -287,7 +296,7 @@ def _not_a_number(token: str) -> float:
     raise ValueError(f"{token} is no score")
 
 
-def _stock(folder: Path, files: Sequence[Path], scale: str | None) -> list[Entry]:
+def _stock(folder: Path, files: Sequence[Path], scale: str | None, data: Literal["real", "micro"]) -> list[Entry]:
     """Entries of one stock folder: a model each, its benchmarks taken from all result files there, later ones first."""
     models: dict[str, dict[str, _Task]] = {}
     names: dict[str, str] = {}
@@ -304,11 +313,13 @@ def _stock(folder: Path, files: Sequence[Path], scale: str | None) -> list[Entry
             models[key][task] = value
     out = []
     for key, tasks in models.items():
-        scores, notes = _stock_scores(folder, tasks, scale)
+        scores, notes = _stock_scores(folder, tasks, scale if data == "real" else None)
         if replaced.get(key):
             notes.append(f"{names[key]}: several results of {', '.join(sorted(replaced[key])[:3])}; the latest counts")
         if scores:
-            out.append(Entry(names[key], "lmms-eval", scale or UNSTATED, scores, str(folder), None, tuple(notes)))
+            out.append(
+                Entry(names[key], "lmms-eval", scale or UNSTATED, scores, str(folder), None, tuple(notes), synthetic=data == "micro")
+            )
     if not out:
         groups = ", ".join(b.group for b in CATALOG.values())
         raise LeaderboardError(f"{folder}: lmms-eval results, but none of a whole benchmark of the catalog ({groups})")
@@ -360,8 +371,10 @@ def _stock_scores(folder: Path, tasks: Mapping[str, _Task], scale: str | None) -
             notes.append(f"{folder.name}: {b.title} left out, {len(have)} of its {len(b.tasks)} tasks are there")
             continue
         original = sum(tasks[t].original for t in have)
-        if scale in PAPER_SCALES and original != b.n:
-            raise LeaderboardError(f"{folder}: {b.title} has {original} questions, at scale {scale} it has {b.n}")
+        if scale and original != b.n:
+            raise LeaderboardError(
+                f"{folder}: {b.title} has {original} questions, at scale {scale} it has {b.n} (results on the twins: --stock-data micro)"
+            )
         pct = sum(tasks[t].value for t in have) / len(have) * (100 / b.unit)
         answers, note = _stock_answers(b, {t: tasks[t] for t in have})
         scores[b.name] = EntryScore(pct, sum(tasks[t].effective for t in have), original, answers, note)

@@ -8,7 +8,7 @@ import json
 import random
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 import typer
@@ -30,7 +30,14 @@ def credits(n: int, right: int, seed: int = 0) -> list[int]:
 
 
 def write_run(
-    folder: Path, right: Sequence[int], *, benchmark: str = "egoschema", scale: str = "micro", a_video: int = 1, salt: str = ""
+    folder: Path,
+    right: Sequence[int],
+    *,
+    benchmark: str = "egoschema",
+    scale: str = "micro",
+    a_video: int = 1,
+    salt: str = "",
+    data: Literal["", "real", "micro"] = "",
 ) -> Path:
     """An eval folder of ours with one benchmark."""
     task = CATALOG[benchmark].tasks[0]
@@ -45,7 +52,7 @@ def write_run(
     score = Score(
         benchmark=benchmark, scale=scale, n=len(right), n_expected=len(right), videos=len({r.video_id for r in records}), upstream_pct=pct,
         strict_pct=pct, se_pct=1.0, chance_pct=20.0, subtasks={task: pct}, statuses={"ok": len(right)},
-        provenance=Provenance(model="m", weights="w", media="x", prompts="p", generation={}, frames={}, versions={}),
+        provenance=Provenance(model="m", weights="w", media="x", prompts="p", generation={}, frames={}, versions={}), data=data,
     )  # fmt: skip
     write_evaluation(folder, Evaluation(score, records))
     return folder
@@ -219,7 +226,7 @@ def test_published_rows_are_marked_and_have_no_rank(tmp_path: Path) -> None:
 @pytest.mark.parametrize("benchmark", list(CATALOG))
 def test_stock_folders_of_every_benchmark(tmp_path: Path, benchmark: str) -> None:
     write_stock(tmp_path / "org__stock", credits(40, 10), benchmark=benchmark)
-    (entry,) = discover([tmp_path], stock_scale="micro").entries
+    (entry,) = discover([tmp_path], stock_scale="micro", stock_data="micro").entries
     s = entry.scores[benchmark]
     assert (entry.kind, entry.scale, entry.label) == ("lmms-eval", "micro", "org/stock")
     assert s.pct == pytest.approx(25.0)
@@ -232,7 +239,7 @@ def test_stock_and_own_are_paired_by_question(tmp_path: Path) -> None:
     own = credits(200, 80)
     write_run(tmp_path / "own", own)
     write_stock(tmp_path / "org__stock", [1 if i % 2 else c for i, c in enumerate(own)])
-    assert ranks(tmp_path, stock_scale="micro") == {"org/stock": 1, "own": 2}
+    assert ranks(tmp_path, stock_scale="micro", stock_data="micro") == {"org/stock": 1, "own": 2}
     assert len(leaderboard(discover([tmp_path]).entries)) == 2, "without a stated scale they do not meet"
 
 
@@ -245,7 +252,7 @@ def test_unknown_videos_take_the_worst_clustering(tmp_path: Path) -> None:
     for name, c in (("low", low), ("high", high)):
         write_stock(tmp_path / "stock" / name, c, benchmark="nextqa", model=name)
         write_run(tmp_path / "own" / name, c, benchmark="nextqa")
-    assert set(ranks(tmp_path / "stock", stock_scale="micro").values()) == {1}
+    assert set(ranks(tmp_path / "stock", stock_scale="micro", stock_data="micro").values()) == {1}
     assert ranks(tmp_path / "own") == {"high": 1, "low": 2}
     (table,) = leaderboard(discover([tmp_path / "stock"]).entries)
     assert any("worst clustering" in n for n in table.notes)
@@ -257,7 +264,7 @@ def test_other_questions_are_shown_but_not_ranked(tmp_path: Path) -> None:
     write_run(tmp_path / "short", credits(80, 60))
     write_run(tmp_path / "other", credits(100, 90), salt="x")
     write_stock(tmp_path / "mute", credits(100, 70), samples=False, model="mute")
-    (table,) = leaderboard(discover([tmp_path], stock_scale="micro").entries)
+    (table,) = leaderboard(discover([tmp_path], stock_scale="micro", stock_data="micro").entries)
     got = {r.label: r.cells[1] for r in table.rows}
     assert {k for k, c in got.items() if c.rank is not None} == {"a", "b"}
     assert "other questions" in got["short"].note
@@ -329,6 +336,22 @@ def test_a_paper_scale_needs_the_papers_questions(tmp_path: Path) -> None:
     assert any("at scale 8b it has 500" in p for p in discover([tmp_path], stock_scale="8b").problems)
     write_stock(tmp_path / "m", credits(500, 100))
     assert not discover([tmp_path], stock_scale="8b").problems
+
+
+def test_synthetic_and_real_data_are_never_ranked_together(tmp_path: Path) -> None:
+    write_stock(tmp_path / "m", credits(500, 100))
+    write_run(tmp_path / "own", credits(500, 100))
+    assert any("never ranked together" in p for p in discover([tmp_path], stock_scale="micro").problems)
+    assert not discover([tmp_path], stock_scale="micro", stock_data="micro").problems
+
+
+def test_what_a_table_is_of_is_read_from_the_scores_and_not_from_the_name_of_the_scale(tmp_path: Path) -> None:
+    write_run(tmp_path / "own", credits(500, 100), scale="26b")
+    write_run(tmp_path / "made", credits(500, 100), scale="26b-trial", data="micro")
+    tables = {t.scale: " ".join(t.notes) for t in leaderboard(discover([tmp_path]).entries)}
+    assert list(tables) == ["26b", "26b-trial"]
+    assert "synthetic data" not in tables["26b"]
+    assert "synthetic data" in tables["26b-trial"]
 
 
 def test_a_benchmark_run_again_counts_once(tmp_path: Path) -> None:
@@ -447,7 +470,7 @@ for k in rows:
 """
     done = subprocess.run([sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, cwd=REPO, timeout=300)
     assert done.returncode == 0, done.stderr[-2000:]
-    found = discover([tmp_path], stock_scale="micro")
+    found = discover([tmp_path], stock_scale="micro", stock_data="micro")
     assert not found.problems
     (entry,) = found.entries
     assert entry.label == "org/name"

@@ -226,14 +226,14 @@ def test_results_table_rows_columns_and_notes() -> None:
     assert "upstream score" in " ".join(results_table(rows, scale="micro", rule="upstream").notes)
 
 
-def test_published_rows_only_at_paper_scales_and_never_measured() -> None:
+def test_published_rows_never_stand_beside_synthetic_data_and_are_never_measured() -> None:
     row = PublishedRow("paper", dict.fromkeys(CATALOG, 60.0), "Table 1")
     rows = {"base": {"egoschema": evaluation(scale="8b")}}
     t = results_table(rows, scale="8b", rule="upstream", published=[row])
     assert {c.source for c in t.rows[-1].cells} == {"published", "derived"}
     assert "*paper*" in t.to_markdown()
     assert 'class="published"' in t.to_html()
-    with pytest.raises(TableError, match="no reference at scale 'micro'"):
+    with pytest.raises(TableError, match="no reference for synthetic data"):
         results_table({"base": {"egoschema": evaluation()}}, scale="micro", rule="upstream", published=[row])
     with pytest.raises(TableError, match="never mixed"):
         results_table({"base": {"egoschema": evaluation()}}, scale="8b", rule="upstream")
