@@ -7,13 +7,15 @@ import os
 import sys
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Annotated, NoReturn
+from typing import Annotated
 
 import typer
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.catalog import CATALOG, UnknownBenchmarkError, select
+from benchmarks.catalog import CATALOG, select
+from savi.base.cli import KEPT, errors, print_json, run_app, stop
+from savi.base.errors import ExitCode
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, help="The benchmarks and the synthetic micro world.")
 
@@ -25,11 +27,6 @@ def _home(given: Path | None) -> Path:
     return (given or Path(os.environ.get("HF_HOME", "~/.cache/huggingface"))).expanduser().resolve()
 
 
-def _stop(message: object, code: int) -> NoReturn:
-    typer.echo(f"error: {message}", err=True)
-    raise typer.Exit(code)
-
-
 def _print(table: Table) -> None:
     Console(width=None if sys.stdout.isatty() else 140).print(table)
 
@@ -38,7 +35,7 @@ def _print(table: Table) -> None:
 def list_(as_json: AsJson = False) -> None:
     """The benchmarks: lmms-eval task, questions, videos, headline key, margin."""
     if as_json:
-        typer.echo(json.dumps([{**asdict(b), "n": b.n} for b in CATALOG.values()], indent=1))
+        print_json([{**asdict(b), "n": b.n} for b in CATALOG.values()])
         return
     t = Table("benchmark", "lmms-eval task", "data set", "split", "questions", "videos", "key", "margin", "download")
     for b in CATALOG.values():
@@ -63,18 +60,14 @@ def check(
     as_json: AsJson = False,
 ) -> None:
     """What of the data sets is on this machine. Exit code 5 where something is missing. Downloads nothing."""
-    from benchmarks.data.layout import DatasetError, fix_command
     from benchmarks.data.layout import check as look
+    from benchmarks.data.layout import fix_command
 
     home = _home(hf_home)
-    try:
+    with errors():
         found = [look(home, b) for b in select(benchmarks)]
-    except UnknownBenchmarkError as e:
-        _stop(e, 2)
-    except DatasetError as e:
-        _stop(e, 5)
     if as_json:
-        typer.echo(json.dumps({"hf_home": str(home), "benchmarks": [{**asdict(s), "ready": s.ready} for s in found]}, indent=1))
+        print_json({"hf_home": str(home), "benchmarks": [{**asdict(s), "ready": s.ready} for s in found]})
     else:
         t = Table("benchmark", "state", "questions", "videos", "on disk", "missing", "note", title=f"data sets below {home}")
         for s in found:
@@ -94,7 +87,7 @@ def check(
         for s in found:
             if not s.ready:
                 typer.echo(f"{s.benchmark}: {fix_command(home, s.benchmark)}", err=True)
-    raise typer.Exit(0 if all(s.ready for s in found) else 5)
+    raise typer.Exit(ExitCode.DONE if all(s.ready for s in found) else ExitCode.MACHINE)
 
 
 @app.command()
@@ -105,11 +98,10 @@ def prepare(
 ) -> None:
     """Download and unpack real data sets (up to 162 GB each), only with --download."""
     from benchmarks.data import download as d
-    from benchmarks.data.layout import DatasetError
     from benchmarks.data.layout import check as look
 
     home = _home(hf_home)
-    try:
+    with errors(kept=KEPT):
         wanted = select(benchmarks)
         for b in wanted:
             status = look(home, b)
@@ -120,16 +112,15 @@ def prepare(
                 typer.echo(f"{b.name}: would download about {b.download_gb:g} GB from {b.repo}{gated} to {home}; say --download to do it")
             else:
                 if os.environ.get("HF_HUB_OFFLINE") == "1":
-                    _stop("HF_HUB_OFFLINE=1 is set; unset it to download", 2)
+                    stop("HF_HUB_OFFLINE=1 is set; unset it to download", ExitCode.USAGE)
                 os.environ["HF_HOME"] = str(home)
                 status = d.prepare(home, b)
                 typer.echo(f"{b.name}: {status.n:,} questions on {status.videos:,} videos, {len(status.missing):,} files missing")
                 if not status.ready:
-                    _stop(f"{b.name} is not complete: {', '.join(status.missing[:5]) or f'{status.n} of {status.n_expected} questions'}", 5)
-    except UnknownBenchmarkError as e:
-        _stop(e, 2)
-    except DatasetError as e:
-        _stop(e, 5)
+                    stop(
+                        f"{b.name} is not complete: {', '.join(status.missing[:5]) or f'{status.n} of {status.n_expected} questions'}",
+                        ExitCode.MACHINE,
+                    )
 
 
 @app.command()
@@ -149,7 +140,7 @@ def micro(
 ) -> None:
     """The synthetic micro world: its benchmarks, its videos, its base model."""
     if not (build_twins or build_videos or rebuild_base):
-        _stop("say what to make: --build-twins DIR, --build-videos DIR or --rebuild-base --out DIR", 2)
+        stop("say what to make: --build-twins DIR, --build-videos DIR or --rebuild-base --out DIR", ExitCode.USAGE)
     if build_twins:
         _build_twins(build_twins, 1 if seed is None else seed, size, as_json)
     if build_videos:
@@ -161,25 +152,22 @@ def micro(
         )
     if rebuild_base:
         if out is None:
-            _stop("--rebuild-base needs --out DIR (the shipped base is not overwritten by accident)", 2)
+            stop("--rebuild-base needs --out DIR (the shipped base is not overwritten by accident)", ExitCode.USAGE)
         from benchmarks.micro.pretrain.recipe import Recipe, rebuild
 
         typer.echo(json.dumps(rebuild(out, replace(Recipe(), seed=seed) if seed is not None else None), indent=1, default=str))
 
 
 def _build_twins(folder: Path, seed: int, size: str, as_json: bool) -> None:
-    from benchmarks.data.layout import DatasetError
     from benchmarks.micro.twins.twins import SIZES
     from benchmarks.micro.twins.twins import build_twins as build
 
     if size not in SIZES:
-        _stop(f"unknown twin size {size!r}; choose from {', '.join(SIZES)}", 2)
-    try:
+        stop(f"unknown twin size {size!r}; choose from {', '.join(SIZES)}", ExitCode.USAGE)
+    with errors():
         twins = build(folder, seed=seed, size=size)  # type: ignore[arg-type]
-    except DatasetError as e:
-        _stop(e, 5)
     if as_json:
-        typer.echo(json.dumps({**asdict(twins), "hf_home": str(twins.hf_home)}, indent=1))
+        print_json({**asdict(twins), "hf_home": str(twins.hf_home)})
         return
     t = Table("benchmark", "questions", "videos", title=f"twins in {folder} (seed {seed}, {size}, fingerprint {twins.fingerprint[:12]})")
     for name, count in twins.n.items():
@@ -189,4 +177,4 @@ def _build_twins(folder: Path, seed: int, size: str, as_json: bool) -> None:
 
 
 if __name__ == "__main__":
-    app(prog_name="python -m benchmarks")
+    run_app(app, "python -m benchmarks")

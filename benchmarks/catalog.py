@@ -9,6 +9,7 @@ from collections.abc import Iterable, Sequence
 
 from benchmarks import egoschema, longvideobench, mvbench, nextqa, perceptiontest, tempcompass
 from benchmarks.benchmark import Benchmark
+from savi.base.errors import ExitCode, SaviError
 
 MODULES = (tempcompass, perceptiontest, nextqa, mvbench, egoschema, longvideobench)
 """In the order of the paper's columns, optional ones last."""
@@ -17,8 +18,10 @@ PAPER = tuple(name for name, b in CATALOG.items() if not b.optional)
 """Names of the benchmarks of the paper's main table."""
 
 
-class UnknownBenchmarkError(ValueError):
+class UnknownBenchmarkError(SaviError, ValueError):
     """A benchmark name that is not in the catalog; the message lists those that are."""
+
+    exit_code = ExitCode.USAGE
 
 
 def select(names: Sequence[str] | None) -> list[Benchmark]:

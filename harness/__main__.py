@@ -11,6 +11,7 @@ from harness.report import cli as report_cli
 from harness.run import cli as evaluate_cli
 from harness.run import doctor, launcher
 from harness.tables.leaderboard import cli as leaderboard_cli
+from savi.base.cli import run_app
 
 app = typer.Typer(
     no_args_is_help=True, add_completion=False, help="Measures a video language model, decides what a difference means, and tells it."
@@ -19,4 +20,4 @@ for module in (evaluate_cli, gate_cli, check_cli, simulation_cli, leaderboard_cl
     module.register(app)
 
 if __name__ == "__main__":
-    app(prog_name="python -m harness")
+    run_app(app, "python -m harness")

@@ -9,8 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import tempfile
 from collections.abc import Iterable
 from dataclasses import asdict, fields, replace
 from pathlib import Path
@@ -18,6 +16,10 @@ from typing import Annotated, Literal
 
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
+
+from savi.base.digests import sha256_bytes
+from savi.base.errors import ExitCode, SaviError
+from savi.base.files import write_text_atomic
 
 SCHEMA_VERSION = 1
 QUESTIONS_FILE = "questions.jsonl"
@@ -39,8 +41,10 @@ Percent = Annotated[float, Field(ge=0, le=100, allow_inf_nan=False)]
 Checksum = Annotated[str, Field(pattern=r"^([0-9a-f]{64})?$")]
 
 
-class RecordError(ValueError):
+class RecordError(SaviError, ValueError):
     """A record file that cannot be trusted: names the file, the line and what is wrong with it."""
+
+    exit_code = ExitCode.BROKEN
 
 
 @dataclass(frozen=True, config=_STRICT)
@@ -139,23 +143,6 @@ _RECORD = TypeAdapter(QuestionRecord)
 _SCORE = TypeAdapter(Score)
 
 
-def write_text_atomic(path: Path, text: str) -> None:
-    """Write `text` so that a reader or a crash sees the old file or the new one, never half of it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    fd, tmp = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(fd, "w", encoding="utf-8") as f:
-            f.write(text)
-            f.flush()
-            os.fsync(f.fileno())
-        os.umask(mask := os.umask(0))
-        Path(tmp).chmod(0o666 & ~mask)  # mkstemp makes it readable by its owner alone
-        Path(tmp).replace(path)
-    except BaseException:
-        Path(tmp).unlink(missing_ok=True)
-        raise
-
-
 def _first_error(e: ValidationError) -> str:
     x = e.errors()[0]
     return f"{'.'.join(map(str, x['loc'])) or 'record'}: {x['msg']}"
@@ -174,6 +161,11 @@ def records_sha256(records: Iterable[QuestionRecord]) -> str:
     for r in records:
         h.update(_line(r).encode(errors="surrogatepass"))
     return h.hexdigest()
+
+
+def prompts_fingerprint(records: Iterable[QuestionRecord]) -> str:
+    """SHA-256 over (question_id, prompt) in order; lone surrogates count as they stand in the file."""
+    return sha256_bytes("".join(f"{r.question_id}\t{r.prompt}\n" for r in records).encode(errors="surrogatepass"))
 
 
 def write_records(path: Path, records: Iterable[QuestionRecord]) -> None:

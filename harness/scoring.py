@@ -18,6 +18,7 @@ from typing import Any
 
 from benchmarks.benchmark import LETTERS, Benchmark, Form
 from harness.records import Data, Evaluation, Provenance, QuestionRecord, Score, Status, records_sha256
+from savi.base.errors import ExitCode, SaviError
 
 _OPENING = re.compile(r"\s*(?:\(([A-E])\)|([A-E])(?=\s*$|[.):,]))")
 """A reply that opens with a letter: "A", "A.", "A) up", "(A) up", "A: up"."""
@@ -28,8 +29,10 @@ _DEGENERATE_WORDS = 4
 _DEGENERATE_CHARS = 8
 
 
-class ScoringError(ValueError):
+class ScoringError(SaviError, ValueError):
     """A sample that does not look as its task makes it: names the task, the document and the field."""
+
+    exit_code = ExitCode.BROKEN
 
 
 @dataclass(frozen=True)
@@ -216,11 +219,6 @@ def clustered_se_pct(records: Sequence[QuestionRecord]) -> float:
         cluster[r.video_id] += (r.strict - mean[r.task]) / (len(by_task) * len(by_task[r.task]))
     g = len(cluster)
     return 100.0 * math.sqrt(sum(x * x for x in cluster.values()) * g / (g - 1)) if g > 1 else 0.0
-
-
-def prompts_fingerprint(records: Sequence[QuestionRecord]) -> str:
-    """SHA-256 over (question_id, prompt) in order."""
-    return hashlib.sha256("".join(f"{r.question_id}\t{r.prompt}\n" for r in records).encode()).hexdigest()
 
 
 def score(

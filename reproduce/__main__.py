@@ -8,6 +8,7 @@ from reproduce import paper_cli, tables_cli
 from reproduce.audit import cli as audit_cli
 from reproduce.speed import cli as speed_cli
 from reproduce.study import cli as study_cli
+from savi.base.cli import run_app
 
 app = typer.Typer(
     name="reproduce",
@@ -25,7 +26,7 @@ study_cli.register(app)
 
 def main() -> None:
     """Run the command line."""
-    app(prog_name="python -m reproduce")
+    run_app(app, "python -m reproduce")
 
 
 if __name__ == "__main__":

@@ -7,26 +7,23 @@ import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn, get_args
+from typing import TYPE_CHECKING, Annotated, Any, get_args
 
 import typer
+
+from savi.base.cli import KEPT, Stopped, describe_error, describe_stop, stop
+from savi.base.errors import ExitCode
+from savi.base.files import write_text_atomic
 
 if TYPE_CHECKING:
     from reproduce.work import Experiment, Work
 
-USAGE, INTEGRITY, INFRASTRUCTURE, INTERRUPTED = 2, 4, 5, 130
 LINE = "command line: --{}"
 
 
 def register(app: typer.Typer) -> None:
     """Mount the command."""
     app.command("paper")(paper_command)
-
-
-def fail(text: str, code: int) -> NoReturn:
-    """A user's error: one message on stderr, no traceback."""
-    typer.echo(f"reproduce: {text}", err=True)
-    raise typer.Exit(code)
 
 
 def make_work() -> Work:
@@ -80,7 +77,7 @@ def paper_command(
 
     names = [n for text in benchmarks or [] for n in text.split(",") if n]
     if control not in get_args(Control):
-        fail(f"unknown control {control!r}; choose from {', '.join(get_args(Control))}", USAGE)
+        stop(f"unknown control {control!r}; choose from {', '.join(get_args(Control))}", ExitCode.USAGE)
     for key, value, option in (
         ("loop.iterations", iterations, "iterations"),
         ("evaluation.limit", limit, "limit"),
@@ -99,25 +96,26 @@ def paper_command(
         choice = choose_scale(scale, gpus, videos=videos is not None)
         chosen = load_scale(choice.name, overrides)
     except (ScaleError, UnknownBenchmarkError) as e:
-        fail(str(e), USAGE)
+        stop(str(e), ExitCode.USAGE)
     if dry_run:
         _print_plans(choice.name, choice.why, overrides, as_json)
         return
     if chosen.data == "real" and videos is None:
-        fail(f"scale {chosen.name} aligns on unlabelled videos of your own: give --videos DIR (the paper: Star, Vidal, WebVid)", USAGE)
+        given = "give --videos DIR (the paper: Star, Vidal, WebVid)"
+        stop(f"scale {chosen.name} aligns on unlabelled videos of your own: {given}", ExitCode.USAGE)
     if chosen.data == "micro" and videos is not None:
-        fail(f"--videos is for scales of real data; scale {chosen.name} makes its own", USAGE)
+        stop(f"--videos is for scales of real data; scale {chosen.name} makes its own", ExitCode.USAGE)
     if videos is not None and not videos.is_dir():
-        fail(f"--videos {videos}: no such folder", USAGE)
+        stop(f"--videos {videos}: no such folder", ExitCode.USAGE)
     if base is not None and base != "shipped" and chosen.data == "micro" and not Path(base).is_dir():
-        fail(f"--base {base}: no such folder (scale {chosen.name} takes the shipped base or a folder)", USAGE)
+        stop(f"--base {base}: no such folder (scale {chosen.name} takes the shipped base or a folder)", ExitCode.USAGE)
 
     from reproduce.run_dir import RunDir
     from reproduce.work import Experiment
 
     folder = out or default_out(chosen.name, seed, control)
     if folder.exists() and not folder.is_dir():
-        fail(f"--out {folder} is a file, not a folder", USAGE)
+        stop(f"--out {folder} is a file, not a folder", ExitCode.USAGE)
     home = (
         folder.resolve() / "data" / "hf_home"
         if chosen.data == "micro"
@@ -132,7 +130,7 @@ def execute(x: Experiment, *, why: str, asked: str, gpus: list[Any], relaunch: C
     from reproduce.console import RunConsole
     from reproduce.launch import reexec, worker_environment
     from reproduce.paper import build_stages, run_paper, summarise
-    from reproduce.run_dir import LockedError, RunDirError, base_identity, new_facts
+    from reproduce.run_dir import RunDirError, base_identity, new_facts
     from reproduce.stages import statuses
     from reproduce.work import base_path
 
@@ -171,19 +169,13 @@ def execute(x: Experiment, *, why: str, asked: str, gpus: list[Any], relaunch: C
             _say_plan(console, x, stages, status, new, facts)
             with console:
                 outcome = summarise(x, stages, console) if finished else run_paper(x, stages, console)
-    except LockedError as e:
-        return _problem(str(e), INFRASTRUCTURE)
     except RunDirError as e:
-        return _problem(str(e), USAGE)
-    except KeyboardInterrupt:
-        return _problem("interrupted; nothing finished is lost, run the same command to go on", INTERRUPTED)
-    except OSError as e:
-        return _problem(
-            f"{e.filename or 'a file'}: {e.strerror or e}; what is finished is kept, run the same command to go on", INFRASTRUCTURE
-        )
+        return _problem(str(e), e.exit_code)
+    except (Stopped, KeyboardInterrupt) as e:
+        return _problem(*describe_stop(e, KEPT))
     except Exception as e:  # noqa: BLE001 - the edge of the program: named here, with its traceback in a file, and never exit 0
         return _crash(x, e)
-    return INTEGRITY if outcome.integrity else 0
+    return ExitCode.BROKEN if outcome.integrity else 0
 
 
 def _say_plan(console: Any, x: Experiment, stages: list[Any], status: dict[str, Any], new: bool, facts: dict[str, Any]) -> None:
@@ -205,7 +197,7 @@ def _say_plan(console: Any, x: Experiment, stages: list[Any], status: dict[str, 
 
 
 def _problem(text: str, code: int) -> int:
-    typer.echo(f"reproduce: {text}", err=True)
+    typer.echo(f"error: {text}", err=True)
     return code
 
 
@@ -213,22 +205,10 @@ def _crash(x: Experiment, error: Exception) -> int:
     """A stage that broke: the message and where its traceback is; a missing data set and the like need no traceback."""
     import traceback
 
-    from harness.records import write_text_atomic
-
     name = type(error).__name__
-    known = {
-        "MissingInputError",
-        "DatasetError",
-        "InfrastructureError",
-        "CheckpointError",
-        "ModelError",
-        "VideoError",
-        "ResumeError",
-        "StageError",
-        "RecordError",
-    }
-    if name in known:
-        return _problem(f"{error}\n(finished stages are kept; mend it and run the same command)", INFRASTRUCTURE)
+    known = describe_error(error)
+    if known is not None:
+        return _problem(f"{known[0]}\n({KEPT})", known[1])
     path = x.run.path / "crash.txt"
     text = "".join(traceback.format_exception(error))
     try:
@@ -237,7 +217,7 @@ def _crash(x: Experiment, error: Exception) -> int:
     except OSError:
         typer.echo(text, err=True)
         where = "traceback above"
-    return _problem(f"{name}: {error} ({where}); finished stages are kept, run the same command to go on", INFRASTRUCTURE)
+    return _problem(f"{name}: {error} ({where}); finished stages are kept, run the same command to go on", ExitCode.MACHINE)
 
 
 def _print_plans(chosen: str, why: str, overrides: dict[str, tuple[Any, str]], as_json: bool) -> None:

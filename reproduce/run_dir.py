@@ -8,11 +8,9 @@ from __future__ import annotations
 
 import datetime as dt
 import errno
-import hashlib
 import json
 import os
 import platform
-import re
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -22,8 +20,10 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from harness.records import write_text_atomic
 from reproduce.scale import Gpu, Setting
+from savi.base.digests import sha256_file, sha256_json
+from savi.base.errors import ExitCode, SaviError
+from savi.base.files import is_torn, write_text_atomic
 
 RUN_FILE = "run.json"
 TIMINGS_FILE = "timings.json"
@@ -48,12 +48,10 @@ PACKAGES = (
 _NOT_IDENTITY = ("machine.tflops", "loop.chunk_videos", "training.max_batch_tokens")
 
 
-_TORN = re.compile(r"\..+\.(?:[a-z0-9_]{8}|[a-z0-9_]{8}\.part)")
-"""Names of the atomic writers' temporary files."""
-
-
-class RunDirError(Exception):
+class RunDirError(SaviError):
     """A run folder that cannot be used; the message says why and what to do."""
+
+    exit_code = ExitCode.USAGE
 
 
 class OtherConfigurationError(RunDirError):
@@ -67,16 +65,7 @@ class OtherConfigurationError(RunDirError):
 class LockedError(RunDirError):
     """Another process is at work in the folder."""
 
-
-def sha256_json(value: object) -> str:
-    """SHA-256 of a value's canonical JSON."""
-    return hashlib.sha256(json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()).hexdigest()
-
-
-def sha256_file(path: Path) -> str:
-    """SHA-256 of a file, read in pieces."""
-    with path.open("rb") as f:
-        return hashlib.file_digest(f, "sha256").hexdigest()
+    exit_code = ExitCode.MACHINE
 
 
 def versions() -> dict[str, str]:
@@ -231,7 +220,7 @@ class RunDir:
 
     def sweep(self) -> int:
         """Remove what writers that were killed left half written; call it holding the lock. Returns how many files."""
-        torn = [p for p in self.path.rglob(".*") if _TORN.fullmatch(p.name) and p.is_file()]
+        torn = [p for p in self.path.rglob(".*") if is_torn(p)]
         for path in torn:
             path.unlink()
         return len(torn)

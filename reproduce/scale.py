@@ -18,6 +18,7 @@ from typing import Annotated, Any, Generic, Literal, TypeVar
 import yaml
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from savi.base.errors import ExitCode, SaviError
 from savi.training.losses import LossName
 from savi.training.settings import LrScheduler
 
@@ -28,8 +29,10 @@ Data = Literal["real", "micro"]
 T = TypeVar("T")
 
 
-class ScaleError(ValueError):
+class ScaleError(SaviError, ValueError):
     """An unknown scale or a setting that cannot be: names the file, the setting and what may stand there."""
+
+    exit_code = ExitCode.USAGE
 
 
 def _known_source(text: str) -> str:

@@ -15,8 +15,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
-from harness.records import write_text_atomic
-from reproduce.run_dir import sha256_file, sha256_json
+from savi.base.digests import sha256_file, sha256_json
+from savi.base.errors import SaviError
+from savi.base.files import write_text_atomic
 
 STAMPS = ".stages"
 STAMP_SCHEMA = 1
@@ -61,7 +62,7 @@ class Stage:
     run: Callable[[StageContext], str] = field(compare=False, repr=False)
 
 
-class StageError(Exception):
+class StageError(SaviError):
     """A stage that did not make what it promised."""
 
 

@@ -7,8 +7,10 @@ from typing import Annotated
 
 import typer
 
+from savi.base.cli import errors, stop
+from savi.base.errors import ExitCode
+
 FORMATS = ("text", "md", "latex", "csv", "json", "html")
-USAGE, INTEGRITY = 2, 4
 
 
 def register(app: typer.Typer) -> None:
@@ -23,19 +25,17 @@ def tables_command(
     write: Annotated[bool, typer.Option("--write/--no-write", help="Also write DIR/tables/ as Markdown, LaTeX and CSV.")] = True,
 ) -> None:
     """Make a run's tables from its records: base, iterations and, at the paper's scales, the published rows."""
-    from harness.records import RecordError
-    from harness.tables.table import TableError
     from reproduce.console import RunConsole
     from reproduce.paper import print_table
     from reproduce.published import experiment_table
     from reproduce.work import all_evaluations, write_tables
 
     if fmt not in FORMATS or rule not in ("strict", "upstream"):
-        _fail(f"--format is one of {', '.join(FORMATS)} and --rule strict or upstream, not {fmt!r} and {rule!r}", USAGE)
-    try:
+        stop(f"--format is one of {', '.join(FORMATS)} and --rule strict or upstream, not {fmt!r} and {rule!r}", ExitCode.USAGE)
+    with errors():
         rows = all_evaluations(run)
         if not rows:
-            _fail(f"{run}: no evaluation here (looked for base/eval/<benchmark>/score.json)", USAGE)
+            stop(f"{run}: no evaluation here (looked for base/eval/<benchmark>/score.json)", ExitCode.USAGE)
         scale = next(iter(rows["base"].values())).score.scale
         names = list(rows["base"])
         if write:
@@ -45,12 +45,3 @@ def tables_command(
         else:
             table = experiment_table(rows, scale=scale, rule=rule, benchmarks=names)  # type: ignore[arg-type]
             typer.echo(table.render("md" if fmt == "text" else fmt))  # type: ignore[arg-type]
-    except (RecordError, TableError) as e:
-        _fail(str(e), INTEGRITY)
-    except OSError as e:
-        _fail(f"{e.filename}: {e.strerror}", USAGE)
-
-
-def _fail(text: str, code: int) -> None:
-    typer.echo(f"tables: {text}", err=True)
-    raise typer.Exit(code)

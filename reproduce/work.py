@@ -7,19 +7,20 @@ from __future__ import annotations
 
 import gc
 import json
-import os
 import random
-import subprocess
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from harness.records import Evaluation, read_evaluations, write_text_atomic
-from reproduce.run_dir import RunDir, base_identity, sha256_json
+from harness.records import Evaluation, read_evaluations
+from reproduce.run_dir import RunDir, base_identity
 from reproduce.scale import Scale
 from reproduce.stages import Progress
+from savi.base.digests import sha256_json
+from savi.base.errors import SaviError
+from savi.base.files import write_text_atomic
+from savi.base.hub import find_checkpoint, is_internvl_chat
 
 if TYPE_CHECKING:
     from savi.engine.video_lm import VideoLM
@@ -30,7 +31,7 @@ SHIPPED = "shipped"
 TABLES = "tables"
 
 
-class MissingInputError(Exception):
+class MissingInputError(SaviError):
     """Something the run needs is not there; the message says what, where it was looked for and what mends it."""
 
 
@@ -79,17 +80,9 @@ def base_path(x: Experiment) -> Path:
     if name == SHIPPED:
         return shipped_base()
     local = Path(name)
-    if local.is_dir() and not _is_remote_code(local):
+    if local.is_dir() and not is_internvl_chat(local):
         return local
     return x.run.path / "data" / "base-model"
-
-
-def _is_remote_code(folder: Path) -> bool:
-    """Whether the folder holds InternVL2.5 as published (`internvl_chat`), which has to be converted first."""
-    try:
-        return json.loads((folder / "config.json").read_text(encoding="utf-8")).get("model_type") == "internvl_chat"
-    except (OSError, ValueError):
-        return False
 
 
 class Work(Protocol):
@@ -156,8 +149,8 @@ class RealWork:
             from savi.conversion.checkpoint import convert
 
             if not source.is_dir():
-                source = _fetch(name, x.hf_home, offline=x.offline)
-            if _is_remote_code(source):
+                source = find_checkpoint(name, tell=lambda text: print(f"    {text}", flush=True), offline=x.offline)
+            if is_internvl_chat(source):
                 target = convert(source, target)
             else:
                 raise MissingInputError(f"{source}: neither a native checkpoint nor InternVL2.5 as published")
@@ -315,32 +308,6 @@ def dpo_settings(scale: Scale, t: int) -> DPOSettings:
     if control == "sft":
         values |= {"method": "sft", "rpo_alpha": 0.0}
     return DPOSettings(**values, seed=1000 * scale.loop.seed.value + t)
-
-
-def _fetch(repo: str, hf_home: Path, *, offline: bool) -> Path:
-    """The folder of a hub model: where it is already, or downloaded by huggingface_hub's own command, said aloud, unless `offline`.
-
-    Raises:
-        MissingInputError: it is not here and may not or cannot be fetched.
-    """
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
-
-    try:
-        return Path(snapshot_download(repo, local_files_only=True))
-    except (LocalEntryNotFoundError, HfHubHTTPError, OSError) as e:
-        if offline:
-            raise MissingInputError(
-                f"{repo} is not on this machine ({hf_home}) and --offline forbids fetching it; run: hf download {repo}"
-            ) from e
-    print(f"    fetching {repo} from the hub (hf download {repo})", flush=True)
-    env = {k: v for k, v in os.environ.items() if k not in ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE", "HF_DATASETS_OFFLINE")}
-    done = subprocess.run(
-        [sys.executable, "-m", "huggingface_hub.cli.hf", "download", repo], env=env, stdin=subprocess.DEVNULL, check=False
-    )
-    if done.returncode:
-        raise MissingInputError(f"{repo} could not be fetched (hf download ended with {done.returncode}); fetch it yourself and run again")
-    return Path(snapshot_download(repo, local_files_only=True))
 
 
 def list_failed(found: Mapping[str, Evaluation], where: str, failures: Path) -> None:

@@ -12,23 +12,10 @@ from typing import Annotated
 
 import typer
 
+from savi.base.cli import KEPT, Clock, bar, errors, print_json, run_app, stop, tell, usage
+from savi.base.errors import ExitCode
 from savi.cli import align as align_cli
-from savi.cli.common import (
-    NOTHING,
-    USAGE,
-    Clock,
-    DeviceOption,
-    FramesOption,
-    JsonOption,
-    ModelOption,
-    bar,
-    errors,
-    load_model,
-    print_json,
-    stop,
-    tell,
-    usage,
-)
+from savi.cli.common import DeviceOption, FramesOption, JsonOption, ModelOption, load_model
 
 app = typer.Typer(
     name="savi",
@@ -59,7 +46,7 @@ def ask(
 ) -> None:
     """Answer questions on one video."""
     if any(not question.strip() for question in questions):
-        stop("a question is empty", USAGE)
+        stop("a question is empty", ExitCode.USAGE)
     with errors():
         from savi.engine.sampling import GenerationSettings
         from savi.video.frames import read_frames
@@ -112,7 +99,7 @@ def pairs(
     Per question: an answer (rejected), the model's critique of it, its revision (chosen). A question without a pair leaves its reason in
     dropped.jsonl beside OUT, a video that cannot be read a row in failures.jsonl; neither stops the rest.
     """
-    with errors():
+    with errors(kept=KEPT):
         from savi.base.files import FailureLog
         from savi.loop.propose import AlignSettings, propose, read_counts
 
@@ -130,7 +117,7 @@ def pairs(
     else:
         typer.echo(f"{counts.line()} -> {out}" + (f"; broken videos are listed in {failures.path}" if counts.broken else ""))
     if not counts.pairs:
-        stop("no pair was made: see the reasons above", NOTHING)
+        stop("no pair was made: see the reasons above", ExitCode.FAIL)
 
 
 @app.command(epilog="Example: python -m savi convert OpenGVLab/InternVL2_5-1B models/InternVL2_5-1B")
@@ -146,7 +133,7 @@ def convert(
     They are published with code of their own, which is not run here. Every tensor is renamed and checked, the tokenizer compared with the
     original's. DST appears whole or not at all; killed and started again, the work goes on with the shard it was at.
     """
-    with errors():
+    with errors(kept="whole shards are kept; run the same command to go on"):
         from savi.base.hub import find_checkpoint
         from savi.conversion.checkpoint import convert as convert_folder
         from savi.conversion.checkpoint import weights_fingerprint
@@ -164,4 +151,4 @@ def convert(
 align_cli.register(app)
 
 if __name__ == "__main__":
-    app()
+    run_app(app, "python -m savi")

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ast
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,6 +12,8 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGES = ("savi", "benchmarks", "harness", "reproduce")
+GROUND_FLOOR = "savi.base"
+"""All four packages may stand on it; it stands on nothing of the project."""
 MAY_KNOW = {"savi": set(), "benchmarks": set(), "harness": {"benchmarks", "savi"}, "reproduce": {"savi", "benchmarks", "harness"}}
 HEAVY = {"torch", "torchvision", "transformers", "trl", "peft", "accelerate", "datasets", "lmms_eval", "decord"}
 TORCH_IN_BENCHMARKS = "benchmarks/micro/pretrain/"
@@ -47,15 +51,22 @@ def wrong_imports(path: Path, text: str) -> list[str]:
     types = type_only(tree)
     out = []
     for module, line in imported(tree):
-        top = module.split(".")[0]
+        top, on_ground = module.split(".")[0], f"{module}.".startswith(f"{GROUND_FLOOR}.")
+        if name.startswith("savi/base/") and top in PACKAGES and not on_ground:
+            out.append(f"{name}:{line} imports {module}: {GROUND_FLOOR} imports nothing of the project")
+        if on_ground:
+            continue
         if top in PACKAGES and top != package and top not in MAY_KNOW[package]:
             out.append(f"{name}:{line} imports {module}")
-        ground = module == "savi.base" or module.startswith("savi.base.")
-        if package == "harness" and top == "savi" and not ground and path.name != "lmms_model.py" and line not in types:
+        if package == "harness" and top == "savi" and path.name != "lmms_model.py" and line not in types:
             out.append(f"{name}:{line} imports {module}: the harness knows savi through lmms_model.py and savi.base only")
         if package == "benchmarks" and top in HEAVY - {"datasets"} and not name.startswith(TORCH_IN_BENCHMARKS):
             out.append(f"{name}:{line} imports {module}: only {TORCH_IN_BENCHMARKS}*.py may")
-    if package in TORCH_FREE_AT_IMPORT and path.name != "lmms_model.py" and not name.startswith(TORCH_IN_BENCHMARKS):
+    if (
+        (package in TORCH_FREE_AT_IMPORT or name.startswith("savi/base/"))
+        and path.name != "lmms_model.py"
+        and not name.startswith(TORCH_IN_BENCHMARKS)
+    ):
         out += [f"{name}:{line} imports {m} when it is imported" for m, line in imported(tree, at_import=True) if m.split(".")[0] in HEAVY]
     return out
 
@@ -69,6 +80,9 @@ def test_imports_go_one_way(path: Path) -> None:
     ("path", "text"),
     [
         ("savi/x.py", "import harness.gate.gate"),
+        ("savi/base/x.py", "def f():\n    from savi.video.frames import VideoError"),
+        ("savi/base/x.py", "import torch"),
+        ("benchmarks/x.py", "import savi.baseline"),
         ("savi/x.py", "def f():\n    from benchmarks.catalog import CATALOG"),
         ("benchmarks/x.py", "from savi import frames"),
         ("benchmarks/x.py", "def f():\n    import torch"),
@@ -80,6 +94,13 @@ def test_imports_go_one_way(path: Path) -> None:
 )
 def test_a_wrong_import_is_seen(path: str, text: str) -> None:
     assert wrong_imports(Path(path), text)
+
+
+@pytest.mark.parametrize("module", sorted(f"savi.base.{p.stem}" for p in (ROOT / "savi" / "base").glob("[!_]*.py")))
+def test_the_ground_floor_brings_no_torch(module: str) -> None:
+    code = f"import sys, {module}; sys.exit(', '.join(sorted({HEAVY!r} & set(sys.modules))) or 0)"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
 
 
 def test_every_module_says_what_it_is_for() -> None:

@@ -17,12 +17,15 @@ from typing import Any
 
 from benchmarks.benchmark import Benchmark
 from benchmarks.catalog import select
+from savi.base.digests import sha256_bytes, sha256_file
+from savi.base.errors import SaviError
+from savi.base.files import write_text_atomic
 
 MEDIA_CACHE = ".media-sha256.json"
 TWINS_STAMP = "twins.json"
 
 
-class DatasetError(RuntimeError):
+class DatasetError(SaviError, RuntimeError):
     """A data set that is not there or not whole: names what is missing, where it was looked for, and the command that brings it."""
 
 
@@ -178,21 +181,16 @@ class MediaIndex:
             FileNotFoundError: there is no such file.
         """
         if path.is_dir():
-            return hashlib.sha256(
-                "".join(f"{p.name} {self.digest(p)}\n" for p in sorted(path.iterdir()) if p.is_file()).encode()
-            ).hexdigest()
+            return sha256_bytes("".join(f"{p.name} {self.digest(p)}\n" for p in sorted(path.iterdir()) if p.is_file()).encode())
         st = path.stat()
         key = os.path.relpath(path, self.hf_home)
         known = self._known.get(key)
         if isinstance(known, list) and known[:2] == [st.st_size, st.st_mtime_ns]:
             return str(known[2])
-        h = hashlib.sha256()
-        with path.open("rb") as f:
-            while piece := f.read(1 << 20):
-                h.update(piece)
-        self._known[key] = [st.st_size, st.st_mtime_ns, h.hexdigest()]
+        found = sha256_file(path)
+        self._known[key] = [st.st_size, st.st_mtime_ns, found]
         self._changed = True
-        return h.hexdigest()
+        return found
 
     def fingerprint(self, b: Benchmark, relative: Iterable[str]) -> str:
         """SHA-256 over names and bytes of a benchmark's videos (paths relative to HF_HOME, any order); a missing one counts as missing."""
@@ -201,15 +199,13 @@ class MediaIndex:
             path = find_video(self.hf_home, b, v)
             lines.append(f"{v} {self.digest(path) if path else 'missing'}\n")
         self.save()
-        return hashlib.sha256("".join(lines).encode()).hexdigest()
+        return sha256_bytes("".join(lines).encode())
 
     def save(self) -> None:
         """Write the memory, if anything was added and the folder can be written."""
         if not self._changed or not os.access(self.hf_home, os.W_OK):
             return
-        tmp = self._file.with_name(f"{MEDIA_CACHE}.{os.getpid()}")
-        tmp.write_text(json.dumps(self._known), encoding="utf-8")
-        tmp.replace(self._file)
+        write_text_atomic(self._file, json.dumps(self._known))
         self._changed = False
 
 
@@ -227,7 +223,7 @@ def fingerprint(hf_home: Path, b: Benchmark) -> str:
                 f"{b.title} ({config}): no Arrow file below {arrow_folder(hf_home, b, config)}; {fix_command(hf_home, b.name)}"
             )
         for f in files:
-            h.update(f"{config} {hashlib.sha256(f.read_bytes()).hexdigest()}\n".encode())
+            h.update(f"{config} {sha256_file(f)}\n".encode())
     return h.hexdigest()
 
 

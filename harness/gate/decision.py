@@ -12,12 +12,20 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, Literal, get_args
 
 from harness.gate.integrity import IntegrityProblem
+from savi.base.errors import ExitCode, SaviError
 
 Verdict = Literal["pass", "fail", "inconclusive"]
 Overall = Literal["pass", "fail", "inconclusive", "integrity"]
 Question = Literal["no_regression", "improved", "published_score", "published_gain"]
 
-EXIT_CODES: dict[str, int] = {"pass": 0, "fail": 1, "usage": 2, "inconclusive": 3, "integrity": 4, "infrastructure": 5}
+EXIT_CODES: dict[str, int] = {
+    "pass": ExitCode.DONE,
+    "fail": ExitCode.FAIL,
+    "usage": ExitCode.USAGE,
+    "inconclusive": ExitCode.INCONCLUSIVE,
+    "integrity": ExitCode.BROKEN,
+    "infrastructure": ExitCode.MACHINE,
+}
 QUESTION_TEXT: dict[str, str] = {
     "no_regression": "no worse than the baseline by more than the margin",
     "improved": "better than the baseline",
@@ -29,12 +37,16 @@ ALL = "all"
 GATE_SCHEMA = 1
 
 
-class GateUsageError(ValueError):
+class GateUsageError(SaviError, ValueError):
     """The gate was asked something it must not or cannot answer (exit 2)."""
 
+    exit_code = ExitCode.USAGE
 
-class GateFileError(ValueError):
+
+class GateFileError(SaviError, ValueError):
     """A file that is not a valid gate.json."""
+
+    exit_code = ExitCode.BROKEN
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -14,6 +14,8 @@ from typing import Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from savi.base.errors import ExitCode, SaviError
+
 EXCEPTIONS_FILE = "gate-exceptions.yaml"
 
 Excusable = Literal[
@@ -26,8 +28,10 @@ EXCUSABLE_PROBLEMS = frozenset({"versions", "unparsed", "empty", "degenerate", "
 """Codes of integrity problems that an exception may cover."""
 
 
-class ExceptionsError(ValueError):
+class ExceptionsError(SaviError, ValueError):
     """The exceptions file cannot be used: names the file, the entry and what is wrong."""
+
+    exit_code = ExitCode.USAGE
 
 
 class ApprovedException(BaseModel):

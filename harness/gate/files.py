@@ -16,8 +16,9 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from harness.gate.decision import GateFileError, GateResult, GateUsageError
-from harness.records import SCORE_FILE, Evaluation, RecordError, read_evaluations, write_text_atomic
+from harness.records import SCORE_FILE, Evaluation, RecordError, read_evaluations
 from harness.tables.published import PublishedError, load_published, scale_rows, widest_first
+from savi.base.files import write_bytes_atomic, write_text_atomic
 
 PAPER_DIR = Path(__file__).resolve().parents[2] / "results" / "paper"
 REFERENCE_SCHEMA = 1
@@ -147,10 +148,7 @@ def save_reference(path: Path, evaluations: Mapping[str, Evaluation], *, name: s
     body = {"kind": "reference", "schema": REFERENCE_SCHEMA, "name": name, "evaluations": {k: asdict(v) for k, v in evaluations.items()}}  # type: ignore[call-overload]
     text = json.dumps(body, ensure_ascii=False, separators=(",", ":"))
     if path.suffix == ".gz":
-        path.parent.mkdir(parents=True, exist_ok=True)
-        tmp = path.with_name(f".{path.name}.tmp")
-        tmp.write_bytes(gzip.compress(text.encode(), mtime=0))  # no time stamp: the same run gives the same bytes
-        tmp.replace(path)
+        write_bytes_atomic(path, gzip.compress(text.encode(), mtime=0))  # no time stamp: the same run gives the same bytes
     else:
         write_text_atomic(path, text)
 

@@ -6,7 +6,6 @@ lmms-eval and no files.
 
 from __future__ import annotations
 
-import hashlib
 import math
 import re
 from collections import Counter
@@ -14,7 +13,16 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
 
-from harness.records import QUESTIONS_FILE, SCHEMA_VERSION, SCORE_FILE, Evaluation, QuestionRecord, Status, records_sha256
+from harness.records import (
+    QUESTIONS_FILE,
+    SCHEMA_VERSION,
+    SCORE_FILE,
+    Evaluation,
+    QuestionRecord,
+    Status,
+    prompts_fingerprint,
+    records_sha256,
+)
 
 Side = Literal["candidate", "baseline", "both"]
 
@@ -69,11 +77,6 @@ def task_mean_pct(records: Sequence[QuestionRecord], credit: Literal["strict", "
     if not sums:
         return math.nan
     return 100.0 * sum(s / n if n else 0.0 for s, n in sums.values()) / len(sums)
-
-
-def prompts_fingerprint(records: Sequence[QuestionRecord]) -> str:
-    """SHA-256 over (question_id, prompt) in order, as `Provenance.prompts` states it."""
-    return hashlib.sha256("".join(f"{r.question_id}\t{r.prompt}\n" for r in records).encode(errors="surrogatepass")).hexdigest()
 
 
 def edited(e: Evaluation) -> str | None:

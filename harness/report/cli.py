@@ -8,7 +8,8 @@ from typing import Annotated
 
 import typer
 
-USAGE, INFRASTRUCTURE = 2, 5
+from savi.base.cli import errors, stop
+from savi.base.errors import ExitCode
 
 
 def register(app: typer.Typer) -> None:
@@ -24,19 +25,11 @@ def register(app: typer.Typer) -> None:
         as_json: Annotated[bool, typer.Option("--json", help="Print the file's path and size as JSON.")] = False,
     ) -> None:
         """Write a self-contained HTML report of a run: opens offline, asks nothing of the network."""
-        from harness.report.data import ReportError
         from harness.report.page import write_report
 
         if data is not None and not data.is_dir():
-            typer.echo(f"error: --data {data}: no such folder", err=True)
-            raise typer.Exit(USAGE)
-        try:
+            stop(f"--data {data}: no such folder", ExitCode.USAGE)
+        with errors():
             path = write_report(run, out, data=data)
-        except ReportError as e:
-            typer.echo(f"error: {e}", err=True)
-            raise typer.Exit(USAGE) from e
-        except OSError as e:
-            typer.echo(f"error: cannot write the report: {e}", err=True)
-            raise typer.Exit(INFRASTRUCTURE) from e
         size = path.stat().st_size
         typer.echo(json.dumps({"report": str(path), "bytes": size}) if as_json else f"{path} ({size / 1e6:.1f} MB)")

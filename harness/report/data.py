@@ -13,12 +13,15 @@ from pathlib import Path
 from benchmarks.catalog import CATALOG
 from harness.gate.decision import GateResult
 from harness.records import Evaluation
+from savi.base.errors import ExitCode, SaviError
 
 Json = dict[str, object]
 
 
-class ReportError(ValueError):
+class ReportError(SaviError, ValueError):
     """A folder no report can be made of: names the folder and what was looked for."""
+
+    exit_code = ExitCode.USAGE
 
 
 @dataclass(frozen=True)

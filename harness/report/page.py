@@ -14,7 +14,6 @@ from pathlib import Path
 import jinja2
 from markupsafe import Markup
 
-from harness.records import write_text_atomic
 from harness.report import charts, views
 from harness.report.compare import compare_all, mean_score
 from harness.report.data import RunData, provenance_differences
@@ -22,6 +21,7 @@ from harness.report.frames import collect_pictures, find_data_folder
 from harness.report.questions import MAX_PAGE, questions_payload
 from harness.report.read import PUBLISHED_FOLDER, read_run
 from harness.report.text import script_json, visible
+from savi.base.files import write_text_atomic
 
 REPORT_FILE = "report.html"
 TEMPLATES = Path(__file__).parent / "templates"

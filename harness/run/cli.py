@@ -5,15 +5,17 @@ Exit codes: 0 measured, 2 usage, 4 not every question of a set was asked, 5 infr
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+
+from savi.base.cli import KEPT, errors, print_json, stop
+from savi.base.errors import ExitCode
 
 if TYPE_CHECKING:
     from harness.records import Evaluation
@@ -22,11 +24,6 @@ if TYPE_CHECKING:
 def register(app: typer.Typer) -> None:
     """Mount the command."""
     app.command()(evaluate)
-
-
-def _stop(message: object, code: int) -> NoReturn:
-    typer.echo(f"error: {message}", err=True)
-    raise typer.Exit(code)
 
 
 def evaluate(
@@ -51,33 +48,23 @@ def evaluate(
 
     home = (hf_home or Path(os.environ.get("HF_HOME", "~/.cache/huggingface"))).expanduser().resolve()
     os.environ.update(offline_environment(home))  # before anything imports datasets or lmms_eval
-    from benchmarks.catalog import UnknownBenchmarkError
-    from benchmarks.data.layout import DatasetError, has_twins
+    from benchmarks.data.layout import has_twins
     from harness.run import evaluate as harness_evaluate
-    from harness.run.journal import JournalError
-    from harness.run.offline import InfrastructureError
 
     frames = num_frames or (8 if has_twins(home) else 32)
     names = [b.strip() for b in benchmarks.split(",") if b.strip()] if benchmarks else None
-    try:
-        with _Bars(quiet=as_json) as bars:
-            done = harness_evaluate.evaluate(
+    with errors(kept=KEPT), _Bars(quiet=as_json) as bars:
+        done = harness_evaluate.evaluate(
                 model, benchmarks=names, hf_home=home, out=out, num_frames=frames, scale=scale, limit=limit, seed=seed, progress=bars.show,
                 batch=batch, max_new_tokens=max_new_tokens,
             )  # fmt: skip
-    except UnknownBenchmarkError as e:
-        _stop(e, 2)
-    except (InfrastructureError, DatasetError, JournalError) as e:
-        _stop(e, 5)
-    except OSError as e:
-        _stop(f"{type(e).__name__}: {e}", 5)
     if as_json:
-        typer.echo(json.dumps({name: asdict(e.score) for name, e in done.items()}, indent=1))  # type: ignore[call-overload]
+        print_json({name: asdict(e.score) for name, e in done.items()})  # type: ignore[call-overload]
     else:
         print_scores(done, out)
     short = [f"{e.score.benchmark}: {e.score.n:,} of {e.score.n_expected:,}" for e in done.values() if e.score.n != e.score.n_expected]
     if short:
-        _stop(f"not every question was asked ({'; '.join(short)}); these scores may not be compared", 4)
+        stop(f"not every question was asked ({'; '.join(short)}); these scores may not be compared", ExitCode.BROKEN)
 
 
 def print_scores(done: Mapping[str, Evaluation], out: Path) -> None:

@@ -29,10 +29,10 @@ from harness.records import (
     Provenance,
     QuestionRecord,
     RecordError,
+    prompts_fingerprint,
     read_records,
     read_score,
     write_evaluation,
-    write_text_atomic,
 )
 from harness.run.journal import Journal
 from harness.run.offline import (
@@ -44,7 +44,8 @@ from harness.run.offline import (
     refuse_network,
     task_manager,
 )
-from harness.scoring import Reply, describe, prompts_fingerprint, question_id, record, score, unique_ids
+from harness.scoring import Reply, describe, question_id, record, score, unique_ids
+from savi.base.files import write_text_atomic
 
 if TYPE_CHECKING:
     from harness.run.lmms_model import SaviLmms

@@ -15,10 +15,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from savi.base.errors import SaviError
+
 JOURNAL = "journal"
 
 
-class JournalError(ValueError):
+class JournalError(SaviError, ValueError):
     """A journal with a broken line in its middle: somebody else wrote there. Names file and line."""
 
 

@@ -22,11 +22,12 @@ from typing import Any
 
 from benchmarks.benchmark import Judge
 from benchmarks.catalog import CATALOG, of_task
+from savi.base.errors import SaviError
 
 _LOCAL = ("localhost", "127.0.0.1", "::1", "", "0.0.0.0")  # noqa: S104 (names that are let through, nothing is bound)
 
 
-class InfrastructureError(RuntimeError):
+class InfrastructureError(SaviError, RuntimeError):
     """The machine or the process is not set up for an evaluation: names what is wrong and the mend."""
 
 

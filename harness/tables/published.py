@@ -18,12 +18,16 @@ from typing import Annotated, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from savi.base.errors import ExitCode, SaviError
+
 MANIFEST_FILE = "manifest.yaml"
 MAX_FILE_BYTES = 5_000_000
 
 
-class PublishedError(ValueError):
+class PublishedError(SaviError, ValueError):
     """A folder of published tables that cannot be read: names the file, the place and the mend."""
+
+    exit_code = ExitCode.USAGE
 
 
 class _Model(BaseModel):

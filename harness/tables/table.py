@@ -20,6 +20,7 @@ from harness import escape
 from harness.records import Evaluation
 from harness.tables.plots import Point
 from harness.tables.plots import plot_iterations as plot_iterations
+from savi.base.errors import ExitCode, SaviError
 
 TABLE_SCHEMA = 1
 FORMATS = ("md", "latex", "html", "csv", "json")
@@ -38,8 +39,10 @@ RULE_NOTES: dict[ScoreRule, str] = {
 SYNTHETIC_NOTE = "Scale {scale}: synthetic data; no number here reproduces a number of the paper."
 
 
-class TableError(ValueError):
+class TableError(SaviError, ValueError):
     """A table that would say something untrue or cannot be drawn."""
+
+    exit_code = ExitCode.BROKEN
 
 
 @dataclass(frozen=True)

@@ -8,10 +8,13 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from savi.base.cli import errors
+from savi.base.errors import ExitCode
+from savi.base.files import write_text_atomic
+
 if TYPE_CHECKING:
     from reproduce.audit.audit import Audit, Finding
 
-USAGE = 2
 _MEANING = {
     "fault": "the numbers contradict each other or cannot be",
     "doubt": "the numbers alone do not carry the claim",
@@ -32,22 +35,13 @@ def audit_command(
     strict: Annotated[bool, typer.Option("--strict", help="Exit 1 where there is a fault.")] = False,
 ) -> None:
     """Check published tables without any model: GRIM, sums, restated differences, and what each claimed gain can carry."""
-    from harness.tables.published import PublishedError
     from reproduce.audit.audit import audit
     from reproduce.published import PAPER_DIR, load_tables
 
-    try:
+    with errors():
         result = audit(load_tables(tables or PAPER_DIR))
         if markdown is not None:
-            from harness.records import write_text_atomic
-
             write_text_atomic(markdown, to_markdown(result))
-    except PublishedError as e:
-        typer.echo(f"audit: {e}", err=True)
-        raise typer.Exit(USAGE) from e
-    except OSError as e:
-        typer.echo(f"audit: {markdown}: cannot be written: {e.strerror or e}", err=True)
-        raise typer.Exit(USAGE) from e
     if as_json:
         sys.stdout.write(result.to_json())
     else:
@@ -55,7 +49,7 @@ def audit_command(
         if markdown is not None:
             typer.echo(f"\nwritten: {markdown}")
     if strict and result.of("fault"):
-        raise typer.Exit(1)
+        raise typer.Exit(ExitCode.FAIL)
 
 
 def _lines(findings: list[Finding]) -> list[tuple[str, str]]:

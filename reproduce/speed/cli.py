@@ -9,7 +9,9 @@ from typing import Annotated, Any
 
 import typer
 
-USAGE, INFRASTRUCTURE = 2, 5
+from savi.base.cli import stop
+from savi.base.errors import ExitCode
+
 EPILOG = "Takes about a minute (smoke), most of an hour on one CPU core (cpu); fix the number of threads with OMP_NUM_THREADS."
 
 
@@ -39,7 +41,7 @@ def speed_command(
     from reproduce.speed.cases import CASES, PRESETS, run, wanted_cases
 
     if preset not in PRESETS:
-        _fail(f"no preset {preset!r}; choose one of {', '.join(PRESETS)}", USAGE)
+        stop(f"no preset {preset!r}; choose one of {', '.join(PRESETS)}", ExitCode.USAGE)
     chosen = PRESETS[preset]
     if rounds is not None:
         chosen = replace(chosen, rounds=rounds, dpo_rounds=rounds)
@@ -47,11 +49,11 @@ def speed_command(
         engine = [name for name in case or [] if name not in speed_gate.CASES]
         names = wanted_cases(chosen, engine) if engine or not case else []
     except KeyError as error:
-        _fail(f"no case {error.args[0]!r}; choose from {', '.join((*CASES, *speed_gate.CASES))}", USAGE)
+        stop(f"no case {error.args[0]!r}; choose from {', '.join((*CASES, *speed_gate.CASES))}", ExitCode.USAGE)
     timed = case if case else speed_gate.CASES if chosen.device == "cpu" else ()
     commands = [name for name in speed_gate.CASES if name in timed]
     if svg_file is not None and not names:
-        _fail("--svg draws ratios, which gate and report have none of", USAGE)
+        stop("--svg draws ratios, which gate and report have none of", ExitCode.USAGE)
     if dry_run:
         typer.echo(_plan(chosen, [*names, *commands]))
         return
@@ -59,9 +61,9 @@ def speed_command(
         import torch
 
         if not torch.cuda.is_available():
-            _fail(
+            stop(
                 "preset gpu needs a CUDA GPU, and torch sees none; use --preset cpu, or --dry-run to see what would be measured",
-                INFRASTRUCTURE,
+                ExitCode.MACHINE,
             )
     report: dict[str, Any] = run(chosen, names, typer.echo, memory=memory) if names else {"preset": chosen.name, "cases": []}
     if names:
@@ -70,12 +72,12 @@ def speed_command(
         share = speed_gate.SMALL_SHARE if chosen.name == "smoke" else 1.0
         report["commands"] = speed_gate.run_commands(commands, chosen.rounds, typer.echo, share=share)
     if json_file is not None:
-        from harness.records import write_text_atomic
+        from savi.base.files import write_text_atomic
 
         write_text_atomic(json_file, json.dumps(report, indent=2, sort_keys=True) + "\n")
     if svg_file is not None:
-        from harness.records import write_text_atomic
         from reproduce.speed.plot import plot_ratios
+        from savi.base.files import write_text_atomic
 
         write_text_atomic(svg_file, plot_ratios(report))
 
@@ -151,8 +153,3 @@ def _plan(preset: Any, names: list[str]) -> str:
         else:
             lines.append(f"  {name}")
     return "\n".join(lines)
-
-
-def _fail(text: str, code: int) -> None:
-    typer.echo(f"speed: {text}", err=True)
-    raise typer.Exit(code)

@@ -23,8 +23,9 @@ from typing import Any
 
 from benchmarks.benchmark import LETTERS, Benchmark
 from benchmarks.catalog import select
-from harness.records import Provenance, QuestionRecord, write_evaluation, write_text_atomic
-from harness.scoring import prompts_fingerprint, score
+from harness.records import Provenance, QuestionRecord, prompts_fingerprint, write_evaluation
+from harness.scoring import score
+from savi.base.files import write_text_atomic
 
 CASES = ("gate", "report")
 """What is timed, in this order."""

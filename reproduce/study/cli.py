@@ -9,6 +9,9 @@ from typing import Annotated
 
 import typer
 
+from savi.base.cli import KEPT, errors, stop
+from savi.base.errors import ExitCode
+
 
 def register(app: typer.Typer) -> None:
     """Mount the command."""
@@ -32,32 +35,23 @@ def study_command(
 ) -> None:
     """Run the experiment for several seeds and controls and gather what came out. Exit code 5: a run failed (see its log; run again)."""
     from reproduce.scale import ScaleError, load_scale, read_settings
-    from reproduce.study.study import CONTROLS, Plan, StudyError, run_all, write_study
+    from reproduce.study.study import CONTROLS, Plan, run_all, write_study
 
     names = tuple(c for c in controls.split(",") if c)
     unknown = [c for c in names if c not in CONTROLS]
     if unknown or not names:
         what = f"unknown control {', '.join(unknown)}" if unknown else "an empty list of controls"
-        typer.echo(f"reproduce: {what}; controls are {', '.join(CONTROLS)}", err=True)
-        raise typer.Exit(2)
+        stop(f"{what}; controls are {', '.join(CONTROLS)}", ExitCode.USAGE)
     try:
         numbers = tuple(int(s) for s in seeds.split(",") if s)
     except ValueError:
-        typer.echo(f"reproduce: --seeds {seeds!r}: numbers separated by commas, as 0,1,2", err=True)
-        raise typer.Exit(2) from None
-    try:
+        stop(f"--seeds {seeds!r}: numbers separated by commas, as 0,1,2", ExitCode.USAGE)
+    plan = Plan(out, numbers, names, scale, iterations, twins_seed, base, control_seeds, tuple(settings or ()))
+    with errors(kept=KEPT):
         read_settings(settings or [])
         if load_scale(scale).data == "real":
             raise ScaleError(f"scale {scale!r} needs real data; a study runs at a scale of synthetic data (micro, smoke)")
-    except ScaleError as e:
-        typer.echo(f"reproduce: {e}", err=True)
-        raise typer.Exit(2) from None
-    plan = Plan(out, numbers, names, scale, iterations, twins_seed, base, control_seeds, tuple(settings or ()))
-    try:
         run_all(plan, jobs=jobs)
-    except StudyError as e:
-        typer.echo(f"reproduce: {e}", err=True)
-        raise typer.Exit(5) from None
     command = "python -m reproduce " + shlex.join(sys.argv[1:])
     for path in write_study(plan, command, keep or out):
         typer.echo(str(path))

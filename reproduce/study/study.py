@@ -19,10 +19,12 @@ from pathlib import Path
 from typing import Any
 
 from harness.gate.stats import t_quantile
-from harness.records import read_evaluations, write_text_atomic
+from harness.records import read_evaluations
 from harness.tables.plots import Point, plot_iterations
 from harness.tables.table import Cell, Row, Table
 from reproduce.work import mean_pct
+from savi.base.errors import SaviError
+from savi.base.files import write_text_atomic
 
 CONTROLS = {
     "none": "the method: DPO on (revised, initial)",
@@ -32,7 +34,7 @@ CONTROLS = {
 }
 
 
-class StudyError(RuntimeError):
+class StudyError(SaviError, RuntimeError):
     """A run of the study ended badly; names the run, its exit code and its log."""
 
 

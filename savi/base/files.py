@@ -1,25 +1,26 @@
 """Files that survive a crash: whole or absent when written at once, whole up to the last line when appended to.
 
-Everything savi leaves behind goes through here, so a run killed at any moment is continued by the same command. The module must not
+Everything that is left behind goes through here, so a run killed at any moment is continued by the same command. The module must not
 know torch, models or videos.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
-import tempfile
+import re
+import secrets
+import shutil
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-
-class FileFormatError(ValueError):
-    """A file that is not what it should be: names the file, the line and what is wrong with it."""
+from savi.base.digests import canonical_json
+from savi.base.errors import FileFormatError
 
 
 def write_bytes_atomic(path: str | Path, data: bytes) -> Path:
@@ -29,20 +30,28 @@ def write_bytes_atomic(path: str | Path, data: bytes) -> Path:
         OSError: the folder cannot be written.
     """
     target = Path(path)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.", suffix=".part")
+    make_folder(target.parent)
+    temporary = target.parent / f".{target.name}.{secrets.token_hex(4)}.part"
+    handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), 0o666)
     try:
         with os.fdopen(handle, "wb") as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
-        Path(temporary).chmod(0o666 & ~_umask())  # mkstemp makes it readable by its owner alone
-        Path(temporary).replace(target)
+        temporary.replace(target)
     except BaseException:
-        Path(temporary).unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
         raise
-    _sync_folder(target.parent)
+    sync_folder(target.parent)
     return target
+
+
+_TORN = re.compile(r"\..+\.[0-9a-z_]{8}(?:\.part)?")
+
+
+def is_torn(path: Path) -> bool:
+    """Whether a file is what a killed atomic writer left behind (of this version or an earlier one)."""
+    return _TORN.fullmatch(path.name) is not None and path.is_file()
 
 
 def write_text_atomic(path: str | Path, text: str) -> Path:
@@ -59,14 +68,16 @@ def write_json_atomic(path: str | Path, value: object) -> Path:
     return write_text_atomic(path, json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False) + "\n")
 
 
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
+def make_folder(folder: Path) -> None:
+    """Make a folder and its parents; those that are new survive a power loss."""
+    missing = [part for part in (folder, *folder.parents) if not part.exists()]
+    folder.mkdir(parents=True, exist_ok=True)
+    for part in reversed(missing):
+        sync_folder(part.parent)
 
 
-def _sync_folder(folder: Path) -> None:
-    """Make a rename durable. Not every system lets a folder be opened (Windows); there the rename is all there is."""
+def sync_folder(folder: Path) -> None:
+    """Make the names in a folder durable. Not every system lets a folder be opened (Windows); there the rename is all there is."""
     if os.name == "nt":
         return
     handle = os.open(folder, os.O_RDONLY)
@@ -76,27 +87,45 @@ def _sync_folder(folder: Path) -> None:
         os.close(handle)
 
 
-def sha256_file(path: str | Path) -> str:
-    """The hex SHA-256 of a file's bytes, read in pieces of 1 MiB."""
-    digest = hashlib.sha256()
-    with Path(path).open("rb") as file:
-        while piece := file.read(1 << 20):
-            digest.update(piece)
-    return digest.hexdigest()
+def sync_tree(folder: Path) -> None:
+    """Make everything in a folder durable: files that other libraries wrote, then the names of files and folders."""
+    for here, _, names in os.walk(folder, topdown=False):
+        for name in names:
+            handle = os.open(Path(here, name), os.O_RDWR)
+            try:
+                os.fsync(handle)
+            finally:
+                os.close(handle)
+        sync_folder(Path(here))
 
 
-def sha256_json(value: object) -> str:
-    """The hex SHA-256 of a value's JSON with sorted keys and no blanks: equal values, equal hash, whatever the order of the keys.
+@contextmanager
+def new_folder(target: Path) -> Iterator[Path]:
+    """Yields an empty folder beside `target` that takes its place, whole and durable, when the block ends without an error.
 
-    Raises:
-        TypeError: a part of it has no JSON form.
-        ValueError: a number in it is not finite.
+    A folder that was there stays until then: nothing is deleted before its replacement exists.
     """
-    return hashlib.sha256(_line(value).encode("utf-8")).hexdigest()
+    old, partial = target.with_name(f".{target.name}.old"), target.with_name(f"{target.name}.partial")
+    if old.exists():  # killed between the two renames below, or while the old folder was deleted
+        if target.exists():
+            shutil.rmtree(old)
+        else:
+            old.rename(target)
+    shutil.rmtree(partial, ignore_errors=True)
+    make_folder(partial)
+    yield partial
+    replace_folder(partial, target)
 
 
-def _line(value: object) -> str:
-    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+def replace_folder(partial: Path, target: Path) -> None:
+    """Put a finished folder in `target`'s place; see `new_folder`."""
+    sync_tree(partial)
+    old = target.with_name(f".{target.name}.old")
+    if target.exists():
+        target.rename(old)
+    partial.rename(target)
+    sync_folder(target.parent)
+    shutil.rmtree(old, ignore_errors=True)
 
 
 def read_jsonl(path: str | Path) -> Iterator[dict[str, Any]]:
@@ -136,7 +165,7 @@ class JsonlWriter:
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        self.repaired_bytes = _repair_last_line(self.path)
+        self.repaired_bytes = _repair_lastcanonical_json(self.path)
         self._file = self.path.open("ab")
 
     def write(self, *rows: Mapping[str, Any]) -> None:
@@ -146,7 +175,7 @@ class JsonlWriter:
             TypeError, ValueError: a row has no JSON form; nothing of the batch is written then.
             ValueError: the writer is closed.
         """
-        data = "".join(_line(dict(row)) + "\n" for row in rows).encode("utf-8")
+        data = "".join(canonical_json(dict(row)) + "\n" for row in rows).encode("utf-8")
         self._file.write(data)
         self._file.flush()
         os.fsync(self._file.fileno())
@@ -161,7 +190,7 @@ class JsonlWriter:
         self.close()
 
 
-def _repair_last_line(path: Path) -> int:
+def _repair_lastcanonical_json(path: Path) -> int:
     """End the file with a whole line and return the number of bytes cut off."""
     if not path.exists() or path.stat().st_size == 0:
         return 0
@@ -238,4 +267,4 @@ class FailureLog:
 
 def write_jsonl_atomic(path: str | Path, rows: Iterable[Mapping[str, Any]]) -> Path:
     """Write a whole JSON Lines file at once."""
-    return write_text_atomic(path, "".join(_line(dict(row)) + "\n" for row in rows))
+    return write_text_atomic(path, "".join(canonical_json(dict(row)) + "\n" for row in rows))

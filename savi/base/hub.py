@@ -6,30 +6,55 @@ weights, tokenizer and configs are fetched: no code. The module must not load an
 
 from __future__ import annotations
 
+import json
 import os
 import re
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from savi.conversion.checkpoint import is_internvl_chat
+from savi.base.errors import ExitCode, FileFormatError, SaviError, UsageError
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 _PATTERNS = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja", "conversation.py"]
 """conversation.py is read as text by the conversion, never run."""
+_OFFLINE = ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE", "HF_DATASETS_OFFLINE")
+
+Tell = Callable[[str], None]
 
 
-class NoSuchModelError(Exception):
-    """The name is neither a folder nor a hub id, or its folder is no checkpoint; names the mend."""
+class NoSuchModelError(UsageError):
+    """The name is neither a folder nor a hub id, or its folder is no checkpoint; names the fix."""
 
 
-class HubError(Exception):
-    """The hub, or the way to it, did not give the checkpoint; names the mend."""
+class HubError(SaviError):
+    """The hub, or the way to it, did not give the checkpoint; names the fix."""
 
 
-def find_checkpoint(model: str | Path, *, tell: Callable[[str], None] | None = None) -> Path:
+def is_internvl_chat(path: str | Path) -> bool:
+    """Whether a folder holds an `internvl_chat` checkpoint (InternVL 2.5 as published), by its config.json.
+
+    Raises:
+        FileFormatError: config.json is no JSON object.
+    """
+    config = Path(path) / "config.json"
+    if not config.is_file():
+        return False
+    try:
+        found = json.loads(config.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise FileFormatError(f"{config}: not JSON ({error}); download it again") from error
+    if not isinstance(found, dict):
+        raise FileFormatError(f"{config}: not a JSON object; download it again")
+    return found.get("model_type") == "internvl_chat"
+
+
+def find_checkpoint(model: str | Path, *, tell: Tell | None = None, offline: bool | None = None) -> Path:
     """The folder of a checkpoint, in any format: a path, or a hub id that is fetched as far as it is not in the hub's cache.
 
-    `tell` is called with a sentence before anything is looked up on the network.
+    `tell` is called with a sentence before anything is looked up on the network. `offline`: whether that is forbidden; by default as
+    HF_HUB_OFFLINE says. False fetches even in a process that is offline for everything else.
 
     Raises:
         NoSuchModelError: nothing of that name.
@@ -44,15 +69,23 @@ def find_checkpoint(model: str | Path, *, tell: Callable[[str], None] | None = N
     if isinstance(model, Path) or folder.exists() or not _HUB_ID.fullmatch(name):
         hint = " The small model shipped with this project is the folder benchmarks/micro/base." if name == "micro" else ""
         raise NoSuchModelError(f"{name}: no such checkpoint folder, and not a hub id (owner/name).{hint}")
-    return _fetch(name, tell)
+    offline_here = os.environ.get("HF_HUB_OFFLINE", "").upper() in {"1", "ON", "YES", "TRUE"}
+    asked, offline = offline, offline_here if offline is None else offline
+    if tell is not None and not offline:
+        tell(f"looking up {name} on the Hugging Face hub; what its cache lacks is downloaded")
+    if offline_here and not offline:
+        return _fetch_in_child(name)
+    why = "HF_HUB_OFFLINE is set: unset it once to download" if asked is None else "--offline forbids fetching it: fetch it once"
+    return _fetch(name, forbidden=why if offline else "")
 
 
-def find_native(model: str | Path, *, tell: Callable[[str], None] | None = None) -> Path:
+def find_native(model: str | Path, *, tell: Tell | None = None) -> Path:
     """`find_checkpoint`, for a checkpoint that is to be run.
 
     Raises:
         NoSuchModelError: also where it is an `internvl_chat` checkpoint; names the command that converts it.
         HubError: as `find_checkpoint`.
+        FileFormatError: its config.json is no JSON object.
     """
     folder = find_checkpoint(model, tell=tell)
     if is_internvl_chat(folder):
@@ -64,15 +97,12 @@ def find_native(model: str | Path, *, tell: Callable[[str], None] | None = None)
     return folder
 
 
-def _fetch(name: str, tell: Callable[[str], None] | None) -> Path:
+def _fetch(name: str, *, forbidden: str = "") -> Path:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, LocalEntryNotFoundError, RepositoryNotFoundError
 
-    offline = os.environ.get("HF_HUB_OFFLINE", "").upper() in {"1", "ON", "YES", "TRUE"}
-    if tell is not None and not offline:
-        tell(f"looking up {name} on the Hugging Face hub; what its cache lacks is downloaded")
     try:
-        return Path(snapshot_download(name, allow_patterns=_PATTERNS, local_files_only=offline))
+        return Path(snapshot_download(name, allow_patterns=_PATTERNS, local_files_only=bool(forbidden)))
     except GatedRepoError as error:
         raise HubError(f"{name}: access must be granted first: accept its terms on its hub page, then `hf auth login`") from error
     except RepositoryNotFoundError as error:
@@ -80,7 +110,31 @@ def _fetch(name: str, tell: Callable[[str], None] | None) -> Path:
             f"{name}: the hub has no such model, or it is private (`hf auth login`); a folder would be given by its path"
         ) from error
     except LocalEntryNotFoundError as error:
-        why = "HF_HUB_OFFLINE is set: unset it once to download" if offline else "the hub could not be reached: try again with a network"
+        why = forbidden or "the hub could not be reached: try again with a network"
         raise HubError(f"{name}: not in the hub's cache on this machine, and {why}, or give a checkpoint folder") from error
     except (HfHubHTTPError, OSError) as error:
         raise HubError(f"{name}: the download failed ({error}); run the same command again, what has arrived is kept") from error
+
+
+def _fetch_in_child(name: str) -> Path:
+    """Fetch in a process of its own: huggingface_hub reads its offline switch once, when it is imported."""
+    env = {key: value for key, value in os.environ.items() if key not in _OFFLINE}
+    done = subprocess.run(
+        [sys.executable, "-m", "savi.base.hub", name], env=env, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True
+    )
+    if done.returncode:
+        raise HubError(f"{name}: could not be fetched (see above); run `hf download {name}`, then the same command again")
+    return Path(done.stdout.strip())
+
+
+def _main(name: str) -> int:
+    try:
+        sys.stdout.write(f"{_fetch(name)}\n")
+    except HubError as error:
+        sys.stderr.write(f"error: {error}\n")
+        return int(ExitCode.MACHINE)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(_main(sys.argv[1]))

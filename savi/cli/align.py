@@ -11,20 +11,9 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from savi.cli.common import (
-    NOTHING,
-    USAGE,
-    DeviceOption,
-    FramesOption,
-    JsonOption,
-    ModelOption,
-    bar,
-    errors,
-    load_model,
-    print_json,
-    stop,
-    usage,
-)
+from savi.base.cli import KEPT, bar, errors, print_json, stop, usage
+from savi.base.errors import ExitCode
+from savi.cli.common import DeviceOption, FramesOption, JsonOption, ModelOption, load_model
 from savi.training.losses import LOSSES
 
 if TYPE_CHECKING:
@@ -104,7 +93,8 @@ def train(
     OUT/model is a plain checkpoint (LoRA merged). With --save-steps the same command goes on where it was killed. On several GPUs:
     torchrun --nproc-per-node 8 -m savi train ... (with --sharding fsdp2 where one GPU cannot hold the training).
     """
-    with errors():
+    kept = "the last checkpoint is kept; run the same command to go on"
+    with errors(kept=kept if save_steps else "nothing is kept (checkpoints on the way: --save-steps)"):
         with usage():
             settings = _settings(
                 loss_parameter, method=method, beta=beta, loss_type=loss_type, rpo_alpha=rpo_alpha, learning_rate=learning_rate,
@@ -113,17 +103,13 @@ def train(
             )  # fmt: skip
         found = _read(pairs)
         if not found:
-            stop(f"{pairs}: holds no pair", NOTHING)
+            stop(f"{pairs}: holds no pair", ExitCode.FAIL)
         _refuse_finished(out)
         lm = load_model(model, device)
         from savi.training import trainer
-        from savi.training.examples import NoPairsError
 
-        try:
-            with usage(), bar("train") as told:
-                result = trainer.train(lm, found, settings, out, progress=told)
-        except NoPairsError as error:
-            stop(error, NOTHING)
+        with usage(), bar("train") as told:
+            result = trainer.train(lm, found, settings, out, progress=told)
     if int(os.environ.get("RANK", "0")):
         return  # one process of a launch speaks
     dropped = {pair.pair_id: pair.reason for pair in result.pairs_dropped}
@@ -163,9 +149,9 @@ def align(
     The videos are dealt out at random, each to one iteration. OUT/iter-N/model is a plain checkpoint. Nothing is measured here: see
     `python -m harness evaluate`, or `python -m reproduce paper` for all of it.
     """
-    with errors():
+    with errors(kept=KEPT):
         from savi.base.hub import find_native
-        from savi.loop.iterate import StageError, run_iteration
+        from savi.loop.iterate import run_iteration
         from savi.loop.propose import AlignSettings
 
         with usage():
@@ -176,16 +162,13 @@ def align(
             settings = AlignSettings(num_frames=num_frames, questions_per_kind=questions_per_kind, prompts=prompts, seed=seed)
         paths = video_files(videos)
         if len(paths) < iterations:
-            stop(f"{len(paths)} videos for {iterations} iterations: give more videos, or fewer --iterations", USAGE)
+            stop(f"{len(paths)} videos for {iterations} iterations: give more videos, or fewer --iterations", ExitCode.USAGE)
         random.Random(f"deal/{seed}").shuffle(paths)
         now: Path = find_native(model, tell=lambda text: typer.echo(text, err=True))
         rows = []
         for t in range(1, iterations + 1):
             with bar(f"iteration {t}") as told:
-                try:
-                    done = run_iteration(now, sorted(paths[t - 1 :: iterations]), out / f"iter-{t}", settings, dpo, progress=_staged(told))
-                except StageError as error:
-                    stop(error, USAGE)
+                done = run_iteration(now, sorted(paths[t - 1 :: iterations]), out / f"iter-{t}", settings, dpo, progress=_staged(told))
             row = {"iteration": t, **asdict(done.counts), "trained_on": done.pairs_used, "steps": done.steps, "model": str(done.model)}
             rows.append(row)
             if not as_json:
@@ -195,7 +178,7 @@ def align(
     if as_json:
         print_json({"iterations": rows})
     if not any(row["trained_on"] for row in rows):
-        stop("no iteration had a pair to train on: see dropped.jsonl and failures.jsonl in each iteration's folder", NOTHING)
+        stop("no iteration had a pair to train on: see dropped.jsonl and failures.jsonl in each iteration's folder", ExitCode.FAIL)
 
 
 def video_files(given: list[Path]) -> list[Path]:
@@ -204,7 +187,7 @@ def video_files(given: list[Path]) -> list[Path]:
 
     paths = [path for one in given for path in (find_videos(one) if one.is_dir() else [one])]
     if absent := next((path for path in paths if not path.exists()), None):
-        stop(f"{absent}: no such file", USAGE)
+        stop(f"{absent}: no such file", ExitCode.USAGE)
     return paths
 
 
@@ -234,7 +217,7 @@ def _read(path: Path) -> list[PreferencePair]:
     from savi.loop.preferences import import_pairs, read_pairs
 
     if not path.is_file():
-        stop(f"{path}: no such file", USAGE)
+        stop(f"{path}: no such file", ExitCode.USAGE)
     first = next(iter(read_jsonl(path)), {})
     return read_pairs(path) if "pair_id" in first or not first else import_pairs(path)
 
@@ -242,7 +225,7 @@ def _read(path: Path) -> list[PreferencePair]:
 def _refuse_finished(out: Path) -> None:
     """A trained model is never replaced in silence."""
     if (out / "model").exists():
-        stop(f"{out / 'model'}: is there already; take another --out, or delete it", USAGE)
+        stop(f"{out / 'model'}: is there already; take another --out, or delete it", ExitCode.USAGE)
 
 
 def _staged(told: Callable[[int, int], None]) -> Callable[[str, int, int], None]:

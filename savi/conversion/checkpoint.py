@@ -17,7 +17,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from savi.base.files import sha256_file, sha256_json, write_json_atomic
+from savi.base.digests import sha256_file, sha256_json
+from savi.base.files import write_json_atomic
+from savi.base.hub import is_internvl_chat
 from savi.conversion.config import ChatConfig, CheckpointError, NoRoomError, TargetError, native_config, read_config, read_json
 from savi.conversion.keys import HEAD_KEYS, UnknownKey, convert_tensor
 
@@ -34,12 +36,6 @@ _ABOUT_TEXT = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "vo
 
 Progress = Callable[[str, int, int], None]
 """Called with what has just been done, how many steps are done, and of how many."""
-
-
-def is_internvl_chat(path: str | Path) -> bool:
-    """Whether a folder holds an `internvl_chat` checkpoint, by its config.json."""
-    config = Path(path) / "config.json"
-    return config.is_file() and read_json(config).get("model_type") == "internvl_chat"
 
 
 def convert(src_dir: str | Path, dst_dir: str | Path, *, progress: Progress | None = None) -> Path:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from savi.base.errors import ExitCode, SaviError
 from savi.base.torchvision import fix_torchvision
 from savi.conversion.keys import Heads, LanguageModel
 
@@ -18,16 +19,22 @@ if TYPE_CHECKING:
     from transformers import InternVLConfig
 
 
-class CheckpointError(Exception):
+class CheckpointError(SaviError):
     """A checkpoint that cannot be read or converted: names the file, what is wrong and the mend."""
+
+    exit_code = ExitCode.BROKEN
 
 
 class TargetError(CheckpointError):
     """The folder to write to is taken by something else."""
 
+    exit_code = ExitCode.USAGE
+
 
 class NoRoomError(CheckpointError):
     """The disk is too small."""
+
+    exit_code = ExitCode.MACHINE
 
 
 class _Foreign(BaseModel):

@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from enum import IntEnum
 from pathlib import Path
 
+from savi.base.errors import ExitCode, SaviError
+
 
 class PieceType(IntEnum):
     NORMAL = 1
@@ -38,8 +40,10 @@ class SentencePieceModel:
     add_dummy_prefix: bool
 
 
-class SentencePieceError(ValueError):
+class SentencePieceError(SaviError, ValueError):
     """The file is no sentencepiece model."""
+
+    exit_code = ExitCode.BROKEN
 
 
 def read_sentencepiece(path: str | Path) -> SentencePieceModel:

@@ -13,6 +13,8 @@ from typing import Any, TypeVar
 
 import torch
 
+from savi.base.errors import SaviError
+
 T = TypeVar("T")
 R = TypeVar("R")
 
@@ -23,7 +25,7 @@ _SHARE = {"cuda": 0.85, "cpu": 0.4}
 """The share of free memory a batch may plan with: a CPU's memory belongs to others too."""
 
 
-class EngineMemoryError(MemoryError):
+class EngineMemoryError(SaviError, MemoryError):
     """One row alone does not fit: names the sizes and what to lower."""
 
 

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from savi.base.errors import ExitCode, SaviError
 from savi.base.torchvision import fix_torchvision
 from savi.families import Preprocessing
 
@@ -27,8 +28,10 @@ _SMALL = 100_000_000
 """Below this many parameters a float16 checkpoint is computed in float32 on any device: float16 was chosen for its file size."""
 
 
-class ModelError(ValueError):
+class ModelError(SaviError, ValueError):
     """A checkpoint that cannot be used: names the place, what is wrong, and the mend."""
+
+    exit_code = ExitCode.BROKEN
 
 
 def load_model(path: str | Path, *, device: str, dtype: str, attn_implementation: str | None) -> tuple[PreTrainedModel, torch.dtype]:

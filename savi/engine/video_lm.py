@@ -29,6 +29,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from savi.base.errors import ExitCode, SaviError
 from savi.engine.chat import ChatFormat
 from savi.engine.model_folder import ModelError, hash_in_memory, load_model, load_tokenizer, read_preprocessing, write_folder
 from savi.engine.sampling import GenerationSettings, uniforms
@@ -47,8 +48,10 @@ _TOKENS_PER_FORWARD = 16_384
 """Prefix tokens of several short videos that go through the language model together."""
 
 
-class ContextError(ValueError):
+class ContextError(SaviError, ValueError):
     """A prefix and prompt longer than the model's context: names both numbers and what to lower."""
+
+    exit_code = ExitCode.USAGE
 
 
 @dataclass(frozen=True)

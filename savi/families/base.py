@@ -26,6 +26,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from savi.base.errors import ExitCode, SaviError
+
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
@@ -96,8 +98,10 @@ class Preprocessing:
         return cls(raw=image, video_raw=video)
 
 
-class FamilyError(ValueError):
+class FamilyError(SaviError, ValueError):
     """A checkpoint, tokenizer or input this family cannot use: names what, and the mend."""
+
+    exit_code = ExitCode.USAGE
 
 
 class Family(ABC):

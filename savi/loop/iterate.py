@@ -16,7 +16,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from savi.base.files import FailureLog, sha256_file, sha256_json, write_json_atomic
+from savi.base.digests import sha256_file, sha256_json
+from savi.base.errors import ExitCode, SaviError
+from savi.base.files import FailureLog, write_json_atomic
 from savi.loop.preferences import PreferencePair, read_pairs, write_pairs
 from savi.loop.prompts import LETTERS, Question, Unreadable, choice, parse_question, question_shape, same_answer
 from savi.loop.propose import AlignCounts, AlignSettings, is_complete, propose, read_counts, read_unchanged
@@ -37,8 +39,10 @@ MODEL_FOLDER = "model"
 _MARK = re.compile(rf"(?<!\S)(\(?)([{LETTERS}])(?=[).:]*(?:\s|$))")
 
 
-class StageError(ValueError):
+class StageError(SaviError, ValueError):
     """A stage cannot be run or trusted: says which files stand in the way."""
+
+    exit_code = ExitCode.USAGE
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,9 @@ from typing import Any, Literal
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
-from savi.base.files import FileFormatError, read_jsonl, sha256_json, write_jsonl_atomic
+from savi.base.digests import sha256_json
+from savi.base.errors import FileFormatError
+from savi.base.files import read_jsonl, write_jsonl_atomic
 from savi.loop.prompts import Kind, prompt_set
 
 SCHEMA_VERSION = 1

@@ -16,7 +16,9 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from savi.base.files import FailureLog, JsonlWriter, read_jsonl, sha256_json
+from savi.base.digests import sha256_json
+from savi.base.errors import ExitCode, SaviError
+from savi.base.files import FailureLog, JsonlWriter, read_jsonl
 from savi.engine.sampling import GenerationSettings
 from savi.loop.preferences import PreferencePair, iter_rows, make_pair_id, read_pairs
 from savi.loop.prompts import (
@@ -46,8 +48,10 @@ STAGE = "propose"
 Parsed = TypeVar("Parsed")
 
 
-class ResumeError(ValueError):
+class ResumeError(SaviError, ValueError):
     """Files of another model, other settings or other videos stand where this run would go on: names what differs."""
+
+    exit_code = ExitCode.USAGE
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from savi.base.errors import ExitCode, SaviError
 from savi.loop.preferences import PreferencePair
 from savi.training.packing import PairTokens, VideoPrefix
 from savi.training.settings import DPOSettings
@@ -24,8 +25,10 @@ if TYPE_CHECKING:
     from savi.families.base import VideoFeatures
 
 
-class NoPairsError(ValueError):
+class NoPairsError(SaviError, ValueError):
     """There is nothing to train on: says how many pairs came in and why each was left out."""
+
+    exit_code = ExitCode.FAIL
 
 
 @dataclass(frozen=True)

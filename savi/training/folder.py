@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
-from savi.base.files import sha256_json, write_json_atomic, write_jsonl_atomic
+from savi.base.digests import sha256_json
+from savi.base.files import write_json_atomic, write_jsonl_atomic
 from savi.base.torchvision import fix_torchvision
 from savi.training.examples import Example
 from savi.training.settings import SPEED_ONLY, DPOSettings

@@ -17,14 +17,17 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from savi.base.errors import ExitCode, SaviError
 from savi.training.settings import DPOSettings, Sharding
 
 if TYPE_CHECKING:
     from savi.families import Family
 
 
-class ShardingError(ValueError):
+class ShardingError(SaviError, ValueError):
     """Sharded training cannot be had this way: says why, and what to do instead."""
+
+    exit_code = ExitCode.USAGE
 
 
 def trainer_options(settings: DPOSettings, model: nn.Module, family: Family) -> dict[str, Any]:

@@ -17,6 +17,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from savi.base.errors import ExitCode, SaviError
+
 TREE_ATTENTION = "savi_tree"
 """The name this attention is registered under (`model.set_attn_implementation`)."""
 
@@ -25,8 +27,10 @@ SPLIT_FROM = 512
 at 8k tokens. Below it, one call with the whole mask is faster."""
 
 
-class MaskDroppedError(RuntimeError):
+class MaskDroppedError(SaviError, RuntimeError):
     """A packed batch met an attention implementation that would not apply its mask, or whose layers never asked for it."""
+
+    exit_code = ExitCode.USAGE
 
 
 class Uses:

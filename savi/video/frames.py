@@ -20,6 +20,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from savi.base.errors import ExitCode, SaviError
 from savi.video.containers import inspect
 
 Decoder = Literal["decord", "pyav"]
@@ -34,12 +35,13 @@ _NOT_VIDEO_FORMATS = ("tty", "image2", "_pipe")
 """FFmpeg opens texts (as ANSI art) and pictures as one-frame videos."""
 
 
-class VideoError(Exception):
+class VideoError(SaviError):
     """A file that gives no frames: `path`, a `reason` in words, and its `kind` for counting."""
 
     def __init__(self, path: str | Path, reason: str, kind: VideoErrorKind) -> None:
         super().__init__(str(path), reason, kind)
         self.path, self.reason, self.kind = str(path), reason, kind
+        self.exit_code = ExitCode.USAGE if kind == "missing" else ExitCode.BROKEN
 
     def __str__(self) -> str:
         return f"{self.path}: {self.reason}"

@@ -15,8 +15,7 @@ from pathlib import Path
 
 from benchmarks.catalog import CATALOG
 from harness.gate.gate import gate_runs
-from harness.gate.integrity import prompts_fingerprint
-from harness.records import Evaluation, Provenance, QuestionRecord, Score, read_evaluations, write_evaluation
+from harness.records import Evaluation, Provenance, QuestionRecord, Score, prompts_fingerprint, read_evaluations, write_evaluation
 
 SMALL = {"tempcompass": 60, "perceptiontest": 40, "nextqa": 40, "mvbench": 80, "egoschema": 40, "longvideobench": 40}
 MICRO = {"tempcompass": 300, "perceptiontest": 260, "nextqa": 240, "mvbench": 320, "egoschema": 200, "longvideobench": 220}

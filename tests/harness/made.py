@@ -7,8 +7,8 @@ from dataclasses import replace
 
 import numpy as np
 
-from harness.gate.integrity import prompts_fingerprint, task_mean_pct
-from harness.records import Evaluation, Provenance, QuestionRecord, Score, records_sha256
+from harness.gate.integrity import task_mean_pct
+from harness.records import Evaluation, Provenance, QuestionRecord, Score, prompts_fingerprint, records_sha256
 
 LETTERS = "ABCD"
 

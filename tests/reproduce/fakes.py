@@ -8,10 +8,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from benchmarks.catalog import select
-from harness.records import Evaluation, Provenance, QuestionRecord, Score, records_sha256, write_evaluation, write_text_atomic
-from harness.scoring import prompts_fingerprint
+from harness.records import Evaluation, Provenance, QuestionRecord, Score, prompts_fingerprint, records_sha256, write_evaluation
 from reproduce.stages import Progress
 from reproduce.work import Experiment, RealWork, read_evaluations, score_line
+from savi.base.files import write_text_atomic
 
 N, PER_VIDEO = 40, 4
 

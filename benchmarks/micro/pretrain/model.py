@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from benchmarks.micro.pretrain.wording import BOS, EOS, IMG, PAD, vocabulary, write_tokenizer
 from benchmarks.micro.world.world import FRAMES, SIZE
+from savi.base.files import write_text_atomic
 
 if TYPE_CHECKING:
     import numpy as np
@@ -133,6 +134,4 @@ def save_checkpoint(model: InternVLForConditionalGeneration, folder: Path, facts
     half = copy.deepcopy(model).to(torch.float16)
     half.save_pretrained(folder)
     write_tokenizer(folder, SIZE, TOKENS_PER_FRAME)
-    tmp = folder / ".training.json"
-    tmp.write_text(json.dumps(facts, indent=1) + "\n")
-    tmp.replace(folder / "training.json")
+    write_text_atomic(folder / "training.json", json.dumps(facts, indent=1) + "\n")

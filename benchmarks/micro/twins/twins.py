@@ -9,10 +9,8 @@ folder, made from other scenes.
 
 from __future__ import annotations
 
-import hashlib
 import inspect
 import json
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +23,8 @@ from benchmarks.micro.twins import drawing
 from benchmarks.micro.world import questions, videos, world
 from benchmarks.micro.world.videos import write_mp4
 from benchmarks.micro.world.world import render
+from savi.base.digests import sha256_bytes, sha256_file
+from savi.base.files import write_bytes_atomic
 
 SIZES: tuple[TwinSize, ...] = get_args(TwinSize)
 SCHEMA = 2
@@ -70,8 +70,8 @@ def _write_arrow(hf_home: Path, b: Benchmark, config: str, rows: list[dict[str, 
     }  # fmt: skip
     folder = arrow_folder(hf_home, b, config) / "0.0.0" / revision
     arrow, described_by = folder / f"{snake}-{b.split}.arrow", folder / "dataset_info.json"
-    _write_bytes(arrow, data)
-    _write_bytes(described_by, json.dumps(info).encode())
+    write_bytes_atomic(arrow, data)
+    write_bytes_atomic(described_by, json.dumps(info).encode())
     return [arrow, described_by]
 
 
@@ -82,13 +82,6 @@ def _feature(value: object) -> Mapping[str, Any]:
     return {"dtype": {str: "string", int: "int64", float: "float64"}[type(value)], "_type": "Value"}
 
 
-def _write_bytes(path: Path, data: bytes) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    tmp = path.with_name(f".{path.name}.{os.getpid()}")
-    tmp.write_bytes(data)
-    tmp.replace(path)
-
-
 def _remove(path: Path) -> None:
     """Delete a file, and its folder where nothing else is in it: `datasets` takes the folder changed last, empty or not."""
     path.unlink(missing_ok=True)
@@ -96,15 +89,11 @@ def _remove(path: Path) -> None:
         path.parent.rmdir()
 
 
-def _sha(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()
-
-
 def _code(names: Sequence[str]) -> str:
     """What the twins are made by: a change of world, drawing, layout or a benchmark's file makes them again."""
     files = [m.__file__ for m in (world, questions, videos, drawing)] + [__file__]
     files += [inspect.getfile(type(CATALOG[name])) for name in names]
-    return hashlib.sha256(b"".join(Path(str(f)).read_bytes() for f in files)).hexdigest()
+    return sha256_bytes(b"".join(Path(str(f)).read_bytes() for f in files))
 
 
 def check_twins(hf_home: Path, *, deep: bool = False) -> list[str]:
@@ -118,7 +107,7 @@ def check_twins(hf_home: Path, *, deep: bool = False) -> list[str]:
     out = []
     for name, (size, sha) in stamp["files"].items():
         path = hf_home / name
-        if not path.is_file() or path.stat().st_size != size or (deep and _sha(path) != sha):
+        if not path.is_file() or path.stat().st_size != size or (deep and sha256_file(path) != sha):
             out.append(name)
     return out
 
@@ -148,30 +137,30 @@ def build_twins(hf_home: Path, *, seed: int, size: TwinSize = "micro", benchmark
         return TwinSet(hf_home, seed, size, stamp["n"], stamp["videos"], stamp["fingerprint"])
     kept = stamp["files"] if stamp is not None and stamp.get("code") == _code(there) and stamp.get("seed") == seed else {}
     hf_home.mkdir(parents=True, exist_ok=True)
-    _write_bytes(hf_home / _MARK, b"this folder is the twins' own\n")
+    write_bytes_atomic(hf_home / _MARK, b"this folder is the twins' own\n")
     (hf_home / TWINS_STAMP).unlink(missing_ok=True)
     files: dict[str, list[Any]] = {}
     n: dict[str, int] = {}
     count: dict[str, int] = {}
     tasks: dict[str, dict[str, int]] = {}
     for b in wanted:
-        revision = hashlib.sha256(json.dumps({**made, "code": _code([b.name])}).encode()).hexdigest()[:40]
+        revision = sha256_bytes(json.dumps({**made, "code": _code([b.name])}).encode())[:40]
         twin = b.twin(seed, b.twin_questions[size])
         used = {b.video_name(t, doc) for t, c in zip(b.tasks, b.configs, strict=True) for doc in twin.rows[c]}
         for video in sorted(used):
             name = f"{b.video_folder}/{video}"
             path = hf_home / name
-            if not (name in kept and path.is_file() and _sha(path) == kept[name][1]):
+            if not (name in kept and path.is_file() and sha256_file(path) == kept[name][1]):
                 write_mp4(path, render(twin.scenes[video]))
-            files[name] = [path.stat().st_size, _sha(path)]
+            files[name] = [path.stat().st_size, sha256_file(path)]
         for config, rows in twin.rows.items():
             for path in _write_arrow(hf_home, b, config, rows, revision):
-                files[path.relative_to(hf_home).as_posix()] = [path.stat().st_size, _sha(path)]
+                files[path.relative_to(hf_home).as_posix()] = [path.stat().st_size, sha256_file(path)]
         tasks[b.name] = {t: len(twin.rows[c]) for t, c in zip(b.tasks, b.configs, strict=True)}
         n[b.name], count[b.name] = sum(tasks[b.name].values()), len(used)
     for name in set(stamp["files"] if stamp else {}) - set(files):
         _remove(hf_home / name)
-    fingerprint = hashlib.sha256("".join(f"{k} {v[1]}\n" for k, v in sorted(files.items())).encode()).hexdigest()
+    fingerprint = sha256_bytes("".join(f"{k} {v[1]}\n" for k, v in sorted(files.items())).encode())
     out = {**made, "n": n, "videos": count, "tasks": tasks, "fingerprint": fingerprint, "files": files}
-    _write_bytes(hf_home / TWINS_STAMP, json.dumps(out).encode())
+    write_bytes_atomic(hf_home / TWINS_STAMP, json.dumps(out).encode())
     return TwinSet(hf_home, seed, size, n, count, fingerprint)

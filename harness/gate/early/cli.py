@@ -71,9 +71,9 @@ def check(
     from benchmarks.data.layout import DatasetError
     from harness.gate.early.ask import VideoAsker
     from harness.gate.early.check import check as check_runs
-    from harness.records import write_text_atomic
     from harness.run.journal import JournalError
     from harness.run.offline import InfrastructureError
+    from savi.base.files import write_text_atomic
 
     console = Console(stderr=True, highlight=False)
 

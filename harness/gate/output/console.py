@@ -16,7 +16,7 @@ from benchmarks.catalog import CATALOG
 from harness.gate.decision import QUESTION_TEXT, GateResult, GateUsageError
 from harness.gate.output import ci
 from harness.gate.output.ci import junit_error, plain
-from harness.records import write_text_atomic
+from savi.base.files import write_text_atomic
 
 Candidate = Annotated[Path, typer.Argument(help="Run folder, evaluation folder or reference file of the candidate.", show_default=False)]
 Against = Annotated[str, typer.Option(help="What to compare with: `paper`, a run folder, a reference file, a published-scores file.")]

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 from harness.gate.simulation.simulate import Rate, Simulation
-from harness.records import write_text_atomic
+from savi.base.files import write_text_atomic
 
 NAME = "gate_simulation"
 

@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-USAGE, INTEGRITY = 2, 4
+from savi.base.errors import ExitCode
 
 
 class FormatChoice(StrEnum):
@@ -58,9 +58,9 @@ def leaderboard_command(
     """Rank models; those that cannot be told apart share a rank, and scales are never mixed."""
     from benchmarks.catalog import UnknownBenchmarkError, select
     from harness.escape import visible
-    from harness.records import write_text_atomic
     from harness.tables.leaderboard.ranking import leaderboard, render
     from harness.tables.leaderboard.read import LeaderboardError, discover
+    from savi.base.files import write_text_atomic
 
     def say(text: str) -> None:
         typer.echo(f"leaderboard: {visible(text, 2000)}", err=True)
@@ -72,12 +72,12 @@ def leaderboard_command(
         )
     except (LeaderboardError, UnknownBenchmarkError) as e:
         say(str(e))
-        raise typer.Exit(USAGE) from e
+        raise typer.Exit(ExitCode.USAGE) from e
     for problem in found.problems:
         say(problem)
     if found.problems and not (keep_going and found.entries):
         say("nothing was ranked; mend or remove the above, or leave it out with --keep-going")
-        raise typer.Exit(INTEGRITY)
+        raise typer.Exit(ExitCode.BROKEN)
     tables = leaderboard(found.entries, rule=rule.value, alpha=alpha, benchmarks=names)
     text = render(tables, "json" if as_json else fmt.value)
     if out is None:
@@ -87,7 +87,7 @@ def leaderboard_command(
             write_text_atomic(out, text)
         except OSError as e:
             say(f"{out}: cannot be written: {e.strerror or e}")
-            raise typer.Exit(USAGE) from e
+            raise typer.Exit(ExitCode.USAGE) from e
         typer.echo(f"{len(tables)} table(s), {len(found.entries)} models: {visible(str(out))}")
     if found.problems:
-        raise typer.Exit(INTEGRITY)
+        raise typer.Exit(ExitCode.BROKEN)

@@ -22,6 +22,7 @@ from harness.gate.integrity import edited
 from harness.records import QUESTIONS_FILE, SCORE_FILE, Evaluation, RecordError, read_records, read_score
 from harness.tables.published import MANIFEST_FILE, Published, PublishedError, load_published
 from harness.tables.table import ScoreRule
+from savi.base.errors import ExitCode, SaviError
 
 UNSTATED = "unstated"
 """Scale of a stock result folder, which does not say it, unless the caller does."""
@@ -35,8 +36,10 @@ Kind = Literal["run", "lmms-eval", "published"]
 Key = tuple[str, int]
 
 
-class LeaderboardError(ValueError):
+class LeaderboardError(SaviError, ValueError):
     """Something that may not enter: names the file and what is wrong. `usage` where the caller asked for what is not there."""
+
+    exit_code = ExitCode.USAGE
 
     def __init__(self, message: str, *, usage: bool = False) -> None:
         super().__init__(message)

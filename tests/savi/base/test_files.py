@@ -15,14 +15,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from savi.base import files
+from savi.base.digests import sha256_file, sha256_json
 from savi.base.files import (
     Failure,
     FailureLog,
     FileFormatError,
     JsonlWriter,
     read_jsonl,
-    sha256_file,
-    sha256_json,
     write_bytes_atomic,
     write_json_atomic,
     write_jsonl_atomic,

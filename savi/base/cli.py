@@ -1,0 +1,176 @@
+"""What the command lines of all four packages share: errors as one line with an exit code, stop signals, clocks, JSON, progress bars."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import FrameType
+from typing import Any, NoReturn
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from savi.base.errors import ExitCode, SaviError
+
+KEPT = "what is finished is kept; run the same command to go on"
+_SIGNALS = {signal.SIGINT: ExitCode.INTERRUPTED, signal.SIGTERM: ExitCode.TERMINATED}
+
+
+class Stopped(BaseException):
+    """A signal asked this process to end; not an Exception, so that no handler on the way takes it for a failure of its work."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(number)
+        self.exit_code = _SIGNALS[signal.Signals(number)]
+
+
+def stop(message: object, code: int) -> NoReturn:
+    """End the command: one line on stderr, no traceback."""
+    typer.echo(f"error: {message}", err=True)
+    raise typer.Exit(int(code))
+
+
+def tell(sentence: str) -> None:
+    """Say something on stderr."""
+    typer.echo(sentence, err=True)
+
+
+def print_json(value: Any) -> None:
+    """The `--json` output of a command, on stdout."""
+    typer.echo(json.dumps(value, indent=1, ensure_ascii=False))
+
+
+def run_app(app: typer.Typer, prog_name: str) -> NoReturn:
+    """Run a command line; SIGINT and SIGTERM end it with 130 and 143 and one line, whatever it was doing."""
+    with stop_signals():
+        try:
+            app(prog_name=prog_name)
+        except Stopped as stopped:
+            typer.echo("stopped", err=True)
+            sys.exit(int(stopped.exit_code))
+    sys.exit(0)
+
+
+@contextmanager
+def stop_signals() -> Iterator[None]:
+    """SIGINT and SIGTERM raise `Stopped` in this process; one that was ignored when it started stays ignored."""
+    owner, before = os.getpid(), {number: signal.getsignal(number) for number in _SIGNALS}
+
+    def on_signal(number: int, frame: FrameType | None) -> None:
+        if os.getpid() == owner:
+            raise Stopped(number)
+        signal.signal(number, signal.SIG_DFL)  # a forked helper process dies as if nothing had been set
+        os.kill(os.getpid(), number)
+
+    for number, handler in before.items():
+        if handler is not signal.SIG_IGN:
+            signal.signal(number, on_signal)
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+@contextmanager
+def errors(*, kept: str = "", on_stop: Callable[[str, int], None] | None = None) -> Iterator[None]:
+    """Known errors become one line on stderr and an exit code; an unknown one is a bug and keeps its traceback.
+
+    `kept` is what a stopped command says about its work so far (`KEPT` for a command that goes on when it is run again).
+    `on_stop` is called with the message and the code before the command ends.
+    """
+    try:
+        yield
+    except typer.Exit:
+        raise
+    except (Stopped, KeyboardInterrupt) as stopped:
+        message, code = describe_stop(stopped, kept)
+    except Exception as error:
+        known = describe_error(error)
+        if known is None:
+            raise
+        message, code = known
+    else:
+        return
+    if on_stop is not None:
+        on_stop(message, int(code))
+    stop(message, code)
+
+
+@contextmanager
+def usage() -> Iterator[None]:
+    """Settings that refuse a value say so; that is the user's to correct."""
+    try:
+        yield
+    except SaviError:
+        raise
+    except ValueError as error:
+        stop(error, ExitCode.USAGE)
+
+
+def describe_stop(stopped: Stopped | KeyboardInterrupt, kept: str) -> tuple[str, ExitCode]:
+    """One line and the exit code of a command that was asked to end."""
+    code = stopped.exit_code if isinstance(stopped, Stopped) else ExitCode.INTERRUPTED
+    name = "interrupted" if code == ExitCode.INTERRUPTED else "terminated"
+    return f"{name}; {kept}" if kept else name, code
+
+
+def describe_error(error: BaseException) -> tuple[str, ExitCode] | None:
+    """One line and the exit code of a known error; None for one that only its traceback explains."""
+    if isinstance(error, SaviError):
+        return str(error), error.exit_code
+    if full := _full_disk(error):
+        return full, ExitCode.MACHINE
+    if isinstance(error, ModuleNotFoundError):
+        return f"{error} (a package is missing: install the project with pip install -e .)", ExitCode.MACHINE
+    if isinstance(error, OSError):
+        return f"{error.filename}: {error.strerror}" if error.filename and error.strerror else str(error), ExitCode.MACHINE
+    torch = sys.modules.get("torch")  # its errors can only have been raised where it was imported
+    if torch is not None and isinstance(error, torch.OutOfMemoryError | torch.AcceleratorError):
+        return str(error), ExitCode.MACHINE
+    return None
+
+
+def _full_disk(error: BaseException) -> str | None:
+    """What to say where no room, or no quota, was left: as Python, safetensors and torch's archive writer report it."""
+    where = getattr(error, "filename", None)
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, OSError) and cause.errno in (errno.ENOSPC, errno.EDQUOT):
+            return f"{cause.filename or where or 'the disk'}: no room left; free some and run the same command to go on"
+        if "No space left on device" in str(cause) or "PytorchStreamWriter failed writing" in str(cause):
+            return f"no room left on the disk ({cause}); free some and run the same command to go on"
+        cause = cause.__cause__ or cause.__context__
+    return None
+
+
+class Clock:
+    """Seconds of each step, in order."""
+
+    def __init__(self) -> None:
+        self.laps: dict[str, float] = {}
+        self._last = time.perf_counter()
+
+    def lap(self, name: str) -> None:
+        """End the step `name`."""
+        now = time.perf_counter()
+        self.laps[name] = round(now - self._last, 4)
+        self._last = now
+
+
+@contextmanager
+def bar(what: str) -> Iterator[Any]:
+    """A progress bar on stderr, on a terminal only; gives a function to call with (done, total)."""
+    console = Console(stderr=True)
+    columns = (TextColumn(escape(what)), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console, disable=not console.is_terminal, transient=True) as progress:
+        task = progress.add_task(what, total=None)
+        yield lambda done, total: progress.update(task, completed=done, total=total)

@@ -1,0 +1,41 @@
+"""The exit codes of all commands, and the base class of the errors that users see: an error knows its own exit code."""
+
+from __future__ import annotations
+
+from enum import IntEnum
+
+
+class ExitCode(IntEnum):
+    """What every command of the four packages ends with."""
+
+    DONE = 0
+    """Done; of the gate: pass."""
+    FAIL = 1
+    """The gate's "fail", or done but no output was produced."""
+    USAGE = 2
+    """Wrong use, or something named on the command line does not exist."""
+    INCONCLUSIVE = 3
+    BROKEN = 4
+    """A file is broken, or scores are not comparable."""
+    MACHINE = 5
+    """Something is missing or broke: no network, no room on disk, a package, a device, a data set, a lock held by another process."""
+    INTERRUPTED = 130
+    TERMINATED = 143
+
+
+class SaviError(Exception):
+    """Something that a user can act on: one line that names the thing, the place and the fix. Commands print it and end with its code."""
+
+    exit_code: ExitCode = ExitCode.MACHINE
+
+
+class UsageError(SaviError, ValueError):
+    """What was asked for cannot be done as asked."""
+
+    exit_code = ExitCode.USAGE
+
+
+class FileFormatError(SaviError, ValueError):
+    """A file that is not what it should be: names the file, the line and what is wrong with it."""
+
+    exit_code = ExitCode.BROKEN
