@@ -190,7 +190,8 @@ class RealWork:
     def propose(self, x: Experiment, t: int, progress: Progress, failures: Path) -> str:
         """Ask, answer, criticise, revise: preference pairs of iteration t by the model of t - 1."""
         from savi.base.files import FailureLog
-        from savi.loop.propose import propose, read_counts
+        from savi.loop.journal import read_counts
+        from savi.loop.propose import propose
 
         out = x.run.iteration(t) / "pairs.jsonl"
         lm = self._model(x.model(t - 1))
@@ -209,19 +210,18 @@ class RealWork:
     def train(self, x: Experiment, t: int, progress: Progress, failures: Path) -> str:
         """Train on the pairs (or on what the control makes of them); the result is the plain checkpoint iter-t/model."""
         from savi.base.files import FailureLog
-        from savi.loop.iterate import run_iteration
+        from savi.loop.iterate import Base, train_stage
 
         self._loaded = None
         gc.collect()
-        result = run_iteration(
-            x.model(t - 1),
-            self._videos(x, t),
+        result, _ = train_stage(
+            Base(x.model(t - 1)),
             x.run.iteration(t),
-            align_settings(x.scale, t),
             dpo_settings(x.scale, t),
             x.scale.training.control.value,
+            seed=align_settings(x.scale, t).seed,
             failures=FailureLog(failures),
-            progress=lambda stage, done, total: progress(done, total) if stage == "train" else None,
+            progress=progress,
         )
         if not result.trained:
             return "no pair to train on: the model stays as it is"

@@ -101,7 +101,8 @@ def pairs(
     """
     with errors(kept=KEPT):
         from savi.base.files import FailureLog
-        from savi.loop.propose import AlignSettings, propose, read_counts
+        from savi.loop.journal import read_counts
+        from savi.loop.propose import AlignSettings, propose
 
         with usage():
             settings = AlignSettings(num_frames=num_frames, questions_per_kind=questions_per_kind, prompts=prompts, seed=seed)

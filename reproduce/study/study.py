@@ -103,8 +103,8 @@ def gather(plan: Plan) -> list[dict[str, Any]]:
 
 def _gather_run(run: Path, seed: int, control: str) -> dict[str, Any]:
     from benchmarks.micro.analysis import judge_pairs
+    from savi.loop.journal import read_unchanged
     from savi.loop.preferences import read_pairs
-    from savi.loop.propose import read_unchanged
 
     stages, pairs = [], []
     t = 0

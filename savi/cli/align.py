@@ -169,12 +169,13 @@ def align(
         for t in range(1, iterations + 1):
             with bar(f"iteration {t}") as told:
                 done = run_iteration(now, sorted(paths[t - 1 :: iterations]), out / f"iter-{t}", settings, dpo, progress=_staged(told))
-            row = {"iteration": t, **asdict(done.counts), "trained_on": done.pairs_used, "steps": done.steps, "model": str(done.model)}
+            made = done.training
+            row = {"iteration": t, **asdict(done.counts), "trained_on": made.pairs_used, "steps": made.steps, "model": str(made.model)}
             rows.append(row)
             if not as_json:
-                trained = f"{done.steps} steps on {done.pairs_used} pairs" if done.trained else "no pair to train on, model unchanged"
-                typer.echo(f"iteration {t}: {done.counts.line()}; {trained} -> {done.model}")
-            now = done.model
+                trained = f"{made.steps} steps on {made.pairs_used} pairs" if made.trained else "no pair to train on, model unchanged"
+                typer.echo(f"iteration {t}: {done.counts.line()}; {trained} -> {made.model}")
+            now = made.model
     if as_json:
         print_json({"iterations": rows})
     if not any(row["trained_on"] for row in rows):

@@ -7,7 +7,7 @@ module knows no model; videos are only named.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -55,7 +55,7 @@ class PreferencePair:
             ValueError: a prompt set of that name is not known.
         """
         name = self.meta.get("prompts")
-        return self.question if name is None else prompt_set(str(name)).fill("answer", question=self.question)
+        return self.question if name is None else prompt_set(str(name)).fill("answer", self.kind, question=self.question)
 
 
 _ADAPTER = TypeAdapter(PreferencePair)
@@ -182,8 +182,3 @@ def import_pairs(path: str | Path) -> list[PreferencePair]:
     """
     folder = Path(path).parent
     return [from_exchange(row, folder, f"{path}:{number}", number) for number, row in enumerate(read_jsonl(path), start=1)]
-
-
-def iter_rows(pairs: Iterable[PreferencePair], folder: str | Path) -> Iterator[dict[str, Any]]:
-    """The rows of pairs, for a writer that appends."""
-    return (pair_row(pair, folder) for pair in pairs)

@@ -14,6 +14,8 @@ from pydantic import BaseModel, ConfigDict, model_validator
 
 Kind = Literal["spatial", "temporal"]
 KINDS: tuple[Kind, ...] = ("spatial", "temporal")
+Step = Literal["ask", "answer", "critique", "revise"]
+STEPS: tuple[Step, ...] = ("ask", "answer", "critique", "revise")
 
 LETTERS = "ABCDEFGH"
 """Option letters that are looked for; more than eight options are not asked by any benchmark here."""
@@ -46,7 +48,7 @@ class Question:
 
 
 class PromptSet(BaseModel):
-    """The templates of one way of asking. Fields in braces: {question}, {answer}, {critique}.
+    """The templates of one way of asking; asking and critique have one for each kind. Fields in braces: {question}, {answer}, {critique}.
 
     Raises:
         ValueError: a template names a field its step does not have, or lacks one that it needs.
@@ -58,7 +60,8 @@ class PromptSet(BaseModel):
     ask_spatial: str
     ask_temporal: str
     answer: str
-    critique: str
+    critique_spatial: str
+    critique_temporal: str
     revise: str
     source: str
 
@@ -68,7 +71,8 @@ class PromptSet(BaseModel):
             "ask_spatial": set(),
             "ask_temporal": set(),
             "answer": {"question"},
-            "critique": {"question", "answer"},
+            "critique_spatial": {"question", "answer"},
+            "critique_temporal": {"question", "answer"},
             "revise": {"question", "answer", "critique"},
         }
         for step, fields in needed.items():
@@ -77,13 +81,9 @@ class PromptSet(BaseModel):
                 raise ValueError(f"prompts {self.name!r}, {step}: has the fields {sorted(found)}, needs exactly {sorted(fields)}")
         return self
 
-    def ask(self, kind: Kind) -> str:
-        """The prompt that makes the model pose a question of a kind."""
-        return self.ask_spatial if kind == "spatial" else self.ask_temporal
-
-    def fill(self, step: Literal["answer", "critique", "revise"], **fields: str) -> str:
-        """A step's prompt. Replies are put in as they are: braces inside them are text, not fields."""
-        template: str = getattr(self, step)
+    def fill(self, step: Step, kind: Kind, **fields: str) -> str:
+        """A step's prompt for a kind of question. Replies are put in as they are: braces inside them are text, not fields."""
+        template: str = getattr(self, f"{step}_{kind}" if step in ("ask", "critique") else step)
         return re.sub(r"\{(\w+)\}", lambda match: fields[match.group(1)], template)
 
 
@@ -101,26 +101,33 @@ PROMPTS: dict[str, PromptSet] = {
             "happens before or after something, how something moves or changes, what causes what. The answer must be visible in the video. "
             "A single frame must not be enough to answer it. Reply with the question alone, ending in a question mark."
         ),
-        answer="{question}\nAnswer the question from what the video shows, in one or two sentences.",
-        critique=(
+        answer="{question}\nAnswer the question from what the video shows, in one sentence.",
+        critique_spatial=(
             "Here is a question about the video and a proposed answer to it.\nQuestion: {question}\nProposed answer: {answer}\n"
-            "Check the proposed answer against the video. First write down what the video shows about this question: the objects and where "
-            "they are, and the events in the order in which they happen. Then say which statements of the proposed answer agree with that, "
+            "Check the proposed answer against the video, for what it says about space. First write down which objects and people "
+            "this question is about, where each is, and how they look. Then say which statements of the proposed answer agree with that, "
             "which contradict it, and what is missing or made up."
+        ),
+        critique_temporal=(
+            "Here is a question about the video and a proposed answer to it.\nQuestion: {question}\nProposed answer: {answer}\n"
+            "Check the proposed answer against the video, for what it says about time. First write down the events that this question is "
+            "about, in the order in which they happen, and what changes or moves in each. Then say which statements of the proposed answer "
+            "agree with that, which contradict it, and what is missing or made up."
         ),
         revise=(
             "Here is a question about the video, a proposed answer and a critique of it.\nQuestion: {question}\nProposed answer: {answer}\n"
-            "Critique: {critique}\nWrite the answer anew so that it agrees with the video and mends every error the critique found. Keep "
-            "what was right, as short as the proposed answer. Reply with the answer alone."
+            "Critique: {critique}\nWrite the answer anew, in one sentence, so that it agrees with the video and corrects every error the "
+            "critique found. Keep what was right. Reply with the answer alone."
         ),
-        source="ours (the paper's wording is not in the released material)",
+        source="ours (the paper's wording is not released; its figure has spatial and temporal critiques and one-sentence answers)",
     ),
     "micro": PromptSet(
         name="micro",
         ask_spatial="ask spatial",
         ask_temporal="ask temporal",
         answer="{question}",
-        critique="{question} answer {answer} critique",
+        critique_spatial="{question} answer {answer} critique",
+        critique_temporal="{question} answer {answer} critique",
         revise="{question} answer {answer} critique {critique} revise",
         source="ours (the micro model's own vocabulary)",
     ),
@@ -227,11 +234,6 @@ def parse_critique(text: str) -> str | Unreadable:
     """Read a critique: any reply with a word in it. Its verdict is not read: a model's own "right" or "wrong" proved worth nothing."""
     critique = text.strip()
     return critique if re.search(r"\w", critique) else Unreadable("empty")
-
-
-def parse_revision(text: str, question: Question | None = None) -> str | Unreadable:
-    """Read a revised answer, by the rules of `parse_answer`."""
-    return parse_answer(text, question)
 
 
 def same_answer(one: str, other: str) -> bool:

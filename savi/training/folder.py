@@ -107,9 +107,19 @@ def last_checkpoint(folder: Path, sharding: Sharding, *, tidy: bool) -> str | No
 
 
 def save(lm: VideoLM, folder: Path, state: Mapping[str, Tensor] | None = None) -> None:
-    """Write the checkpoint beside its place first, so that a folder of that name is always whole. `state`: as in `save_pretrained`."""
-    partial = folder.with_name(folder.name + ".partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    lm.save_pretrained(partial, state=state)
-    shutil.rmtree(folder, ignore_errors=True)
+    """Write the checkpoint. `state`: as in `save_pretrained`."""
+    put_in_place(folder, lambda partial: lm.save_pretrained(partial, state=state))
+
+
+def put_in_place(folder: Path, write: Callable[[Path], object]) -> Path:
+    """Have `write` fill a folder beside its place and move it there, so that a folder of that name is always whole; what stood there is
+    removed only then."""
+    partial, old = folder.with_name(folder.name + ".partial"), folder.with_name(folder.name + ".old")
+    for left in (partial, old):
+        shutil.rmtree(left, ignore_errors=True)
+    write(partial)
+    if folder.exists():
+        folder.rename(old)
     partial.rename(folder)
+    shutil.rmtree(old, ignore_errors=True)
+    return folder

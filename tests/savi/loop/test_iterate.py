@@ -1,4 +1,4 @@
-"""One iteration from checkpoint to checkpoint, and the controls."""
+"""One iteration from checkpoint to checkpoint."""
 
 from __future__ import annotations
 
@@ -6,20 +6,20 @@ import json
 import signal
 import subprocess
 import sys
-from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from savi.base.files import FailureLog
 from savi.engine.sampling import GenerationSettings
 from savi.engine.video_lm import VideoLM
-from savi.loop.iterate import IterationResult, StageError, run_iteration, transform_pairs
-from savi.loop.preferences import PreferencePair, read_pairs, write_pairs
-from savi.loop.prompts import Question, choice, parse_question, same_answer
-from savi.loop.propose import AlignSettings, ResumeError, journal_path, propose, read_unchanged
+from savi.loop.iterate import Base, IterationResult, StageError, run_iteration, train_stage
+from savi.loop.journal import ResumeError, journal_path
+from savi.loop.preferences import read_pairs, write_pairs
+from savi.loop.propose import AlignSettings, propose
 from savi.training.settings import DPOSettings
-from tests.savi.scripted import FRAMES, ScriptedLM, micro_reply, random_pairs, write_clips
+from tests.savi.scripted import FRAMES, random_pairs, write_clips
 from tests.savi.tiny import tiny_checkpoint
 
 ROOT = Path(__file__).parents[3]
@@ -31,111 +31,6 @@ DPO = DPOSettings(learning_rate=1e-3, epochs=2, pairs_per_step=4, logging_steps=
 @pytest.fixture(scope="module")
 def clips(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     return write_clips(tmp_path_factory.mktemp("clips"), 12)
-
-
-@pytest.fixture(scope="module")
-def made(clips: list[Path], tmp_path_factory: pytest.TempPathFactory) -> tuple[list[PreferencePair], list[PreferencePair]]:
-    """Pairs and unchanged questions of a scripted micro model."""
-    folder = tmp_path_factory.mktemp("made")
-    settings = replace(ALIGN, questions_per_kind=3)
-    pairs = list(propose(ScriptedLM(micro_reply), clips, settings, out=folder / "pairs.jsonl"))  # type: ignore[arg-type]
-    return pairs, read_unchanged(folder / "dropped.jsonl")
-
-
-# controls
-
-
-def question_of(pair: PreferencePair) -> Question:
-    question = parse_question(pair.question)
-    assert isinstance(question, Question)
-    return question
-
-
-def test_none_and_sft_leave_the_pairs_alone(made: tuple[list[PreferencePair], list[PreferencePair]]) -> None:
-    assert transform_pairs(made[0], "none") == made[0]
-    assert transform_pairs(made[0], "sft") == made[0]
-    with pytest.raises(ValueError, match="there are none, reversed, blind, sft"):
-        transform_pairs(made[0], "shuffled")  # type: ignore[arg-type]
-
-
-def test_reversed(made: tuple[list[PreferencePair], list[PreferencePair]]) -> None:
-    for before, after in zip(made[0], transform_pairs(made[0], "reversed"), strict=True):
-        assert (after.chosen, after.rejected) == (before.rejected, before.chosen)
-        assert (after.pair_id, after.question, after.initial, after.critique) == (
-            before.pair_id,
-            before.question,
-            before.initial,
-            before.critique,
-        )
-        assert after.meta["control"] == "reversed"
-
-
-def test_blind_pairs_are_answers_but_not_the_critiques(made: tuple[list[PreferencePair], list[PreferencePair]]) -> None:
-    pairs, unchanged = made
-    blind = transform_pairs(pairs, "blind", seed=1, unchanged=unchanged)
-    assert len(blind) == len(pairs) > 20
-    assert len({pair.pair_id for pair in blind}) == len(blind)
-    for pair in blind:
-        question = question_of(pair)
-        assert pair.rejected == pair.initial
-        assert not same_answer(pair.chosen, pair.rejected)
-        if question.options:
-            assert choice(pair.chosen, question) in set(question.letters) - {choice(pair.initial, question)}
-        else:
-            assert pair.chosen in {"yes", "no"}
-    drawn = {pair.pair_id for pair in blind} & {pair.pair_id for pair in unchanged}
-    assert drawn, "questions the critique left alone are drawn too, or the choice of questions would hand on its verdict"
-    assert transform_pairs(list(reversed(pairs)), "blind", seed=1, unchanged=unchanged) == blind
-    assert transform_pairs(pairs, "blind", seed=2, unchanged=unchanged) != blind
-
-
-def test_blind_keeps_as_many_answers_as_the_critique_did(made: tuple[list[PreferencePair], list[PreferencePair]]) -> None:
-    pairs, unchanged = made
-    kept = [replace(pair, rejected=pair.chosen) for pair in unchanged]
-    blind = transform_pairs([*pairs, *kept], "blind", seed=1, unchanged=[])
-    assert len({pair.pair_id for pair in blind}) == len(blind) == len(pairs) + len(kept)
-    assert sum(pair.chosen != pair.rejected for pair in blind) == len(pairs)
-    assert all(pair.chosen == pair.initial for pair in blind if pair.chosen == pair.rejected)
-    assert {pair.pair_id for pair in blind if pair.chosen != pair.rejected} != {pair.pair_id for pair in pairs}
-
-
-def test_blind_does_not_read_its_own_critique(made: tuple[list[PreferencePair], list[PreferencePair]]) -> None:
-    """With critique and revision of the choice questions replaced by anything, their blind pairs stay the same."""
-    pairs, unchanged = made
-
-    def cover(pair: PreferencePair) -> PreferencePair:
-        return replace(pair, critique="?", chosen="whatever") if question_of(pair).options else replace(pair, critique="?")
-
-    before = transform_pairs(pairs, "blind", seed=3, unchanged=unchanged)
-    after = transform_pairs([cover(pair) for pair in pairs], "blind", seed=3, unchanged=[cover(pair) for pair in unchanged])
-    assert [(pair.pair_id, pair.chosen) for pair in before] == [(pair.pair_id, pair.chosen) for pair in after]
-
-
-def test_blind_options_are_spread(made: tuple[list[PreferencePair], list[PreferencePair]]) -> None:
-    letters = Counter(
-        pair.chosen
-        for seed in range(5)
-        for pair in transform_pairs(made[0], "blind", seed=seed, unchanged=made[1])
-        if question_of(pair).options
-    )
-    assert set(letters) == {"A", "B", "C"}
-    assert max(letters.values()) < 0.6 * sum(letters.values())
-
-
-def test_blind_needs_the_unchanged_questions(made: tuple[list[PreferencePair], list[PreferencePair]]) -> None:
-    with pytest.raises(ValueError, match="unchanged"):
-        transform_pairs(made[0], "blind")
-
-
-def test_blind_keeps_the_form_of_the_answer(clips: list[Path]) -> None:
-    (pair,) = random_pairs(clips[:1], 1)
-    asked = replace(pair, question="what is it ? A red cup B blue cup", chosen="what the critique made of it")
-    for initial, expected in (("A", "B"), ("(A) red cup.", "(B) blue cup."), ("the red cup falls", "the blue cup falls"), ("B", "A")):
-        (blind,) = transform_pairs([replace(asked, initial=initial, rejected=initial)], "blind", unchanged=[])
-        assert blind.chosen == expected
-
-
-# the iteration
 
 
 def prepared(tmp_path: Path, clips: list[Path], base: Path) -> Path:
@@ -166,13 +61,13 @@ def test_an_iteration_and_again(clips: list[Path], base: Path, tmp_path: Path) -
     seen: list[tuple[str, int, int]] = []
     result = run_iteration(base, clips[:3], tmp_path / "iter-1", ALIGN, DPO, progress=lambda *step: seen.append(step))
     assert isinstance(result, IterationResult)
-    assert not result.trained
+    assert not result.training.trained
     assert result.counts.questions == 6
     assert result.counts.pairs == 0
     assert seen[-1] == ("propose", 3, 3)
     assert set(result.seconds) == {"propose", "train"}
     assert "no pair to train on" in (tmp_path / "iter-1" / "failures.jsonl").read_text()
-    assert (result.model / "model.safetensors").read_bytes() == (base / "model.safetensors").read_bytes()
+    assert (result.training.model / "model.safetensors").read_bytes() == (base / "model.safetensors").read_bytes()
     before = files(tmp_path)
     again = run_iteration(base, clips[:3], tmp_path / "iter-1", ALIGN, DPO)
     assert again.seconds == {}
@@ -183,22 +78,46 @@ def test_an_iteration_and_again(clips: list[Path], base: Path, tmp_path: Path) -
 def test_training_and_the_next_iteration(clips: list[Path], base: Path, tmp_path: Path) -> None:
     out = prepared(tmp_path, clips[:3], base)
     result = run_iteration(base, clips[:3], out, ALIGN, DPO)
-    assert result.trained
-    assert result.pairs_used == 6
-    assert result.steps == 4
+    assert result.training.trained
+    assert result.training.pairs_used == 6
+    assert result.training.steps == 4
     assert set(result.seconds) == {"train"}
-    assert (result.model / "model.safetensors").read_bytes() != (base / "model.safetensors").read_bytes()
+    assert (result.training.model / "model.safetensors").read_bytes() != (base / "model.safetensors").read_bytes()
     before = files(out)
     assert run_iteration(base, clips[:3], out, ALIGN, DPO).seconds == {}
     assert files(out) == before
-    following = run_iteration(result.model, clips[:2], tmp_path / "iter-2", ALIGN, DPO)
+    following = run_iteration(result.training.model, clips[:2], tmp_path / "iter-2", ALIGN, DPO)
     assert following.counts.videos == 2
     with pytest.raises(ResumeError, match="another model"):
-        run_iteration(result.model, clips[:3], out, ALIGN, DPO)
+        run_iteration(result.training.model, clips[:3], out, ALIGN, DPO)
     with pytest.raises(ResumeError, match="another videos"):
         run_iteration(base, clips[:2], out, ALIGN, DPO)
     with pytest.raises(StageError, match="other settings"):
         run_iteration(base, clips[:3], out, ALIGN, DPO.model_copy(update={"beta": 0.9}))
+
+
+def test_a_damaged_model_is_trained_again(clips: list[Path], base: Path, tmp_path: Path) -> None:
+    """A file of model/ that is no longer what was written: the same command makes the same model, and nothing is lost meanwhile."""
+    out = prepared(tmp_path, clips[:3], base)
+    run_iteration(base, clips[:3], out, ALIGN, DPO)
+    before = files(out)
+    for name in ("tokenizer.json", "model.safetensors", "config.json"):
+        (out / "model" / name).write_bytes(b"")
+        assert set(run_iteration(base, clips[:3], out, ALIGN, DPO).seconds) == {"train"}, name
+        assert files(out) == before
+
+
+def test_training_alone_reads_the_pairs_and_asks_no_model(clips: list[Path], base: Path, tmp_path: Path) -> None:
+    """The stages part company: training needs neither the videos' list nor the proposing settings, and refuses half a pairs file."""
+    out = prepared(tmp_path, clips[:3], base)
+    failures = FailureLog(out / "failures.jsonl")
+    result, ran = train_stage(Base(base), out, DPO, seed=0, failures=failures)
+    assert ran and result.trained and result.pairs_used == 6
+    assert train_stage(Base(base), out, DPO, seed=0, failures=failures) == (result, False)
+    journal = journal_path(out / "pairs.jsonl")
+    journal.write_text("".join(line + "\n" for line in journal.read_text().splitlines()[:-1]))
+    with pytest.raises(StageError, match="not finished"):
+        train_stage(Base(base), out, DPO, seed=0, failures=failures)
 
 
 def test_controls_in_an_iteration(clips: list[Path], base: Path, tmp_path: Path) -> None:
@@ -206,7 +125,7 @@ def test_controls_in_an_iteration(clips: list[Path], base: Path, tmp_path: Path)
     for control in ("none", "reversed", "sft"):
         out = prepared(tmp_path / control, clips[:3], base)
         result = run_iteration(base, clips[:3], out, ALIGN, DPO, control)  # type: ignore[arg-type]
-        models[control] = (result.model / "model.safetensors").read_bytes()
+        models[control] = (result.training.model / "model.safetensors").read_bytes()
         log = [json.loads(line) for line in (out / "train" / "log.jsonl").read_text().splitlines()]
         assert ("rewards/margins" in log[-1]) == (control != "sft")
         if control == "reversed":

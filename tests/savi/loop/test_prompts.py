@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from savi.loop.prompts import (
+    KINDS,
     LETTERS,
     PROMPTS,
     PromptSet,
@@ -16,7 +17,6 @@ from savi.loop.prompts import (
     parse_answer,
     parse_critique,
     parse_question,
-    parse_revision,
     prompt_set,
     question_shape,
     same_answer,
@@ -111,7 +111,7 @@ def test_choices(answer: str, letter: str | None) -> None:
 def test_answers() -> None:
     assert parse_answer(" yes ", OPEN) == "yes"
     assert parse_answer("Answer: yes", OPEN) == "yes"
-    assert parse_revision("Revised answer: It is red.", OPEN) == "It is red."
+    assert parse_answer("Revised answer: It is red.", OPEN) == "It is red."
     for empty in ("", "  ", ".", "?!"):
         assert isinstance(parse_answer(empty), Unreadable)
         assert isinstance(parse_critique(empty), Unreadable)
@@ -136,7 +136,7 @@ def test_any_reply_is_read_or_refused(text: str) -> None:
         assert len({option.casefold() for _, option in question.options}) == len(question.options)
         assert all(option for _, option in question.options)
         assert parse_question(question.text) == question, "a question is read again as itself"
-    for parse in (parse_answer, parse_critique, parse_revision):
+    for parse in (parse_answer, parse_critique):
         assert isinstance(parse(text), (str, Unreadable))
 
 
@@ -153,10 +153,16 @@ def test_prompt_sets() -> None:
     for name, prompts in PROMPTS.items():
         assert prompts.name == name
         assert prompts.source
-        assert prompts.ask("spatial") != prompts.ask("temporal")
+        assert prompts.fill("ask", "spatial") != prompts.fill("ask", "temporal")
     micro = prompt_set("micro")
-    assert micro.fill("critique", question="is it red ?", answer="yes") == "is it red ? answer yes critique"
-    assert micro.fill("revise", question="q ?", answer="{critique}", critique="so no") == "q ? answer {critique} critique so no revise"
+    assert micro.fill("critique", "spatial", question="is it red ?", answer="yes") == "is it red ? answer yes critique"
+    assert (
+        micro.fill("revise", "temporal", question="q ?", answer="{critique}", critique="so no")
+        == "q ? answer {critique} critique so no revise"
+    )
+    asked = {kind: prompt_set("videosavi").fill("critique", kind, question="Where is it?", answer="Left.") for kind in KINDS}
+    assert "space" in asked["spatial"] and "order" in asked["temporal"], "the paper criticises each kind with a prompt of its own"
+    assert "one sentence" in prompt_set("videosavi").answer
     with pytest.raises(ValueError, match="there are micro, videosavi"):
         prompt_set("nano")
 
@@ -164,7 +170,7 @@ def test_prompt_sets() -> None:
 def test_a_template_must_have_its_fields() -> None:
     fields = PROMPTS["micro"].model_dump()
     with pytest.raises(ValueError, match="needs exactly"):
-        PromptSet(**{**fields, "critique": "{question} critique"})
+        PromptSet(**{**fields, "critique_temporal": "{question} critique"})
     with pytest.raises(ValueError, match="needs exactly"):
         PromptSet(**{**fields, "answer": "{question} {truth}"})
     with pytest.raises(ValueError, match="extra"):

@@ -14,9 +14,10 @@ import pytest
 from savi.base.files import FailureLog
 from savi.engine.sampling import GenerationSettings
 from savi.engine.video_lm import VideoLM
+from savi.loop.journal import ResumeError, is_complete, journal_path, read_counts, read_unchanged
 from savi.loop.preferences import read_pairs
 from savi.loop.prompts import PROMPTS
-from savi.loop.propose import AlignSettings, ResumeError, is_complete, journal_path, propose, read_counts, read_unchanged, video_keys
+from savi.loop.propose import AlignSettings, propose, video_keys
 from tests.savi.scripted import FRAMES, ScriptedLM, micro_reply, write_clips
 from tests.savi.tiny import tiny_video_lm
 
@@ -66,9 +67,9 @@ def test_pairs_are_what_the_model_said(clips: list[Path], tmp_path: Path) -> Non
         key = f"{Path(pair.video).name}/{pair.kind}/{pair.meta['index']}"
         assert pair.question == micro_reply("", f"ask {pair.kind}", f"{key}/ask")
         assert pair.rejected == pair.initial == micro_reply("", pair.question, f"{key}/answer")
-        asked = PROMPTS["micro"].fill("critique", question=pair.question, answer=pair.initial)
+        asked = PROMPTS["micro"].fill("critique", pair.kind, question=pair.question, answer=pair.initial)
         assert pair.critique == micro_reply("", asked, f"{key}/critique")
-        asked = PROMPTS["micro"].fill("revise", question=pair.question, answer=pair.initial, critique=pair.critique)
+        asked = PROMPTS["micro"].fill("revise", pair.kind, question=pair.question, answer=pair.initial, critique=pair.critique)
         assert pair.chosen == micro_reply("", asked, f"{key}/revise") != pair.rejected
         assert Path(pair.video) in clips
         assert pair.meta["num_frames"] == FRAMES
@@ -169,6 +170,13 @@ def test_files_of_another_run_are_refused(clips: list[Path], what: str, tmp_path
     settings = replace(SETTINGS, answer=GenerationSettings(temperature=0.5)) if what == "settings" else SETTINGS
     with pytest.raises(ResumeError, match=f"another {what}"):
         run(lm, clips[:-1] if what == "videos" else clips, tmp_path, settings)
+
+
+def test_a_file_that_this_loop_did_not_write_is_left_alone(clips: list[Path], tmp_path: Path) -> None:
+    (tmp_path / "pairs.jsonl").write_text("mine\n")
+    with pytest.raises(ResumeError, match="no journal speaks of"):
+        run(ScriptedLM(micro_reply), clips, tmp_path)
+    assert (tmp_path / "pairs.jsonl").read_text() == "mine\n"
 
 
 def test_settings_of_speed_may_change_in_between(clips: list[Path], tmp_path: Path) -> None:
