@@ -44,8 +44,8 @@ STAGE = "propose"
 class AlignSettings:
     """How pairs are made.
 
-    `questions_per_kind` spatial and as many temporal questions a video (the paper: 3 and 3, 24,000 pairs of 4,000 videos); `prompts` names a
-    set of `savi.loop.prompts`; the four generation settings' own seeds are replaced by `seed`. `chunk_videos` videos are worked on
+    `questions_per_kind` spatial and as many temporal questions a video (the paper: 3 and 3, as 24,000 pairs of 4,000 videos say). `prompts`
+    names a set of `savi.loop.prompts`. The four generation settings' own seeds are replaced by `seed`. `chunk_videos` videos are worked on
     together and are what a crash can lose; it changes no result. `keep_equal` also makes pairs of unchanged answers, chosen and rejected
     being the revision: they have nothing to prefer, but an NLL term (`rpo_alpha`, `method` "sft") learns from them. Without them it learns
     from corrections alone, and a model that leans towards one option is taught to lean towards the others.
