@@ -7,11 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from benchmarks import egoschema, longvideobench, mvbench, nextqa, perceptiontest, tempcompass
+from benchmarks import egoschema, longvideobench, mvbench, nextqa, perceptiontest, tempcompass, videomme
 from benchmarks.benchmark import Benchmark
 from savi.base.errors import ExitCode, SaviError
 
-MODULES = (tempcompass, perceptiontest, nextqa, mvbench, egoschema, longvideobench)
+MODULES = (tempcompass, perceptiontest, nextqa, mvbench, egoschema, longvideobench, videomme)
 """In the order of the paper's columns, optional ones last."""
 CATALOG: dict[str, Benchmark] = {m.BENCHMARK.name: m.BENCHMARK for m in MODULES}
 PAPER = tuple(name for name, b in CATALOG.items() if not b.optional)

@@ -66,6 +66,7 @@ def sample(benchmark: str, i: int, right: int) -> dict[str, Any]:
         "tempcompass": {"video_id": f"v{i // 3}", "question": "?", "gt-answer": "A", "match_success": True, "rating": right, "dim": "x"},
         "nextqa": float(right),
         "egoschema": {"pred": 0, "ground_truth": "0" if right else "1"},
+        "videomme": {"question_id": f"q{i}", "videoID": f"v{i // 3}", "pred_answer": "A", "answer": "A", "score": float(right)},
         "longvideobench": {"id": f"q{i}", "duration_group": 15, "answer": "A", "parsed_pred": "A" if right else "B"},
     }[benchmark]
     return {"doc_id": i, "target": "A", "filtered_resps": ["A"], "doc_hash": "x", "input": "?", CATALOG[benchmark].metric: metric}

@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from benchmarks.catalog import CATALOG
+from benchmarks.catalog import CATALOG, PAPER, select
 from harness import escape
 from harness.records import Evaluation, Provenance, QuestionRecord, Score
 from harness.tables.plots import Point, plot_iterations
@@ -213,10 +213,10 @@ def test_mean_cell() -> None:
 
 
 def test_results_table_rows_columns_and_notes() -> None:
-    rows = {"base": {b: evaluation(b) for b in CATALOG}, "iteration 1": {"egoschema": evaluation(right=[1, 1, 1, 1])}}
+    rows = {"base": {b: evaluation(b) for b in PAPER}, "iteration 1": {"egoschema": evaluation(right=[1, 1, 1, 1])}}
     t = results_table(rows, scale="micro", rule="strict", groups={"iteration 1": "loop"})
     assert [r.label for r in t.rows] == ["base", "iteration 1"]
-    assert t.columns == (*(b.title for b in CATALOG.values()), "Mean")
+    assert t.columns == (*(b.title for b in select(None)), "Mean")
     assert t.rows[0].cells[-1].value == 75.0
     assert t.rows[1].cells[-1].value is None
     assert t.rows[1].cells[0].value is None, "what was not measured is no number"
@@ -226,8 +226,21 @@ def test_results_table_rows_columns_and_notes() -> None:
     assert "upstream score" in " ".join(results_table(rows, scale="micro", rule="upstream").notes)
 
 
+def test_an_optional_benchmark_has_a_column_and_no_part_in_the_mean() -> None:
+    rows = {"base": {"egoschema": evaluation(), "videomme": evaluation("videomme", right=[0, 0, 0, 1])}}
+    t = results_table(rows, scale="micro", rule="strict", benchmarks=["videomme", "egoschema"])
+    assert t.columns == ("EgoSchema", "Video-MME", "Mean of 1")
+    assert [c.value for c in t.rows[0].cells] == [75.0, 25.0, 75.0]
+    six = {"base": {b: evaluation(b) for b in PAPER} | {"videomme": evaluation("videomme", right=[0, 0, 0, 1])}}
+    whole = results_table(six, scale="micro", rule="strict", benchmarks=[*PAPER, "videomme"])
+    assert whole.columns[-2:] == ("Video-MME", "Mean")
+    assert whole.rows[0].cells[-1].value == 75.0
+    alone = results_table(rows, scale="micro", rule="strict", benchmarks=["videomme"])
+    assert (alone.columns, alone.rows[0].cells[-1].value) == (("Video-MME", "Mean of 1"), 25.0)
+
+
 def test_published_rows_never_stand_beside_synthetic_data_and_are_never_measured() -> None:
-    row = PublishedRow("paper", dict.fromkeys(CATALOG, 60.0), "Table 1")
+    row = PublishedRow("paper", dict.fromkeys(PAPER, 60.0), "Table 1")
     rows = {"base": {"egoschema": evaluation(scale="8b")}}
     t = results_table(rows, scale="8b", rule="upstream", published=[row])
     assert {c.source for c in t.rows[-1].cells} == {"published", "derived"}
@@ -266,7 +279,7 @@ def test_plot_of_one_point(value: float) -> None:
 
 
 def test_results_plot() -> None:
-    svg = results_plot({"base": {b: evaluation(b) for b in CATALOG}, "iteration 1": {}}, scale="micro", rule="strict")
+    svg = results_plot({"base": {b: evaluation(b) for b in PAPER}, "iteration 1": {}}, scale="micro", rule="strict")
     assert "Mean" in svg
     assert "iteration 1" in svg
     assert "<style>" not in svg, "inside a page, the page has the colours"

@@ -9,7 +9,7 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from benchmarks.catalog import CATALOG
+from benchmarks.catalog import CATALOG, PAPER
 from harness.gate.gate import gate_runs
 from harness.records import read_evaluations
 from reproduce.speed import cli as speed_cli
@@ -28,7 +28,7 @@ def other() -> None:
 def test_a_made_up_run_is_one_the_gate_compares(tmp_path: Path) -> None:
     n = make_run(tmp_path, 0.02)
     base, last = (read_evaluations(tmp_path / s) for s in ("base", "iter-1"))
-    assert set(base) == set(CATALOG)
+    assert set(base) == set(PAPER)
     assert sum(len(e.records) for e in base.values()) == n
     result = gate_runs(last, base)
     assert result.integrity == []
