@@ -18,8 +18,6 @@ from benchmarks.benchmark import Benchmark
 from benchmarks.catalog import CATALOG, PAPER, in_mean, select
 from harness import escape
 from harness.records import Evaluation
-from harness.tables.plots import Point
-from harness.tables.plots import plot_iterations as plot_iterations
 from savi.base.errors import ExitCode, SaviError
 
 TABLE_SCHEMA = 1
@@ -451,33 +449,3 @@ def _averaged(chosen: Sequence[Benchmark], parts: Sequence[T]) -> list[T]:
 
 def _sizes(seen: set[tuple[int, int]]) -> str:
     return " or ".join(f"{n} / {v}" for n, v in sorted(seen))
-
-
-def results_plot(
-    rows: Mapping[str, Mapping[str, Evaluation]],
-    *,
-    scale: str,
-    rule: ScoreRule,
-    benchmarks: Sequence[str] | None = None,
-    bands: Mapping[str, tuple[float, float]] | None = None,
-    title: str = "Scores over iterations",
-    standalone: bool = False,
-) -> str:
-    """`plot_iterations` of the same rows as `results_table`: a line a benchmark and, where all are measured, their mean.
-
-    Raises:
-        ValueError: nothing was measured.
-    """
-    chosen = select(benchmarks)
-    series: dict[str, list[Point | None]] = {b.title: [] for b in chosen}
-    means: list[Point | None] = []
-    for evaluations in rows.values():
-        parts = [scored(evaluations[b.name], rule) if b.name in evaluations else None for b in chosen]
-        for b, part in zip(chosen, parts, strict=True):
-            series[b.title].append(Point(part.value, part.interval) if part else None)
-        mean = mean_cell(_averaged(chosen, parts))
-        means.append(Point(mean.value, mean.interval) if isinstance(mean.value, float) else None)
-    drawn = {name: points for name, points in series.items() if any(points)}
-    if len(chosen) > 1 and any(means):
-        drawn["Mean"] = means
-    return plot_iterations(drawn, list(rows), title=title, scale=scale, bands=bands, y_label=f"accuracy, % ({rule})", standalone=standalone)

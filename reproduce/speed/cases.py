@@ -16,131 +16,12 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from reproduce.speed.model import CPU, CPU_TRAINING, EIGHT_B, SMOKE, Shape
-
-CASES = (
-    "generation-6x150",
-    "generation-18x16",
-    "dpo-1-lora",
-    "dpo-1-full",
-    "dpo-6-lora",
-    "dpo-6-full",
-    "evaluation-mix",
-    "evaluation-tempcompass",
-    "prefetch",
-    "micro-propose",
-    "micro-train",
-    "micro-evaluate",
-    "micro-job",
-)
-"""All cases, in the order of the table."""
-
-
-@dataclass(frozen=True)
-class Preset:
-    """Shapes, lengths and effort of a run of the table."""
-
-    name: str
-    device: str
-    shape: Shape
-    training: Shape
-    frames: int
-    question: int
-    answer: int
-    new_tokens: tuple[int, int]
-    rounds: int
-    dpo_rounds: int
-    most_opponent_prompts: int
-    """How many of an opponent's equal prompts are timed; the rest is multiplied."""
-    full_fine_tuning: bool = True
-    memory_cases: tuple[str, ...] | None = None
-    """Cases whose memory is measured (None: all that have it); each way costs the start of a process."""
-
-
-PRESETS: dict[str, Preset] = {
-    "smoke": Preset("smoke", "cpu", SMOKE, SMOKE, 4, 8, 6, (6, 3), 2, 1, 2, memory_cases=("generation-6x150",)),
-    "cpu": Preset("cpu", "cpu", CPU, CPU_TRAINING, 32, 80, 150, (150, 16), 3, 2, 3),
-    "gpu": Preset("gpu", "cuda", EIGHT_B, EIGHT_B, 32, 80, 150, (150, 16), 5, 3, 18, full_fine_tuning=False),
-}
-
-
-@dataclass
-class Case:
-    """One row of the table: `ways` do the same work; `ours` is compared with the fastest of the `others`.
-
-    A way may return seconds of its own making (a weighted sum); else its wall time counts. `times` multiplies a way's seconds where only a
-    part of its equal work is run. `limit`: the ratio by matrix-product FLOPs of this shape.
-    """
-
-    name: str
-    title: str
-    ways: Mapping[str, Callable[[], float | None]]
-    ours: str
-    others: tuple[str, ...]
-    target: float | None
-    times: Mapping[str, float] = field(default_factory=dict)
-    limit: float | None = None
-    flops: Mapping[str, float] = field(default_factory=dict)
-    lengths: Mapping[str, int] = field(default_factory=dict)
-    notes: tuple[str, ...] = ()
-    extras: Callable[[], dict[str, float]] | None = None
-    """Further figures, read after the last round."""
-    memory: tuple[str, ...] = ()
-    """Ways whose memory growth is measured, each in a process of its own."""
-    memory_target: float | None = None
-    """How many times smaller our memory growth has to be at least."""
-    memory_against: str | None = None
-    """The way whose memory counts (None: the one whose speed does)."""
-
-
-@dataclass(frozen=True)
-class Row:
-    """A measured case."""
-
-    name: str
-    title: str
-    seconds: dict[str, list[float]]
-    ours: str
-    against: str
-    ratio: float
-    ratio_low: float
-    ratio_high: float
-    target: float | None
-    limit: float | None
-    flops: dict[str, float]
-    lengths: dict[str, int]
-    memory_mb: dict[str, float]
-    extras: dict[str, float]
-    notes: list[str]
-    memory_target: float | None = None
-    memory_against: str = ""
-
-    @property
-    def met(self) -> bool | None:
-        """Whether the target is reached; None without one."""
-        return None if self.target is None else self.ratio >= self.target
-
-    @property
-    def memory_ratio(self) -> float | None:
-        """How many times smaller our memory growth is; None where it was not measured, or nothing grew."""
-        ours, theirs = self.memory_mb.get(self.ours), self.memory_mb.get(self.memory_against)
-        return theirs / ours if ours and theirs is not None else None
-
-    @property
-    def memory_met(self) -> bool | None:
-        """Whether the memory target is reached; None without one, or without a measurement."""
-        ratio = self.memory_ratio
-        return None if self.memory_target is None or ratio is None else ratio > self.memory_target
-
-    def to_json(self) -> dict[str, Any]:
-        """As data, with what follows from it."""
-        achieved = {way: self.flops[way] / statistics.median(self.seconds[way]) / 1e12 for way in self.flops if way in self.seconds}
-        share = None if not self.limit else self.ratio / self.limit
-        memory = {"memory_ratio": self.memory_ratio, "memory_met": self.memory_met}
-        return {**asdict(self), "met": self.met, "tflops_per_s": achieved, "share_of_limit": share, **memory}
+from reproduce.speed.case import CASES, Case, Preset, Row
+from reproduce.speed.dpo import dpo_case
+from reproduce.speed.generation import evaluation_case, generation_case, prefetch_case
+from reproduce.speed.micro import micro_case
 
 
 def synchronise(device: str) -> None:
@@ -194,26 +75,16 @@ def build(name: str, preset: Preset) -> Case:
         KeyError: no such case.
     """
     if name.startswith("generation-"):
-        from reproduce.speed.generation import generation_case
-
         prompts, which = (6, 0) if name == "generation-6x150" else (18, 1)
         return generation_case(preset, name, prompts, preset.new_tokens[which])
     if name.startswith("dpo-"):
-        from reproduce.speed.dpo import dpo_case
-
         _, pairs, method = name.split("-")
         return dpo_case(preset, name, int(pairs), lora=method == "lora")
     if name.startswith("evaluation-"):
-        from reproduce.speed.generation import evaluation_case
-
         return evaluation_case(preset, name)
     if name == "prefetch":
-        from reproduce.speed.generation import prefetch_case
-
         return prefetch_case(preset)
     if name.startswith("micro-"):
-        from reproduce.speed.micro import micro_case
-
         return micro_case(preset, name)
     raise KeyError(name)
 

@@ -38,7 +38,8 @@ def speed_command(
     from dataclasses import replace
 
     from reproduce.speed import gate as speed_gate
-    from reproduce.speed.cases import CASES, PRESETS, run, wanted_cases
+    from reproduce.speed.case import CASES, PRESETS
+    from reproduce.speed.cases import run, wanted_cases
 
     if preset not in PRESETS:
         stop(f"no preset {preset!r}; choose one of {', '.join(PRESETS)}", ExitCode.USAGE)

@@ -15,7 +15,7 @@ import shutil
 import tempfile
 from typing import TYPE_CHECKING, Any
 
-from reproduce.speed.cases import Case, Preset
+from reproduce.speed.case import Case, Preset
 from reproduce.speed.flops import dpo_flops
 from reproduce.speed.model import EIGHT_B, Shape, make_frames, make_model, make_text
 

@@ -10,7 +10,7 @@ from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from reproduce.speed.cases import Case, Preset
+from reproduce.speed.case import Case, Preset
 from reproduce.speed.flops import generation_flops
 from reproduce.speed.model import EIGHT_B, Shape, make_frames, make_model, make_text
 

@@ -14,8 +14,8 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from reproduce.speed.cases import Case, Preset
-from reproduce.speed.micro_work import Bench, Sizes, bench, evaluate, evaluate_alone, propose, train
+from reproduce.speed.case import Case, Preset
+from reproduce.speed.main_job import Bench, Sizes, bench, evaluate, evaluate_alone, propose, train
 
 if TYPE_CHECKING:
     from savi.loop.preferences import PreferencePair

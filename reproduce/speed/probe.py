@@ -10,7 +10,8 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from reproduce.speed.cases import PRESETS, build
+from reproduce.speed.case import PRESETS
+from reproduce.speed.cases import build
 
 M_MMAP_THRESHOLD = -3
 STATUS, RESET = Path("/proc/self/status"), Path("/proc/self/clear_refs")

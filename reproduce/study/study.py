@@ -232,7 +232,7 @@ def study_plot(rows: Sequence[Mapping[str, Any]], scale: str) -> str:
         points = [interval([s[t]["mean_pct"] for s in mine]) for t in range(steps)]
         series[control] = [Point(mean, (low, high)) for mean, low, high in points]
     labels = ["base", *(f"iteration {t}" for t in range(1, steps))]
-    return plot_iterations(series, labels, title="Mean over six benchmarks", scale=scale, standalone=True)
+    return plot_iterations(series, labels, title="Mean over six benchmarks", scale=scale)
 
 
 def write_study(plan: Plan, command: str, keep: Path) -> list[Path]:

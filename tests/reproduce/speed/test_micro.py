@@ -13,9 +13,10 @@ from benchmarks.catalog import CATALOG, PAPER
 from reproduce.scale import load_scale
 from reproduce.speed import micro as speed_micro
 from reproduce.speed.before import OnePromptAtATime
-from reproduce.speed.cases import PRESETS, build, measure, wanted_cases
+from reproduce.speed.case import PRESETS
+from reproduce.speed.cases import build, measure, wanted_cases
+from reproduce.speed.main_job import Bench, Counted, Sizes, evaluate, evaluate_alone, prompt_of, propose, train
 from reproduce.speed.micro import BEFORE, NOW, SIZES
-from reproduce.speed.micro_work import Bench, Counted, Sizes, evaluate, evaluate_alone, prompt_of, propose, train
 from savi.engine.sampling import GenerationSettings
 
 CASES = ("micro-propose", "micro-train", "micro-evaluate", "micro-job")

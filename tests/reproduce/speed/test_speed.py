@@ -15,7 +15,8 @@ from typer.testing import CliRunner
 from reproduce.speed import cases as speed
 from reproduce.speed import cli as speed_cli
 from reproduce.speed import probe as speed_probe
-from reproduce.speed.cases import CASES, PRESETS, Case, build, measure, wanted_cases
+from reproduce.speed.case import CASES, PRESETS, Case
+from reproduce.speed.cases import build, measure, wanted_cases
 from reproduce.speed.dpo import dpo_setup
 from reproduce.speed.flops import dpo_flops, generation_flops, prefix_flops, text_flops, vision_flops
 from reproduce.speed.model import EIGHT_B, SMOKE, make_frames, make_model, make_text
@@ -167,7 +168,7 @@ def test_a_run_writes_its_figures(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert [row["name"] for row in report["cases"]] == ["generation-6x150"]
     assert report["cases"][0]["memory_mb"] == {"shared prefix": 7.0, "one at a time": 100.0}
     assert "7 / 100" in done.output
-    assert picture.read_text().startswith("<svg")
+    assert "<svg" in picture.read_text()
     assert report["matmul_peak_tflops"] > 0
 
 

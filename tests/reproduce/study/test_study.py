@@ -45,7 +45,7 @@ def test_tables_name_the_scale_and_every_control() -> None:
 
 def test_plot_draws_every_control() -> None:
     svg = study_plot([_row(0, "none", [40, 42]), _row(0, "blind", [40, 39])], "micro")
-    assert svg.startswith("<svg") and "none" in svg and "blind" in svg and "micro" in svg
+    assert "<svg" in svg and "none" in svg and "blind" in svg and "micro" in svg
 
 
 def test_command_names_seed_control_and_folder(tmp_path: Path) -> None:
