@@ -26,8 +26,13 @@ QUESTIONS_FILE = "questions.jsonl"
 SCORE_FILE = "score.json"
 
 Status = Literal["ok", "unparsed", "empty", "degenerate", "judged", "failed"]
-"""How an answer was read. `ok`: a rule read it. `unparsed`: no rule did, so upstream guessed or gave nothing. `empty`: no text.
-`degenerate`: one token repeated. `judged`: an outside judge decided. `failed`: no answer was made (see `error`)."""
+"""How an answer was read. `ok`: it names one option beyond doubt. `unparsed`: it names none, several or a rejected one, or lmms-eval's rule
+read another. `empty`: no text. `degenerate`: one token repeated. `judged`: an outside judge decided. `failed`: no answer was made (see
+`error`)."""
+
+ReadBy = Literal["rule", "guess", "judge"]
+"""How lmms-eval came to its credit. `guess`: none of its rules read the answer, so it drew an option. `judge`: none did, so it would have
+asked an outside judge; no judge is asked here, which it counts as wrong."""
 
 Data = Literal["", "real", "micro"]
 """What was measured on: the data sets themselves, or their synthetic twins; empty in scores older than the field."""
@@ -73,6 +78,9 @@ class QuestionRecord:
     video_path: str = ""
     """Relative to the data folder (HF_HOME), for the report's pictures; empty where unknown."""
     error: str | None = None
+    read_by: ReadBy = "rule"
+    raw: str | None = None
+    """The reply before lmms-eval removed its reasoning tags, where that changed it."""
 
 
 @dataclass(frozen=True, config=_STRICT)
@@ -93,6 +101,8 @@ class Provenance:
     versions: dict[str, str]
     """savi, lmms_eval, torch, transformers."""
     seed: int = 0
+    reading: dict[str, str | int | float | bool | None] = Field(default_factory=dict)
+    """How replies were read: lmms-eval's `reasoning_tags`, and the version of the strict `rule`; empty in scores older than the field."""
 
 
 @dataclass(frozen=True, config=_STRICT)
@@ -124,6 +134,8 @@ class Score:
     scores older than the field. A checksum, no signature: it shows an edited record, not an edited record with an edited checksum."""
     schema_version: int = SCHEMA_VERSION
     data: Data = ""
+    to_judge: Count = 0
+    """Answers that lmms-eval would send to an outside judge; `upstream_pct` is lmms-eval's only where no judge answers."""
 
     @property
     def synthetic(self) -> bool:
@@ -149,10 +161,14 @@ def _first_error(e: ValidationError) -> str:
 
 
 _RECORD_FIELDS = tuple(f.name for f in fields(QuestionRecord))  # type: ignore[arg-type]
+_LEFT_OUT = {"read_by": "rule", "raw": None}
+"""Fields that are not written at these values, so that records older than the fields keep their bytes and checksums."""
 
 
 def _line(record: QuestionRecord) -> str:
-    return json.dumps({name: getattr(record, name) for name in _RECORD_FIELDS}, ensure_ascii=False) + "\n"
+    row = {name: getattr(record, name) for name in _RECORD_FIELDS}
+    kept = {k: v for k, v in row.items() if k not in _LEFT_OUT or v != _LEFT_OUT[k]}
+    return json.dumps(kept, ensure_ascii=False) + "\n"
 
 
 def records_sha256(records: Iterable[QuestionRecord]) -> str:

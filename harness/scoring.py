@@ -2,7 +2,8 @@
 
 Upstream's credit is taken as lmms-eval's own tasks gave it. The strict rule only ever takes credit away: a guess, an accident of parsing
 ("It is a blue cube" read as option A) or an empty, failed or degenerate answer earns nothing. So strict <= upstream for every question,
-and the difference is free credit. Reads plain dictionaries; knows no model, no lmms-eval and no files.
+and the difference is free credit. An answer counts as read (status `ok`) only where lmms-eval's credit agrees with `harness.reading`;
+where the two read different options, neither is beyond doubt. Reads plain dictionaries; knows no model, no lmms-eval and no files.
 """
 
 from __future__ import annotations
@@ -10,21 +11,16 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import re
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from benchmarks.benchmark import LETTERS, Benchmark, Form
-from harness.records import Data, Evaluation, Provenance, QuestionRecord, Score, Status, records_sha256
+from benchmarks.benchmark import Benchmark, Form
+from harness.reading import read_reply
+from harness.records import Data, Evaluation, Provenance, QuestionRecord, ReadBy, Score, Status, records_sha256
 from savi.base.errors import ExitCode, SaviError
 
-_OPENING = re.compile(r"\s*(?:\(([A-E])\)|([A-E])(?=\s*$|[.):,]))")
-"""A reply that opens with a letter: "A", "A.", "A) up", "(A) up", "A: up"."""
-_SAID = re.compile(r"\b(?i:answer|option|choice|caption)(?i:\s+is)?\s*:?\s*\(?([B-E]\b|A\b(?!\s+(?!because|since|as |for |which)[a-z]))")
-_ALONE = re.compile(r"(?<![\w'-])([A-E])(?![\w'-])")
-_ARTICLE = re.compile(r"(?<![\w'-])A(?=\s+[a-z])")
 _DEGENERATE_WORDS = 4
 _DEGENERATE_CHARS = 8
 
@@ -53,13 +49,14 @@ class Asked:
 
 @dataclass(frozen=True)
 class Reply:
-    """What the model said to one question, and how it came about. `guessed`: no rule of upstream's read it (a random choice or a judge's
-    turn)."""
+    """What the model said to one question, and how it came about. `read_by`: how lmms-eval came to its credit; `raw`: the text before
+    lmms-eval removed its reasoning tags, where that changed it."""
 
     text: str
     frames: int
     error: str | None = None
-    guessed: bool = False
+    read_by: ReadBy = "rule"
+    raw: str | None = None
 
 
 def describe(b: Benchmark, task: str, doc: Mapping[str, Any]) -> Asked:
@@ -94,57 +91,9 @@ def unique_ids(ids: Sequence[str]) -> list[str]:
     return out
 
 
-def read_letter(answer: str, options: Sequence[str]) -> str | None:
-    """The option a reply names beyond doubt, or None.
-
-    In this order: an opening letter ("B", "B.", "(B) up", "B up" where "up" is an option); "answer is B"; the only lone capital letter in
-    the text (the article "A" does not count); the only option whose text occurs.
-    """
-    valid = LETTERS[: len(options)]
-    texts = [_plain(o) for o in options]
-    first = _OPENING.match(answer)
-    if first:
-        letter = first.group(1) or first.group(2)
-        return letter if letter in valid else None
-    head, _, rest = answer.strip().partition(" ")
-    if head in tuple(valid) and _plain(rest) in texts:
-        return head
-    said = {x for x in _SAID.findall(answer) if x in valid}
-    if len(said) == 1:
-        return said.pop()
-    alone = {x for x in _ALONE.findall(_ARTICLE.sub(" ", answer)) if x in valid}
-    if alone:
-        return alone.pop() if len(alone) == 1 else None
-    plain = f" {_plain(answer)} "
-    named = [k for k, t in enumerate(texts) if t and f" {t} " in plain]
-    return valid[named[0]] if len(named) == 1 else None
-
-
-def _plain(text: str) -> str:
-    """Lower-case words with single blanks, punctuation dropped."""
-    return " ".join(re.findall(r"[\w'-]+", text.lower()))
-
-
-def read_yes_no(answer: str) -> str | None:
-    """ "yes" or "no" where that is the reply's first word ("Not sure" is neither)."""
-    first = re.match(r"\W*(\w+)", answer.lower())
-    return first.group(1) if first and first.group(1) in ("yes", "no") else None
-
-
-def read_reply(asked: Asked, answer: str) -> str | None:
-    """What a reply says beyond doubt: a letter, or yes/no; None where that cannot be told."""
-    if asked.form == "yes_no":
-        return read_yes_no(answer)
-    if asked.form == "caption":
-        plain = _plain(answer)
-        for k, o in enumerate(asked.options):
-            # lmms-eval's rule takes the whole caption, its sentence, "Caption A" or "A".
-            if (
-                plain in (_plain(o), _plain(f"Caption {LETTERS[k]} {o}"), f"caption {LETTERS[k].lower()}")
-                or answer.strip(" .") == LETTERS[k]
-            ):
-                return LETTERS[k]
-    return read_letter(answer, asked.options)
+def read(asked: Asked, answer: str) -> str | None:
+    """What a reply settles on: a letter, or yes/no; None where that cannot be told."""
+    return read_reply(asked.form, asked.options, answer)
 
 
 def is_degenerate(answer: str) -> bool:
@@ -169,21 +118,23 @@ def upstream_credit(b: Benchmark, sample: Mapping[str, Any]) -> float:
 
 
 def status_of(reply: Reply, parsed: str | None) -> Status:
-    """How a reply was read; see `harness.records.Status`."""
+    """How a reply was read (see `harness.records.Status`), where `parsed` is what both rules read in it."""
     if reply.error is not None:
         return "failed"
     if not reply.text.strip():
         return "empty"
     if is_degenerate(reply.text):
         return "degenerate"
-    return "unparsed" if reply.guessed or parsed is None else "ok"
+    return "ok" if parsed is not None else "unparsed"
 
 
 def record(b: Benchmark, task: str, sample: Mapping[str, Any], reply: Reply, qid: str) -> QuestionRecord:
     """One question's record. Strict credit needs upstream's credit, status `ok` and the right option named beyond doubt."""
     asked = describe(b, task, sample["doc"])
     upstream = upstream_credit(b, sample)
-    parsed = read_reply(asked, reply.text) if reply.error is None else None
+    parsed = read(asked, reply.text) if reply.error is None and reply.read_by == "rule" else None
+    if (parsed == asked.target) != (upstream == 1):  # lmms-eval read another option
+        parsed = None
     status = status_of(reply, parsed)
     return QuestionRecord(
         benchmark=b.name,
@@ -201,6 +152,8 @@ def record(b: Benchmark, task: str, sample: Mapping[str, Any], reply: Reply, qid
         frames=reply.frames,
         video_path=asked.video,
         error=reply.error,
+        read_by=reply.read_by,
+        raw=reply.raw,
     )
 
 
@@ -268,6 +221,7 @@ def score(
             wall_s=wall_s,
             records_sha256=records_sha256(records),
             data=data,
+            to_judge=sum(r.read_by == "judge" for r in records),
         ),
         list(records),
     )

@@ -13,6 +13,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
 
+from harness.reading import read_letter, read_yes_no
 from harness.records import (
     QUESTIONS_FILE,
     SCHEMA_VERSION,
@@ -185,12 +186,12 @@ def _check_statuses(e: Evaluation, side: Side, limits: StatusLimits) -> list[Int
     return out
 
 
-_LETTER = re.compile(r"\s*(?:\(([A-E])\)|([A-E])(?=\s*$|[.):,]))")
-_WORD = re.compile(r"\W*(\w+)")
+_OPENS = re.compile(r"\s*(?:\([A-E]\)|[A-E](?=\s*$|[.):,]))")
+_UNKNOWN_OPTIONS = ("",) * 5
 
 
 def _contradicts(r: QuestionRecord) -> bool:
-    """Whether an answer that opens with a bare letter (or yes/no) was recorded as another, or a status does not fit the text."""
+    """Whether an answer that opens with a letter (or says yes/no) was recorded as another, or a status does not fit the text."""
     if r.status == "failed":
         return bool(r.answer) or r.error is None
     if (r.status == "empty") != (not r.answer.strip()):
@@ -198,10 +199,8 @@ def _contradicts(r: QuestionRecord) -> bool:
     if r.status != "ok" or r.parsed is None:
         return False
     if r.parsed in ("yes", "no"):
-        word = _WORD.match(r.answer.lower())
-        return word is None or word.group(1) != r.parsed
-    first = _LETTER.match(r.answer)
-    return first is not None and len(r.parsed) == 1 and (first.group(1) or first.group(2)) != r.parsed
+        return read_yes_no(r.answer) not in (None, r.parsed)
+    return _OPENS.match(r.answer) is not None and read_letter(r.answer, _UNKNOWN_OPTIONS) not in (None, r.parsed)
 
 
 def _check_frames(e: Evaluation, side: Side) -> list[IntegrityProblem]:
@@ -280,6 +279,8 @@ def check_pair(candidate: Evaluation, baseline: Evaluation) -> list[IntegrityPro
     if p.prompts != q.prompts:
         problem("prompts", f"the prompts' fingerprints differ ({p.prompts[:12]} and {q.prompts[:12]})")
     _compare("generation", p.generation, q.generation, problem_to=out, name=name)
+    if p.reading and q.reading:  # not stated in older scores
+        _compare("reading", p.reading, q.reading, problem_to=out, name=name)
     _compare("frame_settings", p.frames, q.frames, problem_to=out, name=name)
     versions = [{k: v for k, v in x.versions.items() if k not in IGNORED_VERSIONS} for x in (p, q)]
     _compare("versions", versions[0], versions[1], problem_to=out, name=name)

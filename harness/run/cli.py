@@ -107,7 +107,11 @@ def print_scores(done: Mapping[str, Evaluation], out: Path) -> None:
             f"{means[2]:.1f}",
             "",
         )
-    Console(width=None if sys.stdout.isatty() else 150).print(t)
+    console = Console(width=None if sys.stdout.isatty() else 150)
+    console.print(t)
+    for s in (e.score for e in done.values() if e.score.to_judge):
+        judged = f"{s.benchmark}: lmms-eval would send {s.to_judge:,} of {s.n:,} answers to its judge"
+        console.print(f"{judged}; upstream is lmms-eval's only where no judge answers", highlight=False, markup=False)
 
 
 class _Bars:

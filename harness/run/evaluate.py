@@ -22,12 +22,14 @@ from benchmarks.catalog import Benchmark, select
 from benchmarks.data.layout import DatasetError, MediaIndex, check, expected_n, fix_command, has_twins
 from benchmarks.data.layout import fingerprint as data_fingerprint
 from harness.gate.integrity import edited
+from harness.reading import READING_VERSION
 from harness.records import (
     QUESTIONS_FILE,
     SCORE_FILE,
     Evaluation,
     Provenance,
     QuestionRecord,
+    ReadBy,
     RecordError,
     prompts_fingerprint,
     read_records,
@@ -39,6 +41,7 @@ from harness.run.offline import (
     Guesses,
     InfrastructureError,
     check_environment,
+    default_arguments,
     offline_environment,
     quiet_upstream,
     refuse_network,
@@ -218,6 +221,7 @@ def _run(adapter: SaviLmms, plan: _Plan, b: Benchmark, manager: Any, guesses: Gu
             random_seed=plan.seed,
             verbosity="ERROR",
             process_docs_parallel=1,  # one thread: guesses are drawn in document order
+            cli_args=default_arguments(),
         )
     finally:
         adapter.journal.close()
@@ -242,11 +246,10 @@ def _collect(adapter: SaviLmms, plan: _Plan, b: Benchmark, results: Mapping[str,
         pairs.sort(key=lambda p: p[0]["doc_id"])  # several ranks: samples come rank by rank
         asked = [describe(b, task, s["doc"]) for s, _ in pairs]
         ids = unique_ids([question_id(task, a) for a in asked])
-        for (sample, guess), a, qid in zip(pairs, asked, ids, strict=True):
+        for (sample, read_by), a, qid in zip(pairs, asked, ids, strict=True):
             note = adapter.notes.get((task, int(sample["doc_id"])))
-            text = str(sample["filtered_resps"][0])
-            frames, error = (note.frames, note.error) if note is not None else (plan.num_frames if text else 0, None)
-            records.append(record(b, task, sample, Reply(text, frames, error, guess), qid))
+            frames, error = (note.frames, note.error) if note is not None else (plan.num_frames if text_of(sample) else 0, None)
+            records.append(record(b, task, sample, Reply(text_of(sample), frames, error, read_by, raw_of(sample)), qid))
             chances.append(a.chance)
         upstream[task] = float(results["results"][task][f"{b.metric},none"]) * 100.0 / b.unit
     n_expected = expected_n(plan.hf_home, b, plan.limit)
@@ -256,10 +259,23 @@ def _collect(adapter: SaviLmms, plan: _Plan, b: Benchmark, results: Mapping[str,
     )  # fmt: skip
 
 
-def _guess_unknown(sample: Mapping[str, Any]) -> bool:
+def text_of(sample: Mapping[str, Any]) -> str:
+    """A sample's answer as lmms-eval scored it, its reasoning tags removed."""
+    return str(sample["filtered_resps"][0])
+
+
+def raw_of(sample: Mapping[str, Any]) -> str | None:
+    """A sample's reply as the model gave it, where lmms-eval removed more than blanks around it."""
+    raw = sample["resps"][0]
+    while isinstance(raw, (list, tuple)):
+        raw = raw[0]
+    return None if str(raw).strip() == text_of(sample).strip() else str(raw)
+
+
+def _guess_unknown(sample: Mapping[str, Any]) -> ReadBy:
     """For a sample scored on another rank: whether upstream guessed is not known, so only a plain letter or yes/no counts as read."""
-    text = str(sample["filtered_resps"][0]).strip(" .()").lower()
-    return text not in {"a", "b", "c", "d", "e", "yes", "no"}
+    text = text_of(sample).strip(" .()").lower()
+    return "rule" if text in {"a", "b", "c", "d", "e", "yes", "no"} else "guess"
 
 
 def _provenance(adapter: SaviLmms, plan: _Plan, b: Benchmark, records: Sequence[QuestionRecord]) -> Provenance:
@@ -273,6 +289,7 @@ def _provenance(adapter: SaviLmms, plan: _Plan, b: Benchmark, records: Sequence[
         frames=adapter.frame_settings,
         versions=versions(),
         seed=plan.seed,
+        reading={"reasoning_tags": str(default_arguments().reasoning_tags), "rule": READING_VERSION},
     )
 
 

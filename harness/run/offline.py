@@ -7,6 +7,7 @@ draws, from its seed.
 
 from __future__ import annotations
 
+import argparse
 import functools
 import importlib
 import os
@@ -22,6 +23,7 @@ from typing import Any
 
 from benchmarks.benchmark import Judge
 from benchmarks.catalog import CATALOG, of_task
+from harness.records import ReadBy
 from savi.base.errors import SaviError
 
 _LOCAL = ("localhost", "127.0.0.1", "::1", "", "0.0.0.0")  # noqa: S104 (names that are let through, nothing is bound)
@@ -151,11 +153,11 @@ def _quiet_datasets() -> Callable[[], None]:
 
 
 class Guesses:
-    """For each task, whether upstream had to guess (or would have asked a judge), document after document in the order of scoring."""
+    """For each task, how lmms-eval read each answer (its rule, a random guess, a judge's turn), in the order of scoring."""
 
     def __init__(self) -> None:
-        self.by_task: dict[str, list[bool]] = defaultdict(list)
-        self._guessed = False
+        self.by_task: dict[str, list[ReadBy]] = defaultdict(list)
+        self._read_by: ReadBy = "rule"
 
     def watch(self, name: str, task: Any) -> None:
         """Put a watcher around a task's scoring function. Its module is loaded afresh for each function, so nothing else is touched."""
@@ -169,21 +171,21 @@ class Guesses:
 
         @functools.wraps(scoring)
         def watched(doc: Any, results: Any, **kwargs: Any) -> Any:
-            self._guessed = False
+            self._read_by = "rule"
             out = scoring(doc, results, **kwargs)
-            self.by_task[name].append(self._guessed)
+            self.by_task[name].append(self._read_by)
             return out
 
         task.config.process_results = watched
 
     def _note(self) -> None:
-        self._guessed = True
+        self._read_by = "guess"
 
     def _unanswered(self, judge: Judge) -> Callable[..., tuple[Any, ...]]:
         """The judge as it is when it cannot be reached."""
 
         def answer(*_: Any, **__: Any) -> tuple[Any, ...]:
-            self._note()
+            self._read_by = "judge"
             return judge.unanswered
 
         return answer
@@ -218,3 +220,17 @@ def task_manager(guesses: Guesses) -> Any:
 
     root = Path(tasks.__file__).parent
     return OurTasks("ERROR", include_path=[str(root / b.task_folder) for b in CATALOG.values()], include_defaults=False)
+
+
+def default_arguments() -> argparse.Namespace:
+    """lmms-eval's own defaults of its command line, from its own parser: without them `simple_evaluate` keeps `<think>` blocks in replies,
+    which the command line removes."""
+    from lmms_eval.__main__ import parse_eval_args
+
+    given = sys.argv
+    sys.argv = ["lmms-eval"]
+    try:
+        arguments: argparse.Namespace = parse_eval_args()[1]
+    finally:
+        sys.argv = given
+    return arguments

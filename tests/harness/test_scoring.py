@@ -5,6 +5,7 @@ The metrics in these samples are what lmms-eval 0.7.3's own functions return for
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -20,14 +21,11 @@ from harness.scoring import (
     describe,
     is_degenerate,
     question_id,
-    read_letter,
-    read_yes_no,
     record,
     score,
     unique_ids,
 )
 
-COLOURS = ("red", "blue cube", "green", "yellow")
 MV = {"video": "a.mp4", "question": "What moves?", "candidates": ["red ball", "blue cube", "green cone"], "answer": "blue cube"}
 PT = {"video_name": "v1", "question": "q", "question_id": "0", "options": ["Yes", "No", "Maybe"], "answer_id": "1"}
 NX = {"video": 7, "question": "why", "answer": 3, "qid": 1, **{f"a{k}": x for k, x in enumerate(("play", "run", "eat", "sleep", "swim"))}}
@@ -59,48 +57,6 @@ def mvbench(answer: str, score: int) -> QuestionRecord:
     return made("mvbench", MV, {"pred_answer": answer, "gt_answer": "B", "score": score}, answer, task="mvbench_state_change")
 
 
-# what replies say
-
-
-@pytest.mark.parametrize(
-    ("answer", "letter"),
-    [
-        ("B", "B"),
-        ("B.", "B"),
-        (" (B) blue cube", "B"),
-        ("B) blue cube", "B"),
-        ("B: because", "B"),
-        ("B blue cube", "B"),
-        ("A red", "A"),
-        ("The answer is D.", "D"),
-        ("Answer: D", "D"),
-        ("The best option is (C)", "C"),
-        ("The answer is A because it moves", "A"),
-        ("red goes x2 y3 to x6 y3 so right B", "B"),
-        ("it is green", "C"),
-        ("It is a blue cube", "B"),
-        ("E", None),  # no such option
-        ("A person does it", None),  # an article
-        ("A person does B", "B"),
-        ("between B and C", None),
-        ("b", None),
-        ("red or green", None),
-        ("", None),
-        ("I do not know", None),
-    ],
-)
-def test_read_letter(answer: str, letter: str | None) -> None:
-    assert read_letter(answer, COLOURS) == letter
-
-
-@pytest.mark.parametrize(
-    ("answer", "said"),
-    [("yes", "yes"), ("No.", "no"), (" Yes, it is", "yes"), ("Not sure", None), ("None of them", None), ("yesterday", None), ("", None)],
-)
-def test_read_yes_no(answer: str, said: str | None) -> None:
-    assert read_yes_no(answer) == said
-
-
 @pytest.mark.parametrize(("answer", "is_one"), [("A A A A", True), ("!!!!!!!!", True), ("A A B A", False), ("no no", False), ("A", False)])
 def test_degenerate(answer: str, is_one: bool) -> None:
     assert is_degenerate(answer) is is_one
@@ -111,7 +67,7 @@ def test_degenerate(answer: str, is_one: bool) -> None:
 
 def test_mvbench_reads_it_is_a_blue_cube_as_option_a() -> None:
     r = mvbench("It is a blue cube", 0)  # right in fact, wrong for upstream
-    assert (r.upstream, r.strict, r.parsed, r.status) == (0, 0, "B", "ok")
+    assert (r.upstream, r.strict, r.parsed, r.status) == (0, 0, None, "unparsed")
     doc = {**MV, "answer": "red ball"}  # wrong in fact, right for upstream: "a" is read as A
     r = made("mvbench", doc, {"score": 1}, "It is a blue cube", task="mvbench_state_change")
     assert (r.upstream, r.strict) == (1, 0)
@@ -143,8 +99,8 @@ def test_perceptiontest_takes_the_article_for_a_letter() -> None:
     doc = {**PT, "answer_id": "0"}
     r = made("perceptiontest", doc, {"pred_id": 0, "answer_id": "0", "correct": 1}, "A person does B")
     assert (r.upstream, r.strict) == (1, 0)
-    r = made("perceptiontest", PT, {"pred_id": -1, "answer_id": "1", "correct": 0}, "b")
-    assert (r.upstream, r.strict, r.status) == (0, 0, "unparsed")
+    r = made("perceptiontest", PT, {"pred_id": -1, "answer_id": "1", "correct": 0}, "b")  # right, and read by this rule alone
+    assert (r.upstream, r.strict, r.status, r.parsed) == (0, 0, "unparsed", None)
 
 
 def test_tempcompass_not_sure_counts_as_no() -> None:
@@ -154,9 +110,19 @@ def test_tempcompass_not_sure_counts_as_no() -> None:
     assert (r.upstream, r.strict, r.status) == (1, 1, "ok")
 
 
-def test_tempcompass_bracketed_letter_would_go_to_the_judge() -> None:
-    r = made("tempcompass", TC_MC, {"rating": 0, "match_success": False}, "(A) up", guessed=True)
-    assert (r.upstream, r.strict, r.status, r.parsed) == (0, 0, "unparsed", "A")
+@pytest.mark.parametrize(
+    ("doc", "task", "answer"),
+    [(TC_MC, "tempcompass_multi_choice", "(A) up"), (TC_CM, "tempcompass_caption_matching", "B. it goes down")],
+)
+def test_what_tempcompass_would_send_to_its_judge_is_not_read_and_is_counted(doc: dict[str, Any], task: str, answer: str) -> None:
+    r = made("tempcompass", doc, {"rating": 0, "match_success": False}, answer, task=task, read_by="judge")
+    assert (r.upstream, r.strict, r.status, r.parsed, r.read_by) == (0, 0, "unparsed", None, "judge")
+    b = CATALOG["tempcompass"]
+    rows = [replace(r, task=t, doc_id=i) for i, t in enumerate(b.tasks)]
+    e = score(
+        b, rows, [0.5] * 3, dict.fromkeys(b.tasks, 0.0), scale="micro", n_expected=3, provenance=provenance(), wall_s=0
+    )  # fmt: skip
+    assert e.score.to_judge == 3
 
 
 @pytest.mark.parametrize("answer", ["Caption B: it goes down", "it goes down", "Caption B", "B", "B."])
@@ -178,16 +144,27 @@ def test_tempcompass_rating_minus_one_is_no_credit() -> None:
     ],
 )
 def test_random_choice_is_free_credit_upstream_and_none_here(name: str, doc: dict[str, Any], metric: Any) -> None:
-    r = made(name, doc, metric, "hm", guessed=True)
+    r = made(name, doc, metric, "hm", read_by="guess")
     assert (r.upstream, r.strict, r.status) == (1, 0, "unparsed")
 
 
 def test_longvideobench_reads_answer_d_as_a() -> None:
     r = made("longvideobench", LVB, {"answer": "D", "parsed_pred": "A"}, "Answer: D")
-    assert (r.upstream, r.strict, r.parsed) == (0, 0, "D")
+    assert (r.upstream, r.strict, r.parsed, r.status) == (0, 0, None, "unparsed")
     doc = {**LVB, "correct_choice": 0}
     r = made("longvideobench", doc, {"answer": "A", "parsed_pred": "A"}, "Answer: D")
-    assert (r.upstream, r.strict, r.parsed) == (1, 0, "D")
+    assert (r.upstream, r.strict, r.parsed, r.status) == (1, 0, None, "unparsed")
+
+
+@pytest.mark.parametrize(("key", "upstream"), [("B", 1), ("A", 0), ("C", 0)])
+def test_a_reply_that_rejects_an_option_earns_nothing_for_it(key: str, upstream: int) -> None:
+    """MVBench's rule takes the first letter; the reply rejects it and names another."""
+    doc = {**MV, "answer": MV["candidates"]["ABC".index(key)]}
+    r = made(
+        "mvbench", doc, {"score": upstream}, "(B) is not what the video shows. The correct answer is (A).", task="mvbench_state_change"
+    )
+    assert r.strict == 0
+    assert (r.status, r.parsed) == (("ok", "A") if key == "C" else ("unparsed", None)), "read only where both rules agree on the credit"
 
 
 def test_repeated_token_is_degenerate_whatever_upstream_reads() -> None:
@@ -203,11 +180,11 @@ def test_egoschema_compares_as_text() -> None:
 @given(
     answer=st.text(alphabet="ABCDEabcdeno ().:yes1", max_size=20),
     credit=st.booleans(),
-    guessed=st.booleans(),
+    read_by=st.sampled_from(["rule", "guess", "judge"]),
     error=st.sampled_from([None, "x"]),
 )
-def test_strict_never_exceeds_upstream(answer: str, credit: bool, guessed: bool, error: str | None) -> None:
-    r = made("nextqa", NX, credit, answer, guessed=guessed, error=error)
+def test_strict_never_exceeds_upstream(answer: str, credit: bool, read_by: str, error: str | None) -> None:
+    r = made("nextqa", NX, credit, answer, read_by=read_by, error=error)
     assert r.strict <= r.upstream
     assert r.status == "ok" or r.strict == 0
 

@@ -15,9 +15,9 @@ from benchmarks.benchmark import Benchmark
 from benchmarks.catalog import CATALOG
 from benchmarks.data.layout import MediaIndex, has_twins
 from harness.records import Evaluation, QuestionRecord
-from harness.run.evaluate import PAPER_MAX_NEW_TOKENS, SMALL_MAX_NEW_TOKENS
+from harness.run.evaluate import PAPER_MAX_NEW_TOKENS, SMALL_MAX_NEW_TOKENS, raw_of, text_of
 from harness.run.journal import Journal
-from harness.run.offline import Guesses, check_environment, quiet_upstream, refuse_network, task_manager
+from harness.run.offline import Guesses, check_environment, default_arguments, quiet_upstream, refuse_network, task_manager
 from harness.scoring import Reply, describe, question_id, record, unique_ids
 
 if TYPE_CHECKING:
@@ -94,16 +94,18 @@ class VideoAsker:
                     random_seed=self.seed,
                     verbosity="ERROR",
                     process_docs_parallel=1,
+                    cli_args=default_arguments(),
                 )
             finally:
                 self.adapter.journal.close()
         out: list[QuestionRecord] = []
         for task in (t for t in b.tasks if chosen[t]):
             guessed = self.guesses.by_task[task]
-            for sample, guess, doc in zip(results["samples"][task], guessed, sorted(chosen[task]), strict=True):
+            for sample, read_by, doc in zip(results["samples"][task], guessed, sorted(chosen[task]), strict=True):
                 note = self.adapter.notes[(task, int(sample["doc_id"]))]
                 qid = self._ids[(b.name, task)][doc]
-                out.append(record(b, task, {**sample, "doc_id": doc}, Reply(note.text, note.frames, note.error, guess), qid))
+                reply = Reply(text_of(sample), note.frames, note.error, read_by, raw_of(sample))
+                out.append(record(b, task, {**sample, "doc_id": doc}, reply, qid))
         return out
 
     def _index(self, b: Benchmark) -> dict[str, list[tuple[str, int]]]:

@@ -247,3 +247,31 @@ def test_usage_errors(checkpoint: Path, twins: TwinSet, tmp_path: Path) -> None:
     no_model = evaluate(tmp_path / "none", twins.hf_home, tmp_path)
     assert no_model.returncode == 5
     assert "Traceback" not in no_model.stderr + absent.stderr
+
+
+THINKER = """
+import sys
+from pathlib import Path
+from dataclasses import replace
+from harness.run.evaluate import evaluate
+from savi.engine.video_lm import VideoLM
+lm = VideoLM.from_pretrained(sys.argv[1])
+ask = lm.ask
+lm.ask = lambda *a, **k: [replace(r, text="<think>Option B does not fit, so I go with A.</think>\\n\\nA") for r in ask(*a, **k)]
+evaluate(lm, benchmarks=["egoschema", "perceptiontest"], hf_home=Path(sys.argv[2]), out=Path(sys.argv[3]), num_frames=2, scale="micro")
+"""
+
+
+def test_reasoning_is_removed_as_by_lmms_evals_command_line(checkpoint: Path, twins: TwinSet, tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", THINKER, str(checkpoint), str(twins.hf_home), str(tmp_path)],
+        capture_output=True, text=True, env=environment(twins.hf_home), cwd=ROOT, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-3000:]
+    for e in read_evaluations(tmp_path).values():
+        assert {r.answer for r in e.records} == {"A"}
+        assert all(r.raw is not None and r.raw.startswith("<think>") for r in e.records)
+        assert {(r.parsed, r.status) for r in e.records} == {("A", "ok")}
+        share = 100 * sum(r.target == "A" for r in e.records) / len(e.records)
+        assert (e.score.upstream_pct, e.score.strict_pct) == (pytest.approx(share), pytest.approx(share))
+        assert "<think>" in str(e.score.provenance.reading["reasoning_tags"])

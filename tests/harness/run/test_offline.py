@@ -87,7 +87,7 @@ def test_guesses_are_noted_and_the_judge_is_never_asked() -> None:
     guesses.watch("tempcompass_yes_no", task)
     random.seed(7)
     out = [task.config.process_results({}, [x]) for x in ("A", "hm", "judge", "A")]
-    assert guesses.by_task["tempcompass_yes_no"] == [False, True, True, False]
+    assert guesses.by_task["tempcompass_yes_no"] == ["rule", "guess", "judge", "rule"]
     assert out[2] == {"pred": (None, 0)}
     random.seed(7)  # the draw is the one upstream would have made
     assert out[1] == {"pred": random.choice(["A", "B"]), "other": random.random()}

@@ -1,0 +1,91 @@
+"""The one rule for reading a reply, on a table of forms with the value that a person would give.
+
+The values of `reply_forms.jsonl` were thought out, not taken from the rule. Options of its letter questions: red ball, blue cube,
+green cone, yellow disc; of its captions: it goes up, it goes down.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from benchmarks.benchmark import Form
+from harness.reading import read_letter, read_reply, read_yes_no
+
+OPTIONS: dict[str, tuple[str, ...]] = {
+    "letter": ("red ball", "blue cube", "green cone", "yellow disc"),
+    "yes_no": ("yes", "no"),
+    "caption": ("it goes up", "it goes down"),
+}
+FORMS = [json.loads(line) for line in Path(__file__).with_name("reply_forms.jsonl").read_text(encoding="utf-8").splitlines()]
+
+
+def test_the_table_is_whole() -> None:
+    assert len(FORMS) >= 100
+    assert {f["form"] for f in FORMS} == set(OPTIONS)
+    assert sum(f["value"] is None for f in FORMS) >= 40
+
+
+@pytest.mark.parametrize("row", FORMS, ids=lambda r: f"{r['form']}: {r['reply'][:40]}")
+def test_forms(row: dict[str, str]) -> None:
+    form: Form = row["form"]  # type: ignore[assignment]
+    assert read_reply(form, OPTIONS[form], row["reply"]) == row["value"]
+    spaced = f"\n {row['reply']} \n"
+    assert read_reply(form, OPTIONS[form], spaced) == row["value"], "blanks around a reply say nothing"
+
+
+@pytest.mark.parametrize("letter", "ABCD")
+@pytest.mark.parametrize("other", "ABCD")
+def test_a_rejected_option_is_never_the_answer(letter: str, other: str) -> None:
+    if letter == other:
+        return
+    for text in (
+        f"({other}) is wrong, ({letter}) is right",
+        f"Option {other} can be excluded. The answer is {letter}.",
+        f"It is not {other}. {letter}",
+        f"{letter}, not {other}.",
+    ):
+        assert read_letter(text, OPTIONS["letter"]) == letter, text
+    for text in (f"{letter}, {other}", f"{letter} or {other}", f"{letter} and {other}", f"{letter}/{other}", f"{letter}; {other}"):
+        assert read_letter(text, OPTIONS["letter"]) is None, text
+
+
+def test_options_that_hold_letters_negations_and_articles() -> None:
+    assert read_letter("(B) not moving", ("moving", "not moving")) == "B"
+    assert read_letter("not moving", ("moving", "not moving")) == "B"
+    assert read_letter("C. goes to point B", ("stops", "turns", "goes to point B")) == "C"
+    assert read_letter("goes to point B", ("stops", "turns", "goes to point B")) == "C"
+    assert read_letter("A person runs", ("a dog runs", "a person runs")) == "B"
+    assert read_letter("No", ("Yes", "No", "Maybe")) == "B"
+    assert read_letter("red cube", ("red", "red cube")) == "B"
+    assert read_letter("2", ("1", "2", "3")) == "B"
+
+
+def test_an_option_the_question_does_not_have() -> None:
+    assert read_letter("E", ("x1", "x2", "x3")) is None
+    assert read_letter("The answer is D.", ("x1", "x2", "x3")) is None
+
+
+def test_two_bare_words_are_read_by_the_first_as_lmms_eval_does() -> None:
+    assert read_yes_no("no yes") == "no"
+
+
+@given(text=st.text(max_size=200), n=st.integers(2, 5))
+def test_any_text_gives_an_option_or_nothing(text: str, n: int) -> None:
+    assert read_letter(text, [f"thing {i}" for i in range(n)]) in {None, *"ABCDE"[:n]}
+    assert read_yes_no(text) in {None, "yes", "no"}
+
+
+def test_long_replies_take_no_time_and_are_read_by_their_end() -> None:
+    import time
+
+    begin = time.monotonic()
+    for filler in (", ", "A, ", "A or ", "not ", "( ", "\n", " - ", "<b", "option "):
+        read_letter(filler * 100_000, OPTIONS["letter"])
+        read_yes_no(filler * 100_000)
+    assert time.monotonic() - begin < 20
+    assert read_letter("x " * 50_000 + "The answer is B.", OPTIONS["letter"]) == "B"
