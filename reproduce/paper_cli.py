@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, get_args
 
 import typer
 
+from reproduce.stages import START_OVER
 from savi.base.cli import KEPT, Stopped, describe_error, describe_stop, stop
 from savi.base.errors import ExitCode
 from savi.base.files import write_text_atomic
@@ -59,6 +60,9 @@ def paper_command(
         typer.Option("--set", help="Any setting of the scale, as training.epochs=2; give several times. run.json names it as yours."),
     ] = None,
     offline: Annotated[bool, typer.Option("--offline", help="Never fetch anything, not even the base model.")] = False,
+    start_over: Annotated[
+        bool, typer.Option(START_OVER, help="Make everything again; what is there is kept until its replacement is finished.")
+    ] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan and its cost for every scale, and do nothing.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="With --dry-run: the plans as JSON.")] = False,
 ) -> None:
@@ -122,16 +126,24 @@ def paper_command(
         else Path(os.environ.get("HF_HOME") or Path.home() / ".cache" / "huggingface")
     )
     x = Experiment(chosen, RunDir(folder), home, videos.resolve() if videos else None, offline)
-    sys.exit(execute(x, why=choice.why, asked=scale, gpus=gpus))
+    sys.exit(execute(x, why=choice.why, asked=scale, gpus=gpus, start_over=start_over))
 
 
-def execute(x: Experiment, *, why: str, asked: str, gpus: list[Any], relaunch: Callable[[dict[str, str]], None] | None = None) -> int:
+def execute(
+    x: Experiment,
+    *,
+    why: str,
+    asked: str,
+    gpus: list[Any],
+    relaunch: Callable[[dict[str, str]], None] | None = None,
+    start_over: bool = False,
+) -> int:
     """Run an experiment in its folder; returns the exit code."""
     from reproduce.console import RunConsole
     from reproduce.launch import reexec, worker_environment
     from reproduce.paper import build_stages, run_paper, summarise
     from reproduce.run_dir import RunDirError, base_identity, new_facts
-    from reproduce.stages import statuses
+    from reproduce.stages import StampsLostError, drop_stamps, refuse_lost_stamps, statuses
     from reproduce.work import base_path
 
     s = x.scale
@@ -146,7 +158,9 @@ def execute(x: Experiment, *, why: str, asked: str, gpus: list[Any], relaunch: C
             settings["loop.videos"] = Setting[Any](value=str(x.videos), source="command line: --videos")
         found = x.run.read()
         stages = build_stages(x, make_work(), base_fingerprint=identity)
-        status = statuses(x.run.path, stages) if found else {}
+        if found and not start_over:
+            refuse_lost_stamps(x.run.path, stages)
+        status = statuses(x.run.path, stages) if found and not start_over else {}
         finished = bool(status) and all(v.done for v in status.values())
         if not finished:
             (relaunch or reexec)(wanted)  # the lines below are said once, by the process that does the work
@@ -166,10 +180,12 @@ def execute(x: Experiment, *, why: str, asked: str, gpus: list[Any], relaunch: C
             )
             new = x.run.open(settings, facts)
             x.run.sweep()
+            if start_over:
+                drop_stamps(x.run.path, stages)
             _say_plan(console, x, stages, status, new, facts)
             with console:
                 outcome = summarise(x, stages, console) if finished else run_paper(x, stages, console)
-    except RunDirError as e:
+    except (RunDirError, StampsLostError) as e:
         return _problem(str(e), e.exit_code)
     except (Stopped, KeyboardInterrupt) as e:
         return _problem(*describe_stop(e, KEPT))

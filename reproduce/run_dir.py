@@ -21,7 +21,8 @@ from pathlib import Path
 from typing import Any
 
 from reproduce.scale import Gpu, Setting
-from savi.base.digests import sha256_file, sha256_json
+from savi.base.digest_memory import remembered_sha256
+from savi.base.digests import sha256_json
 from savi.base.errors import ExitCode, SaviError
 from savi.base.files import is_torn, write_text_atomic
 
@@ -113,7 +114,7 @@ def machine(gpus: Sequence[Gpu]) -> dict[str, Any]:
 
 
 def base_identity(path: Path) -> str:
-    """A fingerprint of a checkpoint folder, cheap at any size: small files by content, large ones by name and size.
+    """A fingerprint of a checkpoint folder: names, sizes and digests of its files.
 
     Raises:
         RunDirError: no checkpoint there.
@@ -126,9 +127,7 @@ def base_identity(path: Path) -> str:
     if not any(p.suffix == ".safetensors" for p in files):
         raise RunDirError(f"{path}: no checkpoint here (no .safetensors file)")
     skip = {"training.json"}
-    return sha256_json(
-        [[p.name, p.stat().st_size, sha256_file(p) if p.stat().st_size < 64 << 20 else ""] for p in files if p.name not in skip]
-    )
+    return sha256_json([[p.name, p.stat().st_size, remembered_sha256(p)] for p in files if p.name not in skip])
 
 
 @dataclass(frozen=True)

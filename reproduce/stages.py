@@ -1,28 +1,29 @@
-"""Stages: each reads files and writes files, and is not run again while its outputs stand and its inputs are the same.
+"""Stages: each reads files and writes files, and is not run again while its outputs are there and its inputs are the same.
 
-A finished stage leaves a stamp: the fingerprint of what it was made from, and size and digest of every file it made. The fingerprint covers
-the settings it depends on and the digests of the stages it reads, so a change runs through to everything behind it. A stage whose stamp is
-missing (killed on the way) runs again and must continue or overwrite what it finds. The module knows nothing of the experiment.
+A finished stage leaves a stamp (`savi.base.stamp`): what it was made from, and size and digest of every file it made. What it was made
+from covers the settings it depends on and the digests of the stages it reads, so a change runs through to everything behind it. A stage
+without a finished stamp (killed on the way) runs again and must continue or overwrite what it finds. Outputs that do not belong to it are
+moved aside and deleted when their replacement is there, never before. The module knows nothing of the experiment.
 """
 
 from __future__ import annotations
 
-import json
 import shutil
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
-from savi.base.digests import sha256_file, sha256_json
-from savi.base.errors import SaviError
-from savi.base.files import write_text_atomic
+from savi.base.digest_memory import DigestMemory
+from savi.base.errors import ExitCode, SaviError
+from savi.base.files import make_folder, sync_files
+from savi.base.stamp import Stamp, files_below, read_stamp
 
-STAMPS = ".stages"
-STAMP_SCHEMA = 1
-HASH_BELOW = 16 << 20
-"""Files from this size on are known by their size alone: reading 16 GB of weights to find them unchanged is not worth the time."""
+STAMPS = "stages"
+"""A folder that every copy of a run takes along: file managers and uploads leave hidden ones out."""
+MEMORY = ".digests.json"
+START_OVER = "--start-over"
 
 
 class Progress(Protocol):
@@ -66,94 +67,50 @@ class StageError(SaviError):
     """A stage that did not make what it promised."""
 
 
-@dataclass(frozen=True)
-class Stamp:
-    """What a finished stage left: the fingerprint of its inputs, {file: [bytes, sha256 or ""]}, its line for people."""
+class StampsLostError(SaviError):
+    """Outputs without a single stamp: nothing tells what they were made from."""
 
-    fingerprint: str
-    files: dict[str, tuple[int, str]]
-    summary: str
+    exit_code = ExitCode.USAGE
 
-    @property
-    def digest(self) -> str:
-        return sha256_json({name: list(v) for name, v in self.files.items()})
+
+def _path(run: Path, stage: str, suffix: str) -> Path:
+    return run / STAMPS / f"{stage.replace('/', '.')}{suffix}"
 
 
 def stamp_path(run: Path, stage: str) -> Path:
-    return run / STAMPS / f"{stage.replace('/', '.')}.json"
+    return _path(run, stage, ".json")
 
 
 def failures_path(run: Path, stage: str) -> Path:
-    return run / STAMPS / f"{stage.replace('/', '.')}.failures.jsonl"
+    return _path(run, stage, ".failures.jsonl")
 
 
-def read_stamp(run: Path, stage: str) -> Stamp | None:
-    """The stamp, or None where there is none that can be read (then the stage runs again, which is always safe)."""
-    try:
-        raw = json.loads(stamp_path(run, stage).read_text(encoding="utf-8"))
-        if raw["schema"] != STAMP_SCHEMA:
-            return None
-        return Stamp(raw["fingerprint"], {k: (int(v[0]), str(v[1])) for k, v in raw["files"].items()}, str(raw["summary"]))
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        return None
+def _aside(run: Path, stage: str) -> Path:
+    """Where outputs wait that a stage replaces."""
+    return _path(run, stage, ".replaced")
 
 
-def fingerprint(stage: Stage, digests: Mapping[str, str]) -> str:
+def made_from(stage: Stage, digests: Mapping[str, str]) -> dict[str, Any]:
     """What the stage would be made from now."""
-    return sha256_json(
-        {"schema": STAMP_SCHEMA, "name": stage.name, "settings": stage.settings, "inputs": {n: digests[n] for n in stage.after}}
-    )
+    return {"settings": stage.settings, "inputs": {name: digests[name] for name in stage.after}}
 
 
-def changed_files(run: Path, stamp: Stamp) -> list[str]:
-    """The outputs that are gone or no longer what the stage made."""
-    return [
-        name
-        for name, (size, sha) in stamp.files.items()
-        if not (path := run / name).is_file() or path.stat().st_size != size or (sha and sha256_file(path) != sha)
-    ]
+def _memory(run: Path) -> DigestMemory:
+    return DigestMemory(run, run / STAMPS / MEMORY)
 
 
-def _remove_outputs(run: Path, stage: Stage) -> None:
-    """Remove what a run of other inputs left, so that nothing of it is taken for this one's."""
-    for name in stage.outputs:
-        path = run / name
-        if path.is_dir():
-            shutil.rmtree(path)
-        else:
-            path.unlink(missing_ok=True)
-    failures_path(run, stage.name).unlink(missing_ok=True)
-
-
-def _remove_beside(run: Path, stamp: Stamp, changed: Sequence[str]) -> None:
-    """Remove the changed files and the stage's other files in the same folders: what lies beside a changed file was made with it (a
-    benchmark's questions and score, a checkpoint's parts), what lies elsewhere need not be made again."""
-    folders = {Path(name).parent for name in changed}
-    for name in stamp.files:
-        if Path(name).parent in folders:
-            (run / name).unlink(missing_ok=True)
-
-
-def list_outputs(run: Path, stage: Stage) -> dict[str, tuple[int, str]]:
-    """Size and digest of every file the stage promised.
+def list_outputs(run: Path, stage: Stage) -> list[Path]:
+    """Every file the stage promised.
 
     Raises:
-        StageError: one is missing.
+        StageError: one is missing, or a folder is empty.
     """
-    out: dict[str, tuple[int, str]] = {}
+    out: list[Path] = []
     for name in stage.outputs:
-        path = run / name
-        if path.is_dir():
-            files = sorted(
-                p for p in path.rglob("*") if p.is_file() and not p.name.startswith(".") and not p.name.endswith((".lock", ".partial"))
-            )
-        elif path.is_file():
-            files = [path]
-        else:
+        found = files_below(run / name) if (run / name).exists() else []
+        if not found:
             raise StageError(f"stage {stage.name} ended without making {name}")
-        for p in files:
-            size = p.stat().st_size
-            out[p.relative_to(run).as_posix()] = (size, sha256_file(p) if size < HASH_BELOW else "")
+        out += found
     return out
 
 
@@ -169,22 +126,88 @@ def statuses(run: Path, stages: Sequence[Stage]) -> dict[str, Status]:
     """Which stages are done; one behind an undone one is undone too."""
     digests: dict[str, str] = {}
     out: dict[str, Status] = {}
+    memory = _memory(run)
     for stage in stages:
         waiting = [n for n in stage.after if n not in digests]
         if waiting:
             out[stage.name] = Status(False, f"waits for {waiting[0]}")
             continue
-        stamp = read_stamp(run, stage.name)
-        if stamp is None:
+        stamp = read_stamp(stamp_path(run, stage.name))
+        if stamp is None or not stamp.done:
             out[stage.name] = Status(False, "not done yet")
-        elif stamp.fingerprint != fingerprint(stage, digests):
+        elif stamp.differing(made_from(stage, digests)):
             out[stage.name] = Status(False, "made from other inputs")
-        elif changed := changed_files(run, stamp):
+        elif changed := stamp.changed(run, memory.digest):
             out[stage.name] = Status(False, f"{changed[0]} is missing or changed")
         else:
             out[stage.name] = Status(True)
             digests[stage.name] = stamp.digest
+    memory.save()
     return out
+
+
+def refuse_lost_stamps(run: Path, stages: Sequence[Stage]) -> None:
+    """Stop where results lie in a folder without a single stamp: made again, they would take hours, and these may be the only ones.
+
+    Raises:
+        StampsLostError: names what is there and what to do.
+    """
+    if any(read_stamp(stamp_path(run, stage.name)) is not None for stage in stages):
+        return
+    there = [name for stage in stages for name in stage.outputs if (run / name).exists() and files_below(run / name)]
+    if there:
+        raise StampsLostError(
+            f"{run}: run.json and {len(there)} outputs are there ({there[0]}, ...), but no stamps in {STAMPS}/, so nothing tells what they "
+            f"were made from; copy the run with its {STAMPS}/ folder, take another --out, or say {START_OVER} to make everything again"
+        )
+
+
+def drop_stamps(run: Path, stages: Sequence[Stage]) -> None:
+    """Forget what is done: every stage runs again, its outputs kept until it has."""
+    for stage in stages:
+        stamp_path(run, stage.name).unlink(missing_ok=True)
+
+
+def _set_aside(run: Path, stage: str, paths: Iterable[Path]) -> None:
+    """Move files out of the way of a stage that makes them again; they are kept until it has."""
+    aside = _aside(run, stage)
+    for path in paths:
+        target = aside / path.relative_to(run)
+        if not path.exists() or target.exists():  # what was set aside first is the finished one
+            continue
+        make_folder(target.parent)
+        path.rename(target)
+
+
+def _others(run: Path, stage: Stage) -> list[Path]:
+    """What lies where the stage's outputs go, and its list of failures."""
+    return [*(run / name for name in stage.outputs), failures_path(run, stage.name)]
+
+
+def _beside(run: Path, stamp: Stamp, changed: Sequence[str]) -> list[Path]:
+    """The changed files and the stage's other files in the same folders: what lies beside a changed file was made with it (a benchmark's
+    questions and score, a checkpoint's parts), what lies elsewhere need not be made again."""
+    folders = {Path(name).parent for name in changed}
+    return [run / name for name in stamp.files if Path(name).parent in folders]
+
+
+def _make_ready(run: Path, stage: Stage, now: Mapping[str, Any], console: Console, memory: DigestMemory) -> Stamp | None:
+    """The stage's finished stamp; or None, with whatever would be in its way set aside and its work marked as begun."""
+    path = stamp_path(run, stage.name)
+    stamp = read_stamp(path)
+    differing = [] if stamp is None else stamp.differing(now)
+    if stamp is not None and stamp.done and not differing:
+        changed = stamp.changed(run, memory.digest)
+        if not changed:
+            return stamp
+        console.remark(f"{stage.name}: {changed[0]} is missing or changed, so the stage runs again")
+        _set_aside(run, stage.name, _beside(run, stamp, changed))
+    elif stamp is None or differing:
+        if stamp is not None and stamp.done:
+            console.remark(f"{stage.name}: made from other inputs, so it runs again")
+        _set_aside(run, stage.name, _others(run, stage))
+    Stamp(now).write(path)
+    return None
 
 
 def run_stages(
@@ -197,40 +220,31 @@ def run_stages(
     """
     digests: dict[str, str] = {}
     ran: list[str] = []
+    memory = _memory(run)
     for number, stage in enumerate(stages, 1):
-        now = fingerprint(stage, digests)
-        stamp = read_stamp(run, stage.name)
-        if stamp is not None and stamp.fingerprint == now:
-            changed = changed_files(run, stamp)
-            if not changed:
-                digests[stage.name] = stamp.digest
-                console.skip(stage, stamp.summary)
-                continue
-            console.remark(f"{stage.name}: {changed[0]} is missing or changed, so the stage runs again")
-            _remove_beside(run, stamp, changed)
-        elif stamp is not None:
-            console.remark(f"{stage.name}: made from other inputs, so it runs again")
-        stamp_path(run, stage.name).unlink(missing_ok=True)
-        failures = failures_path(run, stage.name)
-        failures.parent.mkdir(parents=True, exist_ok=True)
-        begun = run / STAMPS / f"{stage.name.replace('/', '.')}.begun"
-        if not begun.exists() or begun.read_text(encoding="utf-8") != now:
-            _remove_outputs(run, stage)
-            write_text_atomic(begun, now)
+        now = made_from(stage, digests)
+        stamp = _make_ready(run, stage, now, console, memory)
+        if stamp is not None:
+            shutil.rmtree(_aside(run, stage.name), ignore_errors=True)  # killed between its stamp and this
+            digests[stage.name] = stamp.digest
+            console.skip(stage, str(stamp.facts.get("summary", "")))
+            continue
         progress = console.begin(stage, number, len(stages))
         started = time.monotonic()
-        summary = stage.run(StageContext(run, progress, failures))
+        summary = stage.run(StageContext(run, progress, failures_path(run, stage.name)))
         seconds = time.monotonic() - started
-        stamp = Stamp(now, list_outputs(run, stage), summary)
-        write_text_atomic(
-            stamp_path(run, stage.name),
-            json.dumps({"schema": STAMP_SCHEMA, "fingerprint": now, "files": stamp.files, "summary": summary}, indent=0) + "\n",
-        )
+        files = list_outputs(run, stage)
+        sync_files(files, run)
+        stamp = Stamp.of(now, run, files, {"summary": summary}, memory.digest)
+        stamp.write(stamp_path(run, stage.name))
+        shutil.rmtree(_aside(run, stage.name), ignore_errors=True)
         digests[stage.name] = stamp.digest
         if note_timing is not None:
             note_timing(stage.name, {"wall_s": round(seconds, 2), "peak_memory_gb": peak_memory_gb()})
         console.end(stage, summary, seconds)
         ran.append(stage.name)
+        memory.save()
+    memory.save()
     return ran
 
 

@@ -87,16 +87,18 @@ def sync_folder(folder: Path) -> None:
         os.close(handle)
 
 
-def sync_tree(folder: Path) -> None:
-    """Make everything in a folder durable: files that other libraries wrote, then the names of files and folders."""
-    for here, _, names in os.walk(folder, topdown=False):
-        for name in names:
-            handle = os.open(Path(here, name), os.O_RDWR)
-            try:
-                os.fsync(handle)
-            finally:
-                os.close(handle)
-        sync_folder(Path(here))
+def sync_files(files: Iterable[Path], root: Path) -> None:
+    """Make files that other libraries wrote durable, and their names up to `root`."""
+    folders = {root}
+    for path in files:
+        handle = os.open(path, os.O_RDONLY if os.name != "nt" else os.O_RDWR)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+        folders |= {parent for parent in path.parents if parent.is_relative_to(root)}
+    for folder in sorted(folders, key=lambda folder: len(folder.parts), reverse=True):
+        sync_folder(folder)
 
 
 @contextmanager
@@ -119,7 +121,7 @@ def new_folder(target: Path) -> Iterator[Path]:
 
 def replace_folder(partial: Path, target: Path) -> None:
     """Put a finished folder in `target`'s place; see `new_folder`."""
-    sync_tree(partial)
+    sync_files((path for path in partial.rglob("*") if path.is_file()), partial)
     old = target.with_name(f".{target.name}.old")
     if target.exists():
         target.rename(old)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -103,6 +104,22 @@ def test_a_base_without_weights_is_refused(invoke: Invoke, fake_base: Path) -> N
     result = invoke(*SMALL)
     assert result.exit_code == 2
     assert "no checkpoint here" in result.stderr
+
+
+def test_a_finished_run_without_its_stamps_is_kept_and_started_over_only_when_told(invoke: Invoke, work: FakeWork, tmp_path: Path) -> None:
+    invoke(*SMALL)
+    shutil.rmtree(tmp_path / "run" / "stages")
+    before = {p: p.read_bytes() for p in (tmp_path / "run").rglob("*") if p.is_file()}
+    work.calls.clear()
+    refused = invoke(*SMALL)
+    assert refused.exit_code == 2
+    assert "no stamps in stages/" in refused.stderr
+    assert "--start-over" in refused.stderr
+    assert work.calls == []
+    assert {p: p.read_bytes() for p in (tmp_path / "run").rglob("*") if p.is_file()} == before
+    assert invoke(*SMALL, "--start-over").exit_code == 0
+    assert len(work.calls) > 5
+    assert invoke(*SMALL).exit_code == 0
 
 
 def test_a_locked_folder_exits_5(invoke: Invoke, tmp_path: Path) -> None:
@@ -267,7 +284,7 @@ def test_killed_in_every_stage_and_run_again_gives_the_same_files(tmp_path: Path
     last = subprocess.run([*command, "--out", str(killed)], env=env, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert last.returncode == 0, last.stderr
     for path in sorted(p.relative_to(whole) for p in whole.rglob("*") if p.is_file()):
-        if path.parts[0] in (".stages", "timings.json", "run.json", "report.html") or path.name.startswith(".") or path.suffix == ".lock":
+        if path.parts[0] in ("stages", "timings.json", "run.json", "report.html") or path.name.startswith(".") or path.suffix == ".lock":
             continue
         a, b = (whole / path).read_text("latin-1"), (killed / path).read_text("latin-1")
         if path.name == "score.json":

@@ -2,18 +2,33 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from reproduce.stages import Stage, StageContext, StageError, failures_path, read_stamp, run_stages, stamp_path, statuses
+from reproduce.stages import (
+    Stage,
+    StageContext,
+    StageError,
+    StampsLostError,
+    drop_stamps,
+    failures_path,
+    refuse_lost_stamps,
+    run_stages,
+    stamp_path,
+    statuses,
+)
+from savi.base.stamp import read_stamp
 
 
 class Quiet:
@@ -119,7 +134,9 @@ def test_a_stage_that_breaks_leaves_no_stamp_and_keeps_what_it_began(tmp_path: P
 
     with pytest.raises(RuntimeError, match="disk full"):
         run_stages(tmp_path, [Stage("one", "", {}, (), ("one.txt",), breaks)], Quiet())
-    assert read_stamp(tmp_path, "one") is None
+    stamp = read_stamp(stamp_path(tmp_path, "one"))
+    assert stamp is not None
+    assert not stamp.done
     seen: list[str] = []
 
     def goes_on(c: StageContext) -> str:
@@ -135,11 +152,98 @@ def test_a_missing_output_is_an_error(tmp_path: Path) -> None:
         run_stages(tmp_path, [Stage("one", "", {}, (), ("nothing.txt",), lambda c: "")], Quiet())
 
 
-@pytest.mark.parametrize("text", ["", "{", "[]", '{"schema": 99}', '{"schema": 1, "fingerprint": "x", "files": [], "summary": ""}', "\x00"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "{",
+        "[]",
+        '{"stamp": 99}',
+        '{"stamp": 1, "made_from": {}, "files": [], "facts": {}}',
+        "\x00",
+        '{"stamp": 1, "made_from": 3, "files": {}}',
+    ],
+)
 def test_an_unreadable_stamp_means_not_done(tmp_path: Path, text: str) -> None:
     run_stages(tmp_path, chain(), Quiet())
     stamp_path(tmp_path, "one").write_text(text)
     assert run_stages(tmp_path, chain(), Quiet()) == ["one"]
+
+
+def test_what_was_made_from_other_inputs_is_kept_until_it_is_replaced(tmp_path: Path) -> None:
+    stage = lambda value, run: [Stage("one", "", {"v": value}, (), ("out",), run)]
+    run_stages(tmp_path, stage(1, write("out/a.txt", "finished")), Quiet())
+
+    def breaks(c: StageContext) -> str:
+        write("out/a.txt", "half")(c)
+        raise RuntimeError("power")
+
+    for _ in range(2):
+        with pytest.raises(RuntimeError, match="power"):
+            run_stages(tmp_path, stage(2, breaks), Quiet())
+        assert [p.read_text() for p in sorted(tmp_path.rglob("a.txt"))] == ["half", "finished"]
+    run_stages(tmp_path, stage(2, write("out/a.txt", "new")), Quiet())
+    assert [p.read_text() for p in tmp_path.rglob("a.txt")] == ["new"]
+
+
+def test_a_run_copied_without_hidden_files_is_done(tmp_path: Path) -> None:
+    run, copy = tmp_path / "run", tmp_path / "copy"
+    run_stages(run, chain(), Quiet())
+    shutil.copytree(run, copy, ignore=shutil.ignore_patterns(".*"))
+    assert run_stages(copy, chain(), Quiet()) == []
+
+
+def test_outputs_without_a_stamp_are_refused_and_kept(tmp_path: Path) -> None:
+    refuse_lost_stamps(tmp_path, chain())
+    run_stages(tmp_path, chain(), Quiet())
+    refuse_lost_stamps(tmp_path, chain())
+    shutil.rmtree(tmp_path / "stages")
+    with pytest.raises(StampsLostError, match=r"3 outputs are there \(one\.txt, \.\.\.\).*--start-over"):
+        refuse_lost_stamps(tmp_path, chain())
+
+
+def test_started_over_every_stage_runs_and_nothing_is_gone_before_its_replacement(tmp_path: Path) -> None:
+    run_stages(tmp_path, chain(), Quiet())
+    drop_stamps(tmp_path, chain())
+    seen: list[int] = []
+
+    def watched(stage: Stage) -> Stage:
+        def run(c: StageContext) -> str:
+            seen.append(sum(p.is_file() for name in ("one.txt", "file.txt", "three.txt") for p in tmp_path.rglob(name)))
+            return stage.run(c)
+
+        return dataclasses.replace(stage, run=run)
+
+    assert run_stages(tmp_path, [watched(stage) for stage in chain()], Quiet()) == ["one", "two", "three"]
+    assert seen == [3, 3, 3]
+
+
+def test_a_file_changed_without_its_size_or_date_is_seen(tmp_path: Path) -> None:
+    run_stages(tmp_path, chain(), Quiet())
+    path = tmp_path / "three.txt"
+    before = path.stat()
+    time.sleep(0.15)
+    run_stages(tmp_path, chain(), Quiet())  # every digest is remembered now
+    path.write_text("4")
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert statuses(tmp_path, chain())["three"].why == "three.txt is missing or changed"
+
+
+def test_what_a_stage_made_is_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run_stages(tmp_path, chain(), Quiet())
+    time.sleep(0.15)
+    statuses(tmp_path, chain())
+    monkeypatch.setattr("savi.base.digest_memory.sha256_file", lambda path: pytest.fail(f"{path} was read again"))
+    assert run_stages(tmp_path, chain(), Quiet()) == []
+
+
+def test_an_empty_folder_is_no_output(tmp_path: Path) -> None:
+    def run(c: StageContext) -> str:
+        (c.run / "out").mkdir()
+        return ""
+
+    with pytest.raises(StageError, match="without making out"):
+        run_stages(tmp_path, [Stage("one", "", {}, (), ("out",), run)], Quiet())
 
 
 def test_statuses_say_why(tmp_path: Path) -> None:
@@ -184,8 +288,8 @@ def test_sigkill_and_the_same_again_gives_the_same_files(tmp_path: Path, at: str
     done = subprocess.run([sys.executable, "-c", KILLED, str(Path(__file__).parents[2]), str(killed), at], check=False, env={**os.environ})
     assert done.returncode == -signal.SIGKILL
     run_stages(killed, chain(), Quiet())
-    files = {p.relative_to(whole): p.read_bytes() for p in whole.rglob("*") if p.is_file()}
-    assert files == {p.relative_to(killed): p.read_bytes() for p in killed.rglob("*") if p.is_file()}
+    files = {p.relative_to(whole): p.read_bytes() for p in whole.rglob("[!.]*") if p.is_file()}
+    assert files == {p.relative_to(killed): p.read_bytes() for p in killed.rglob("[!.]*") if p.is_file()}
 
 
 def test_failures_are_kept_with_their_stage(tmp_path: Path) -> None:
