@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from savi.engine.branch_attention import LONG_PREFIX, NAME, SharedPrefixes, attention_as, register
-from savi.engine.prefix import BranchCache, Prefix, empty, expand
+from savi.engine.prefix import BranchCache, Prefix, cache_keyword, empty, expand
 from savi.engine.sampling import GenerationSettings, choose
 from savi.families.base import Family
 
@@ -118,9 +118,9 @@ def _lay_out(rows: Sequence[Row], extra: int, dtype: torch.dtype, device: torch.
 def _forward(family: Family, text_model: nn.Module, ids: Tensor, positions: Tensor, mask: Tensor, batch: _Batch) -> Tensor:
     """Hidden states `[B, L, D]` of text tokens behind the cache."""
     own = text_model.config._attn_implementation  # type: ignore[union-attr]
-    keywords: dict[str, Any] = {}
+    keywords: dict[str, Any] = {cache_keyword(text_model): batch.cache}
     if batch.shared is not None:
-        own, keywords = NAME, {"shared": batch.shared}
+        own, keywords["shared"] = NAME, batch.shared
     elif own not in ("sdpa", "eager"):
         own = "sdpa"  # others take no additive 4-D mask
     with attention_as(text_model.config, own):
@@ -128,7 +128,6 @@ def _forward(family: Family, text_model: nn.Module, ids: Tensor, positions: Tens
             input_ids=ids,
             position_ids=family.text_positions(positions),
             attention_mask=mask,
-            past_key_values=batch.cache,
             use_cache=True,
             **keywords,
         )

@@ -6,8 +6,10 @@ The module knows tensors and transformers' cache interface, nothing of prompts, 
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import torch
@@ -112,6 +114,16 @@ def complete_prefix(forward: Callable[[], object]) -> None:
     except PrefixCompleteError:
         return
     raise RuntimeError("the model ran to its end without filling the cache it was given; its prefixes cannot be shared")
+
+
+def cache_keyword(model: Any) -> str:
+    """What a model's forward calls the cache it is given: `cache` since transformers 5.24, `past_key_values` before."""
+    return _cache_keyword(model.__class__)
+
+
+@cache
+def _cache_keyword(kind: Any) -> str:
+    return "cache" if "cache" in inspect.signature(kind.forward).parameters else "past_key_values"
 
 
 def read_prefixes(cache: Cache, ids: Tensor, next_pos: int) -> list[Prefix]:

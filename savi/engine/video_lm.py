@@ -256,7 +256,7 @@ class VideoLM:
 
     def _prefixes(self, features: Sequence[VideoFeatures]) -> list[Prefix]:
         """The language model over the prefixes; those written with the same ids in one forward."""
-        from savi.engine.prefix import PrefixCache, complete_prefix, read_prefixes
+        from savi.engine.prefix import PrefixCache, cache_keyword, complete_prefix, read_prefixes
 
         groups: dict[tuple[Any, ...], list[int]] = {}
         ids = [self.chat.prefix_ids(feature) for feature in features]
@@ -274,9 +274,9 @@ class VideoLM:
                 input_ids=stacked,
                 position_ids=positions.unsqueeze(-2).expand(*positions.shape[:-1], len(members), -1),
                 mm_encoder_outputs=self.family.mm_encoder_outputs([features[i] for i in members]),
-                past_key_values=cache,
                 use_cache=True,
                 logits_to_keep=1,
+                **{cache_keyword(self.model): cache},
             )
             with self._evaluating(), torch.no_grad():
                 complete_prefix(forward)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import warnings
+
 import pytest
 import torch
 from transformers.cache_utils import DynamicCache
 
-from savi.engine.prefix import PrefixCache, complete_prefix
+from savi.engine.prefix import PrefixCache, cache_keyword, complete_prefix
 from savi.families import supported
 from tests.savi.engine.test_families import FAMILIES, frames_for
 from tests.savi.tiny import tiny_family_lm
@@ -24,8 +26,8 @@ def test_keys_and_values_are_those_of_the_whole_forward(family: str) -> None:
             input_ids=ids[None],
             position_ids=positions.unsqueeze(-2),
             mm_encoder_outputs=lm.family.mm_encoder_outputs([watched.features]),
-            past_key_values=cache,
             use_cache=True,
+            **{cache_keyword(lm.model): cache},
         )
     assert len(watched.prefix.kv) == len(cache.layers) == lm.text_config.num_hidden_layers
     for (keys, values), layer in zip(watched.prefix.kv, cache.layers, strict=True):
@@ -62,9 +64,31 @@ def test_a_forward_that_drops_the_cache_is_noticed() -> None:
 
 def test_an_error_of_the_model_is_not_taken_for_the_end() -> None:
     lm = tiny_family_lm("internvl-qwen2")
-    cache = PrefixCache(lm.text_config)
+    keywords = {cache_keyword(lm.model): PrefixCache(lm.text_config)}
     with pytest.raises(IndexError):
-        complete_prefix(lambda: lm.model(input_ids=torch.tensor([[10**6]]), past_key_values=cache, use_cache=True))
+        complete_prefix(lambda: lm.model(input_ids=torch.tensor([[10**6]]), use_cache=True, **keywords))
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_nothing_deprecated_is_used(family: str) -> None:
+    lm = tiny_family_lm(family)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        watched = lm.watch(frames_for(family))
+        watched.ask(["red", "what is red"], max_new_tokens=3)
+        watched.score([("what", "red")])
+
+
+def test_the_cache_is_given_by_the_name_that_a_model_knows() -> None:
+    """Both names of the allowed range of transformers (5.24 renamed it), whichever is installed."""
+
+    class Before:
+        def forward(self, input_ids: object, past_key_values: object = None) -> None: ...
+
+    class Since:
+        def forward(self, input_ids: object, cache: object = None) -> None: ...
+
+    assert (cache_keyword(Before()), cache_keyword(Since())) == ("past_key_values", "cache")
 
 
 def test_every_supported_family_is_held_to_it() -> None:

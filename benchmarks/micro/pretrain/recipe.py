@@ -77,7 +77,8 @@ def greedy(model: InternVLForConditionalGeneration, features: torch.Tensor, prom
             pos, cache = (seen.cumsum(1) - 1).clamp(min=0), DynamicCache()
             x, p, done, made = embed(model, ids, features[i : i + 128]), pos, torch.zeros(len(rows), dtype=torch.bool), list[torch.Tensor]()
             for _ in range(max_new):
-                h = model.model.language_model(inputs_embeds=x, attention_mask=seen, position_ids=p, past_key_values=cache, use_cache=True)
+                # the cache by its place: its name changed with transformers 5.24
+                h = model.model.language_model(None, seen, p, cache, inputs_embeds=x, use_cache=True)
                 token = model.lm_head(h.last_hidden_state[:, -1]).argmax(-1)
                 made.append(token)
                 done |= token == _WORDS.ids[EOS]

@@ -49,13 +49,13 @@ def test_text_flops_are_what_torch_counts() -> None:
 
 
 def test_prefix_flops_are_what_torch_counts() -> None:
-    from savi.engine.prefix import PrefixCache, complete_prefix
+    from savi.engine.prefix import PrefixCache, cache_keyword, complete_prefix
 
     lm = make_model(SMOKE, "cpu")
     lm.model.set_attn_implementation("eager")
     n = 24
-    ids, cache = torch.arange(20, 20 + n)[None], PrefixCache(lm.text_config)
-    torch_says = counted(lambda: complete_prefix(lambda: lm.model(input_ids=ids, past_key_values=cache, use_cache=True)))
+    ids, cache = torch.arange(20, 20 + n)[None], {cache_keyword(lm.model): PrefixCache(lm.text_config)}
+    torch_says = counted(lambda: complete_prefix(lambda: lm.model(input_ids=ids, use_cache=True, **cache)))
     not_causal = 4.0 * (SMOKE.layers - 1) * SMOKE.hidden * (n * n - n * (n + 1) / 2)
     rotary = 2.0 * n * SMOKE.hidden // SMOKE.heads / 2
     assert prefix_flops(SMOKE, n) == pytest.approx(torch_says - not_causal, rel=2e-3, abs=2 * rotary)
