@@ -39,23 +39,11 @@ class Pictures:
 
 
 def find_data_folder(run_dir: Path, run: Json | None) -> Path | None:
-    """Where the videos are: `hf_home` anywhere in run.json, a data folder in the run, or HF_HOME of the environment."""
-    stack: list[object] = [run]
-    while stack:
-        x = stack.pop()
-        if isinstance(x, dict):
-            for k in ("hf_home", "HF_HOME", "data", "data_dir"):
-                v = x.get(k)
-                v = v.get("value") if isinstance(v, dict) else v
-                if isinstance(v, str) and v and len(v) < 4096 and "\0" not in v:
-                    for p in (Path(v), run_dir / v):
-                        if p.is_dir():
-                            return p
-            stack.extend(x.values())
-    for p in (run_dir / "hf_home", run_dir / "data", run_dir / "twins", Path(os.environ.get("HF_HOME") or "/nonexistent")):
-        if p.is_dir():
-            return p
-    return None
+    """Where the videos are: `hf_home` of run.json (relative to the run, or absolute), else HF_HOME of the environment."""
+    said = (run or {}).get("hf_home")
+    candidates = [run_dir / said] if isinstance(said, str) and said and "\0" not in said else []
+    candidates += [Path(home)] if (home := os.environ.get("HF_HOME")) else []
+    return next((p for p in candidates if p.is_dir()), None)
 
 
 def safe_join(folder: Path, relative: str) -> Path | None:

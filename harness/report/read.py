@@ -154,7 +154,7 @@ def _failures(path: Path, problems: list[str]) -> list[FailureGroup] | None:
     groups: dict[tuple[str, str], list[str]] = {}
     counts: Counter[tuple[str, str]] = Counter()
     for row in _read_lines(path, problems):
-        why = _text(row.get("kind")) or _text(row.get("why")) or _text(row.get("what")) or "no reason given"
+        why = _text(row.get("why")) or "no reason given"
         key = (_text(row.get("stage")) or "unknown", _PARTICULARS.sub("…", why)[:160])
         counts[key] += 1
         if key not in groups:
@@ -162,71 +162,38 @@ def _failures(path: Path, problems: list[str]) -> list[FailureGroup] | None:
     return [FailureGroup(stage, why, n, groups[stage, why][0]) for (stage, why), n in counts.most_common(MAX_LISTED_FAILURES)]
 
 
-_SECONDS = ("wall_s", "seconds", "elapsed_s", "duration_s", "total_s")
-
-
 def _timings(path: Path, problems: list[str]) -> list[Timing] | None:
-    """Stages with their wall time, from a list of rows, a mapping to seconds, or a mapping to rows."""
+    """Wall time and peak memory of each stage, as a run notes them."""
     data = _read_json(path, problems)
     if data is None:
         return None
-    if isinstance(data, dict) and isinstance(data.get("stages"), list | dict):
-        data = data["stages"]
-    rows: list[tuple[str, object]]
-    if isinstance(data, dict):
-        rows = [(str(k), v) for k, v in data.items()]
-    elif isinstance(data, list):
-        rows = [(_text(r.get("stage") or r.get("name")), r) for r in data if isinstance(r, dict)]
-    else:
-        problems.append("timings.json holds neither a list nor a mapping of stages")
-        return None
     out = []
-    for name, v in rows:
-        if isinstance(v, dict):
-            secs = next((s for s in (number(v.get(k)) for k in _SECONDS) if s is not None), None)
-            extra = " · ".join(
-                f"{k.replace('_', ' ')} {_text(x)}" for k, x in v.items() if k not in (*_SECONDS, "stage", "name") and x is not None
-            )
-        else:
-            secs, extra = number(v), ""
-        if secs is not None:
-            out.append(Timing(name, max(secs, 0.0), extra))
+    for stage, row in data.items() if isinstance(data, dict) else ():
+        seconds, memory = (number(row.get(key)) if isinstance(row, dict) else None for key in ("wall_s", "peak_memory_gb"))
+        if seconds is not None:
+            out.append(Timing(stage, max(seconds, 0.0), "" if memory is None else f"peak memory {memory:g} GB"))
+    if not isinstance(data, dict) or len(out) < len(data):
+        problems.append(f"{path.name}: not a mapping of stages to wall_s and peak_memory_gb; what is not is left out")
     return out
 
 
 def _settings(run: Json) -> list[Setting]:
     raw = run.get("settings")
-    rows: list[Setting] = []
-
-    def add(name: str, v: object) -> None:
-        if isinstance(v, dict) and "value" in v:
-            rows.append(Setting(name, _text(v["value"]), _text(v.get("source"))))
-        elif isinstance(v, dict):
-            for k, x in v.items():
-                add(f"{name}.{k}" if name else str(k), x)
-        else:
-            rows.append(Setting(name, _text(v), ""))
-
-    if isinstance(raw, list):
-        for r in raw:
-            if isinstance(r, dict):
-                rows.append(Setting(_text(r.get("name")), _text(r.get("value")), _text(r.get("source"))))
-    else:
-        add("", raw if raw is not None else {})
-    return rows
+    rows = raw.items() if isinstance(raw, dict) else ()
+    return [Setting(name, _text(row.get("value")), _text(row.get("source"))) for name, row in rows if isinstance(row, dict)]
 
 
-def _facts(x: Mapping[str, object], prefix: str = "") -> list[tuple[str, str]]:
+def _facts(run: Mapping[str, object], prefix: str = "") -> list[tuple[str, str]]:
     """Everything else in run.json as flat (name, value) rows."""
     out: list[tuple[str, str]] = []
-    for k, v in x.items():
-        name = f"{prefix}{k}"
-        if not prefix and k == "settings":
+    for key, value in run.items():
+        name = f"{prefix}{key}"
+        if name == "settings":
             continue
-        if isinstance(v, dict) and v:
-            out += _facts(v, f"{name}.")
+        if isinstance(value, dict) and value:
+            out += _facts(value, f"{name}.")
         else:
-            out.append((name.replace("_", " "), _text(v)))
+            out.append((name.replace("_", " "), _text(value)))
     return out
 
 

@@ -15,40 +15,10 @@ _BIDI = {
     0x2066: "LRI", 0x2067: "RLI", 0x2068: "FSI", 0x2069: "PDI", 0x200B: "ZWSP", 0x200C: "ZWNJ", 0x2060: "WJ", 0xFEFF: "BOM",
 }  # fmt: skip
 # Names and not the Unicode pictures of control characters: few fonts have those.
-_CONTROLS = [
-    "NUL",
-    "SOH",
-    "STX",
-    "ETX",
-    "EOT",
-    "ENQ",
-    "ACK",
-    "BEL",
-    "BS",
-    "TAB",
-    "LF",
-    "VT",
-    "FF",
-    "CR",
-    "SO",
-    "SI",
-    "DLE",
-    "DC1",
-    "DC2",
-    "DC3",
-    "DC4",
-    "NAK",
-    "SYN",
-    "ETB",
-    "CAN",
-    "EM",
-    "SUB",
-    "ESC",
-    "FS",
-    "GS",
-    "RS",
-    "US",
-]
+_CONTROLS = (
+    "NUL", "SOH", "STX", "ETX", "EOT", "ENQ", "ACK", "BEL", "BS", "TAB", "LF", "VT", "FF", "CR", "SO", "SI", "DLE", "DC1",
+    "DC2", "DC3", "DC4", "NAK", "SYN", "ETB", "CAN", "EM", "SUB", "ESC", "FS", "GS", "RS", "US",
+)  # fmt: skip
 _VISIBLE: dict[int, str] = {c: f"⟨{name}⟩" for c, name in enumerate(_CONTROLS) if c not in (9, 10)}
 _VISIBLE |= {0x7F: "⟨DEL⟩", 0x2028: "\n", 0x2029: "\n\n"}
 _VISIBLE |= {c: f"⟨{c:02X}⟩" for c in range(0x80, 0xA0)} | {c: f"⟨{name}⟩" for c, name in _BIDI.items()}

@@ -35,23 +35,9 @@ DISCORDANT = 0.13
 SMALL_SHARE = 0.02
 """Share of every benchmark's questions where only the way through is to be seen (preset smoke)."""
 _WORDS = (
-    "person",
-    "cup",
-    "table",
-    "door",
-    "left",
-    "right",
-    "before",
-    "after",
-    "opens",
-    "picks",
-    "walks",
-    "puts",
-    "the",
-    "on",
-    "from",
-    "red",
-)
+    "person", "cup", "table", "door", "left", "right", "before", "after", "opens", "picks", "walks", "puts", "the", "on",
+    "from", "red",
+)  # fmt: skip
 ROOT = Path(__file__).resolve().parents[2]
 
 

@@ -240,17 +240,15 @@ def write_fake_run(
     (folder / "timings.json").write_text(
         json.dumps(
             {
-                "stages": [
-                    {"stage": s, "wall_s": w, "peak_mb": 1400}
-                    for s, w in (
-                        ("base: evaluate", 61.2),
-                        ("iter-1: propose", 48.0),
-                        ("iter-1: train", 71.5),
-                        ("iter-1: evaluate", 63.0),
-                        ("iter-2: propose", 46.1),
-                        ("iter-2: train", 69.8),
-                    )
-                ]
+                s: {"wall_s": w, "peak_memory_gb": 1.4}
+                for s, w in (
+                    ("base/evaluate", 61.2),
+                    ("iter-1/propose", 48.0),
+                    ("iter-1/train", 71.5),
+                    ("iter-1/evaluate", 63.0),
+                    ("iter-2/propose", 46.1),
+                    ("iter-2/train", 69.8),
+                )
             }
         ),
         encoding="utf-8",

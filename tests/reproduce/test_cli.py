@@ -55,6 +55,22 @@ def test_a_whole_run_and_the_same_again(invoke: Invoke, work: FakeWork, tmp_path
     assert "iteration 1" in second.output
 
 
+def test_the_report_reads_what_a_run_writes(invoke: Invoke, tmp_path: Path) -> None:
+    from harness.report.frames import find_data_folder
+    from harness.report.read import read_run
+
+    invoke(*SMALL)
+    found = read_run(tmp_path / "run")
+    written = json.loads((tmp_path / "run/run.json").read_text())
+    timed = json.loads((tmp_path / "run/timings.json").read_text())
+    assert {s.name: s.source for s in found.settings} == {k: v["source"] for k, v in written["settings"].items()}
+    assert {t.stage: t.wall_s for t in found.timings or []} == {k: v["wall_s"] for k, v in timed.items()}
+    assert ("data", "micro") in found.facts
+    assert found.problems == []
+    (tmp_path / "run/data/hf_home").mkdir(parents=True, exist_ok=True)
+    assert find_data_folder(found.path, found.run) == tmp_path / "run/data/hf_home"
+
+
 def test_auto_says_which_scale_and_why_in_its_first_lines(invoke: Invoke, tmp_path: Path) -> None:
     lines = invoke("--benchmarks", "nextqa", "--iterations", "1").output.splitlines()
     assert lines[0].startswith("scale micro: ")

@@ -199,9 +199,8 @@ def test_data_folder_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.delenv("HF_HOME", raising=False)
     assert find_data_folder(tmp_path, None) is None
     (tmp_path / "videos").mkdir()
-    assert (
-        find_data_folder(tmp_path, {"settings": {"hf_home": {"value": str(tmp_path / "videos"), "source": "ours"}}}) == tmp_path / "videos"
-    )
+    assert find_data_folder(tmp_path, {"hf_home": "videos"}) == tmp_path / "videos"
+    assert find_data_folder(tmp_path / "elsewhere", {"hf_home": str(tmp_path / "videos")}) == tmp_path / "videos"
     monkeypatch.setenv("HF_HOME", str(tmp_path))
     assert find_data_folder(tmp_path, {"hf_home": "/nowhere\0"}) == tmp_path
 

@@ -137,7 +137,7 @@ def test_damaged_files_are_left_out_and_said(run: Path) -> None:
         "nextqa left out",
         "gate.json in iter-1/ cannot be read",
         "log.jsonl: 2 unreadable lines",
-        "timings.json holds neither",
+        "timings.json: not a mapping of stages",
         "pairs.jsonl: 1 unreadable",
     ):
         assert words in page, words
