@@ -23,7 +23,7 @@ _EXPORTS = {
     "DPOSettings": "training.settings",
     "Failure": "base.files",
     "FailureLog": "base.files",
-    "FramePrefetcher": "video.frames",
+    "FramePrefetcher": "video.prefetch",
     "Frames": "video.frames",
     "GenerationSettings": "engine.video_lm",
     "PreferencePair": "loop.preferences",
@@ -34,9 +34,9 @@ _EXPORTS = {
     "Watched": "engine.video_lm",
     "convert": "conversion.checkpoint",
     "find_videos": "video.frames",
-    "prefetch": "video.frames",
+    "prefetch": "video.prefetch",
     "propose": "loop.propose",
-    "read_frames": "video.frames",
+    "read_frames": "video.read",
     "run_iteration": "loop.iterate",
     "segment_indices": "video.frames",
     "train": "training.trainer",
@@ -77,7 +77,9 @@ if TYPE_CHECKING:
     from savi.loop.propose import AlignSettings, propose
     from savi.training.settings import DPOSettings
     from savi.training.trainer import train
-    from savi.video.frames import FramePrefetcher, Frames, VideoError, find_videos, prefetch, read_frames, segment_indices
+    from savi.video.frames import Frames, VideoError, find_videos, segment_indices
+    from savi.video.prefetch import FramePrefetcher, prefetch
+    from savi.video.read import read_frames
 
 
 def __getattr__(name: str) -> Any:

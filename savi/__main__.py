@@ -49,7 +49,7 @@ def ask(
         stop("a question is empty", ExitCode.USAGE)
     with errors():
         from savi.engine.sampling import GenerationSettings
-        from savi.video.frames import read_frames
+        from savi.video.read import read_frames
 
         with usage():
             settings = GenerationSettings(max_new_tokens=max_new_tokens, temperature=temperature, top_p=top_p, seed=seed)

@@ -140,9 +140,14 @@ def _entry_point() -> Finding:
 
 
 def _decoder() -> Finding:
-    if importlib.util.find_spec("decord") is not None:
-        return Finding("video decoder", "ok", f"decord {_version('decord') or ''}".strip())
-    return Finding("video decoder", "note", "PyAV only", "frames are the same; pip install decord reads them faster")
+    found = [
+        f"{name} {version}"
+        for name, package in (("PyAV", "av"), ("decord", "decord"), ("torchcodec", "torchcodec"))
+        if (version := _version(package))
+    ]
+    if _version("av"):
+        return Finding("video decoder", "ok", ", ".join(found))
+    return Finding("video decoder", "wrong", "no PyAV", "pip install av")
 
 
 def _torchvision() -> Finding:

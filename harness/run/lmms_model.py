@@ -27,7 +27,8 @@ from harness.run.journal import Answer, Journal, answer_key  # noqa: E402
 from harness.run.offline import InfrastructureError  # noqa: E402
 from harness.scoring import describe, question_id  # noqa: E402
 from savi.engine.sampling import GenerationSettings  # noqa: E402
-from savi.video.frames import Decoder, FramePrefetcher, Frames, VideoError, segment_indices  # noqa: E402
+from savi.video.frames import DECODERS, Decoder, Frames, VideoError, segment_indices  # noqa: E402
+from savi.video.prefetch import FramePrefetcher  # noqa: E402
 
 if TYPE_CHECKING:
     from savi.engine.video_lm import VideoLM, Watched
@@ -136,7 +137,8 @@ class SaviLmms(lmms):
     """lmms-eval model `savi`.
 
     Arguments (`--model_args pretrained=PATH,num_frames=8,...`): `pretrained` a checkpoint; `num_frames` shown of each video; `rows`
-    questions asked in one batch (default: by the model's size); `max_new_tokens` where the task sets none; `decoder` decord or pyav;
+    questions asked in one batch (default: by the model's size); `max_new_tokens` where the task sets none; `decoder` pyav, decord or
+    torchcodec;
     `journal` a folder for the journal; `dtype`, `attn_implementation`, `seed`. `lm` hands over a model in memory instead of `pretrained`.
     lmms-eval's `batch_size` and `max_batch_size` are accepted and mean nothing here: batches are made of videos.
     """
@@ -150,7 +152,7 @@ class SaviLmms(lmms):
         num_frames: int = 32,
         rows: int | None = None,
         max_new_tokens: int = DEFAULT_MAX_NEW_TOKENS,
-        decoder: Decoder = "decord",
+        decoder: Decoder = "pyav",
         device: str | None = None,
         dtype: str = "auto",
         attn_implementation: str | None = None,
@@ -165,8 +167,8 @@ class SaviLmms(lmms):
             raise ValueError("savi: name a checkpoint with --model_args pretrained=PATH")
         if int(num_frames) < 1:
             raise ValueError(f"savi: num_frames is {num_frames}; it must be at least 1")
-        if decoder not in ("decord", "pyav"):
-            raise ValueError(f"savi: unknown decoder {decoder!r}; use decord or pyav")
+        if decoder not in DECODERS:
+            raise ValueError(f"savi: unknown decoder {decoder!r}; use one of {', '.join(DECODERS)}")
         self._join_processes()
         self.lm = (
             lm

@@ -121,7 +121,7 @@ def evaluation_case(preset: Preset, name: str) -> Case:
     `evaluation-tempcompass`: one video with 18 questions. Real files; decoding is in both.
     """
     from savi.families import Timing
-    from savi.video.frames import read_frames
+    from savi.video.read import read_frames
 
     lm = make_model(preset.shape, preset.device)
     path = _clip(preset)
@@ -179,7 +179,9 @@ def prefetch_case(preset: Preset) -> Case:
     Before the first video there is no work that could hide its decoding, so waiting is shown with and without it: the first grows smaller
     with every further video, the second is what goes on.
     """
-    from savi.video.frames import FramePrefetcher, VideoError, read_frames
+    from savi.video.frames import VideoError
+    from savi.video.prefetch import FramePrefetcher
+    from savi.video.read import read_frames
 
     lm = make_model(preset.shape, preset.device)
     paths = [_clip(preset, seed) for seed in range(6)]

@@ -189,7 +189,8 @@ def evaluate(lm: VideoLM, asked: dict[str, list[Asked]], num_frames: int) -> lis
     """All questions as the harness asks them: one benchmark after the other, whole videos in batches, frames decoded ahead."""
     from harness.run.evaluate import SMALL_MAX_NEW_TOKENS
     from savi.engine.sampling import GenerationSettings
-    from savi.video.frames import FramePrefetcher, VideoError
+    from savi.video.frames import VideoError
+    from savi.video.prefetch import FramePrefetcher
 
     settings = GenerationSettings(max_new_tokens=SMALL_MAX_NEW_TOKENS)
     said: list[str] = []
@@ -218,7 +219,7 @@ def evaluate_alone(lm: VideoLM, asked: Sequence[Asked], num_frames: int) -> list
     from harness.run.evaluate import SMALL_MAX_NEW_TOKENS
     from reproduce.speed.before import OnePromptAtATime
     from savi.engine.sampling import GenerationSettings
-    from savi.video.frames import read_frames
+    from savi.video.read import read_frames
 
     old, settings = OnePromptAtATime(lm), GenerationSettings(max_new_tokens=SMALL_MAX_NEW_TOKENS)
     said = []

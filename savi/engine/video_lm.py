@@ -34,7 +34,8 @@ from savi.engine.chat import ChatFormat
 from savi.engine.model_folder import ModelError, hash_in_memory, load_model, load_tokenizer, read_preprocessing, write_folder
 from savi.engine.sampling import GenerationSettings, uniforms
 from savi.families import Family, FamilyError, Preprocessing, Timing, VideoFeatures, family_for
-from savi.video.frames import Frames, read_frames
+from savi.video.frames import Frames
+from savi.video.read import read_frames
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase

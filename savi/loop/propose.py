@@ -31,7 +31,8 @@ from savi.loop.prompts import (
     prompt_set,
     same_answer,
 )
-from savi.video.frames import Frames, VideoError, prefetch
+from savi.video.frames import Frames, VideoError
+from savi.video.prefetch import prefetch
 
 if TYPE_CHECKING:
     from savi.engine.video_lm import Reply, VideoLM, Watched

@@ -18,7 +18,8 @@ from savi.base.errors import ExitCode, SaviError
 from savi.loop.preferences import PreferencePair
 from savi.training.packing import PairTokens, VideoPrefix
 from savi.training.settings import DPOSettings
-from savi.video.frames import Frames, VideoError, prefetch
+from savi.video.frames import Frames, VideoError
+from savi.video.prefetch import prefetch
 
 if TYPE_CHECKING:
     from savi.engine.video_lm import VideoLM

@@ -20,10 +20,12 @@ _MAX_BOXES = 100_000
 
 @dataclass(frozen=True)
 class Container:
-    """`kind` is "mp4", "matroska", "avi" or None for any other; `cut` says in words why the end must be missing, or is None."""
+    """`kind` is "mp4", "matroska", "avi" or None for any other; `cut` says in words why the end must be missing, or is None;
+    `damage` what in it contradicts itself."""
 
     kind: str | None
     cut: str | None
+    damage: str | None = None
 
 
 def inspect(path: str | Path) -> Container:

@@ -15,7 +15,7 @@ from harness.run.journal import Journal
 from harness.run.lmms_model import SaviLmms, generation_settings, weights_of
 from harness.run.offline import InfrastructureError
 from savi.engine.sampling import GenerationSettings
-from savi.video.frames import read_frames
+from savi.video.read import read_frames
 from tests.savi.tiny import tiny_checkpoint, tiny_video_lm
 
 PROMPTS = ["what is red", "where is the blue circle", "is the square still", "yes", "count", "ask spatial"]
@@ -202,7 +202,7 @@ def test_bad_arguments_are_named(lm: Any, tmp_path: Path) -> None:
         SaviLmms()
     with pytest.raises(ValueError, match="num_frames is 0"):
         SaviLmms(lm=lm, num_frames=0)
-    with pytest.raises(ValueError, match="decord or pyav"):
+    with pytest.raises(ValueError, match="pyav, decord, torchcodec"):
         SaviLmms(lm=lm, decoder="cv2")  # type: ignore[arg-type]
     with pytest.raises(InfrastructureError, match="nowhere"):
         weights_of(tmp_path / "nowhere")

@@ -30,7 +30,7 @@ def bench() -> Bench:
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
 def test_one_prompt_at_a_time_says_what_the_batch_says(bench: Bench, temperature: float) -> None:
     """Greedy and sampled; with other draws the sampled text is another, so the comparison can fail."""
-    from savi.video.frames import read_frames
+    from savi.video.read import read_frames
 
     videos = [read_frames(path, num_frames=8) for path in bench.videos[:3]]
     old = OnePromptAtATime(bench.lm)

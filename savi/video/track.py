@@ -1,0 +1,160 @@
+"""What a file says of its film before a picture is decoded: which track it is, its packets and their order, and every error seen so early.
+
+A track is read from its first packet to its last; nothing is sought, since many containers land elsewhere than asked for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from savi.video.containers import inspect
+from savi.video.frames import VideoError
+from savi.video.limits import Limits
+
+CONTAINERS = (
+    "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpegts,mpeg,mpegvideo,flv,live_flv,asf,asf_o,ogg,gif,apng,webp_anim,nut,mxf,wtv,rm,dv,ivf,"
+    "h264,hevc,vvc,obu,av1,m4v,h263,h261,yuv4mpegpipe,swf,nsv,nuv,bink,smk,roq,avs,cavsvideo,vc1,dirac,amv"
+)
+"""FFmpeg's demuxers that may open a file. Left out: texts (read as ANSI art), pictures, sound, and lists of other files or addresses."""
+
+_ALL_TRACKS_IN_HEADER = {"mp4": "mov", "matroska": "matroska"}
+"""Containers whose tracks are known when the header is read, and their demuxer. With others PyAV must not be given options for the decoders
+that look into the first pictures: it makes room for as many as there are tracks by then, and writes beyond it (PyAV 15)."""
+
+_HELD_BYTES = 256 << 20
+"""Packets of a film up to this size stay in memory; a bigger film is read a second time."""
+
+
+class Packet(NamedTuple):
+    pts: int | None
+    key: bool
+    shown: bool
+    """Not hidden by an edit list."""
+    corrupt: bool
+    """The container says so."""
+
+
+@dataclass(frozen=True)
+class Track:
+    """`packets` in decoding order, one a picture; `size`: width, height in pixels as decoded; `tick_s`: seconds of a time's
+    unit; `alone`: the file's only video track."""
+
+    kind: str | None
+    codec: str
+    stream: int
+    size: tuple[int, int]
+    fps: float
+    duration_s: float | None
+    tick_s: float
+    packets: tuple[Packet, ...]
+    held: tuple[Any, ...] | None
+    alone: bool
+
+    @cached_property
+    def shown(self) -> tuple[int, ...]:
+        """Packet numbers in display order by their times; in the file's order where times are missing."""
+        numbers = [number for number, packet in enumerate(self.packets) if packet.shown]
+        return tuple(sorted(numbers, key=lambda number: self.packets[number].pts or 0)) if self.timed else tuple(numbers)
+
+    @cached_property
+    def timed(self) -> bool:
+        """Each picture has a display time of its own. AVI has none; FFmpeg makes some up."""
+        times = [packet.pts for packet in self.packets if packet.shown]
+        return self.kind != "avi" and None not in times and len(set(times)) == len(times)
+
+
+@contextmanager
+def opened(file: Path, limits: Limits) -> Iterator[Any]:
+    """The file in PyAV; no file but this one is read, and FFmpeg's errors become a `VideoError`."""
+    av = import_av()
+    kind = inspect(file).kind
+    only_this_file = {"format_whitelist": _ALL_TRACKS_IN_HEADER.get(kind or "", CONTAINERS), "protocol_whitelist": "file"}
+    while_opening = {"threads": "1", "max_pixels": str(limits.max_pixels)} if kind in _ALL_TRACKS_IN_HEADER else {}
+    known = False
+    try:
+        with av.open(str(file.absolute()), metadata_errors="replace", container_options=only_this_file, options=while_opening) as container:
+            known = True
+            yield container
+    except av.FFmpegError as error:
+        if not known and isinstance(error, ValueError) and kind is None:
+            raise VideoError(file, "not a video (no container that is read here)", "not_a_video") from error
+        raise VideoError(file, f"cannot be decoded: {words(error)}", "unreadable") from error
+
+
+def read_track(container: Any, file: Path, limits: Limits) -> Track:
+    """Choose the film among the video tracks and read its packets.
+
+    Cover art, a track of one picture before the film, is passed over.
+
+    Raises:
+        VideoError: there is no video track, none with a picture, no decoder for it, or its pictures are too big.
+    """
+    av = import_av()
+    cover = av.stream.Disposition.attached_pic
+    streams = [stream for stream in container.streams.video if not stream.disposition & cover]  # a song's cover is no video
+    if not streams:
+        kinds = ", ".join(sorted({stream.type for stream in container.streams})) or "nothing"
+        raise VideoError(file, f"has no video stream (it holds: {kinds})", "no_video_stream")
+    facts: dict[int, list[Packet]] = {stream.index: [] for stream in streams}
+    held: dict[int, list[Any]] = {stream.index: [] for stream in streams}
+    held_bytes = 0
+    for packet in container.demux(*streams):
+        if packet.size:
+            facts[packet.stream_index].append(Packet(packet.pts, packet.is_keyframe, not packet.is_discard, packet.is_corrupt))
+            held[packet.stream_index].append(packet)
+            held_bytes += packet.size
+            if held_bytes > _HELD_BYTES:
+                for packets in held.values():
+                    packets.clear()
+    stream = max(streams, key=lambda stream: min(len(facts[stream.index]), 2))  # the first of more than one picture
+    if not any(packet.shown for packet in facts[stream.index]):
+        raise VideoError(file, "0 decodable frames", "zero_frames")
+    context = stream.codec_context
+    if context is None:
+        raise VideoError(file, "there is no decoder for its codec", "unreadable")
+    check_size(file, context.width, context.height, limits)
+    rate = stream.average_rate or stream.guessed_rate
+    return Track(
+        inspect(file).kind,
+        context.name,
+        stream.index,
+        (context.width, context.height),
+        float(rate) if rate else 25.0,
+        _duration_s(container, stream),
+        float(stream.time_base or 0),
+        tuple(facts[stream.index]),
+        tuple(held[stream.index]) if held_bytes <= _HELD_BYTES else None,
+        len(container.streams.video) == 1,
+    )
+
+
+def check_size(file: Path, width: int, height: int, limits: Limits) -> None:
+    """Raises VideoError where a picture is above the limit."""
+    if width * height > limits.max_pixels:
+        raise VideoError(
+            file, f"pictures of {width} x {height} are above the limit of {limits.max_pixels:,} pixels (--max-pixels)", "too_large"
+        )
+
+
+def _duration_s(container: Any, stream: Any) -> float | None:
+    if stream.duration and stream.time_base:
+        return float(stream.duration * stream.time_base)
+    return container.duration / 1_000_000 if container.duration else None
+
+
+def import_av() -> Any:
+    try:
+        import av
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError("reading videos needs PyAV: pip install av", name="av") from error
+    return av
+
+
+def words(error: BaseException) -> str:
+    """An FFmpeg error without its number and the names of functions and files."""
+    return str(getattr(error, "strerror", "") or error or type(error).__name__).strip().splitlines()[0]
