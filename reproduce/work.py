@@ -210,7 +210,7 @@ class RealWork:
     def train(self, x: Experiment, t: int, progress: Progress, failures: Path) -> str:
         """Train on the pairs (or on what the control makes of them); the result is the plain checkpoint iter-t/model."""
         from savi.base.files import FailureLog
-        from savi.loop.iterate import Base, train_stage
+        from savi.iterate import Base, train_stage
 
         self._loaded = None
         gc.collect()

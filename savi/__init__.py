@@ -37,7 +37,7 @@ _EXPORTS = {
     "prefetch": "video.prefetch",
     "propose": "loop.propose",
     "read_frames": "video.read",
-    "run_iteration": "loop.iterate",
+    "run_iteration": "iterate",
     "segment_indices": "video.frames",
     "train": "training.trainer",
 }
@@ -72,7 +72,7 @@ if TYPE_CHECKING:
     from savi.base.files import Failure, FailureLog
     from savi.conversion.checkpoint import CheckpointError, convert
     from savi.engine.video_lm import GenerationSettings, Reply, ResponseScore, VideoLM, Watched
-    from savi.loop.iterate import run_iteration
+    from savi.iterate import run_iteration
     from savi.loop.preferences import PreferencePair
     from savi.loop.propose import AlignSettings, propose
     from savi.training.settings import DPOSettings

@@ -103,6 +103,78 @@ def test_the_ground_floor_brings_no_torch(module: str) -> None:
     assert done.returncode == 0, done.stderr
 
 
+def module_name(path: Path) -> str:
+    parts = path.with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def import_graph(texts: dict[str, str]) -> dict[str, set[str]]:
+    """Module -> the project's modules it imports, at its top or inside a function; imports for types alone are left out."""
+    graph: dict[str, set[str]] = {}
+    for name, text in texts.items():
+        tree = ast.parse(text)
+        types = type_only(tree)
+        found = set()
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Import) and node.lineno not in types:
+                found |= {alias.name for alias in node.names}
+            elif isinstance(node, ast.ImportFrom) and node.level == 0 and node.module and node.lineno not in types:
+                inside = {f"{node.module}.{alias.name}" for alias in node.names}
+                found |= inside & texts.keys() or {node.module}
+        graph[name] = (found & texts.keys()) - {name}
+    return graph
+
+
+def circles(graph: dict[str, set[str]]) -> list[list[str]]:
+    """Groups of names that reach each other."""
+    reach: dict[str, set[str]] = {}
+    for start in graph:
+        seen: set[str] = set()
+        todo = [*graph[start]]
+        while todo:
+            name = todo.pop()
+            if name not in seen:
+                seen.add(name)
+                todo += graph.get(name, ())
+        reach[start] = seen
+    found = {tuple(sorted({a} | {b for b in reach[a] if a in reach.get(b, ())})) for a in graph if a in reach[a]}
+    return [list(group) for group in sorted(found)]
+
+
+GRAPH = import_graph({module_name(p.relative_to(ROOT)): p.read_text(encoding="utf-8") for p in FILES})
+
+
+def test_no_import_circle() -> None:
+    """Function-local imports count: a circle hidden in a function is one all the same."""
+    assert circles(GRAPH) == []
+
+
+def test_a_hidden_circle_is_seen() -> None:
+    texts = {"a.x": "import a.y", "a.y": "def f():\n    from a import z", "a.z": "def g():\n    import a.x", "a.w": "import a.x"}
+    assert circles(import_graph(texts)) == [["a.x", "a.y", "a.z"]]
+    for_types = {"a.x": "import a.y", "a.y": "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    import a.x"}
+    assert circles(import_graph(for_types)) == []
+
+
+def room_of(module: str) -> str:
+    """The room a module stands in: `savi.video.frames` -> `savi.video`; a package's own modules stand in none, they look into all."""
+    parts = module.split(".")
+    return ".".join(parts[:2]) if len(parts) > 2 else ""
+
+
+COMMANDS = ("__main__", "cli")
+"""Modules that put commands together may look into any room."""
+
+
+def test_no_circle_of_rooms() -> None:
+    """The rooms of the house import in one direction."""
+    rooms: dict[str, set[str]] = {}
+    for name, targets in GRAPH.items():
+        if (room := room_of(name)) and name.rpartition(".")[2] not in COMMANDS:
+            rooms.setdefault(room, set()).update({room_of(t) for t in targets} - {room, ""})
+    assert circles(rooms) == []
+
+
 def test_every_module_says_what_it_is_for() -> None:
     silent = [p.relative_to(ROOT).as_posix() for p in FILES if not ast.get_docstring(ast.parse(p.read_text(encoding="utf-8")))]
     assert silent == []

@@ -86,7 +86,7 @@ def reference(
     """Write a run's scores and records into one file, to be committed and used with --against."""
     from harness.gate.decision import EXIT_CODES, GateUsageError
     from harness.gate.files import load_run, run_name, save_reference
-    from harness.gate.integrity import edited
+    from harness.integrity import edited
     from harness.records import RecordError
 
     try:

@@ -7,9 +7,9 @@ from dataclasses import asdict, replace
 
 from harness.gate.decision import ALL, EXIT_CODES, QUESTION_TEXT, Decision, Evidence, GateResult, Overall, Question, Verdict
 from harness.gate.exceptions import EXCUSABLE_PROBLEMS
-from harness.gate.integrity import IntegrityProblem
 from harness.gate.multiplicity import HOLM, Multiplicity
 from harness.gate.settings import GateSettings
+from harness.integrity import IntegrityProblem
 
 ADJUST_PASS = frozenset({"improved"})
 """Questions where a pass of any benchmark is news, so passes are adjusted. Elsewhere the overall pass needs every benchmark to pass, so

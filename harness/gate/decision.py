@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal, get_args
 
-from harness.gate.integrity import IntegrityProblem
+from harness.integrity import IntegrityProblem
 from savi.base.errors import ExitCode, SaviError
 
 Verdict = Literal["pass", "fail", "inconclusive"]

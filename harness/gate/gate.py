@@ -15,8 +15,8 @@ from harness.gate.decide import conclude, decide, excuse
 from harness.gate.decision import Evidence, GateResult, GateUsageError
 from harness.gate.evidence.paired import compare_pair, mean_evidence
 from harness.gate.evidence.published import compare_gain, compare_score
-from harness.gate.integrity import IntegrityProblem, check_evaluation, check_pair, check_sets
 from harness.gate.settings import GateSettings
+from harness.integrity import IntegrityProblem, check_evaluation, check_pair, check_sets
 from harness.records import Evaluation
 
 

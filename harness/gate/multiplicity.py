@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from harness.gate.stats import Floats, holm
+from harness.stats import Floats, holm
 
 
 @dataclass(frozen=True)

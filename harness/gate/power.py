@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from benchmarks.catalog import Benchmark
-from harness.gate import stats
+from harness import stats
 from harness.gate.decision import GateUsageError
 
 

@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from benchmarks.catalog import CATALOG
 from harness.gate.decision import GateUsageError
 from harness.gate.exceptions import ApprovedException
-from harness.gate.integrity import StatusLimits
 from harness.gate.multiplicity import HOLM, Multiplicity
+from harness.integrity import StatusLimits
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from typing import Literal
 import numpy as np
 from scipy import stats as sps
 
-from harness.gate import stats
+from harness import stats
 from harness.records import Evaluation, QuestionRecord
 
 Key = tuple[str, str, int]

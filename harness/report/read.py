@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from harness.gate.decision import GateFileError, GateResult
-from harness.gate.integrity import edited
+from harness.integrity import edited
 from harness.records import QUESTIONS_FILE, SCORE_FILE, Evaluation, RecordError, read_records, read_score
 from harness.report.data import (
     FailureGroup,

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 from benchmarks.catalog import Benchmark, select
 from benchmarks.data.layout import DatasetError, MediaIndex, check, expected_n, fix_command, has_twins
 from benchmarks.data.layout import fingerprint as data_fingerprint
-from harness.gate.integrity import edited
+from harness.integrity import edited
 from harness.reading import READING_VERSION
 from harness.records import (
     QUESTIONS_FILE,

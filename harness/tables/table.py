@@ -312,7 +312,7 @@ def clustered_se(evaluation: Evaluation, rule: ScoreRule) -> tuple[float, int]:
         return evaluation.score.se_pct, evaluation.score.videos
     import numpy as np
 
-    from harness.gate.stats import cluster_mean, design
+    from harness.stats import cluster_mean, design
 
     credits = np.asarray([r.strict if rule == "strict" else r.upstream for r in records])
     m = cluster_mean(credits, design([r.video_id for r in records], [r.task for r in records]))
@@ -340,7 +340,7 @@ def scored(evaluation: Evaluation, rule: ScoreRule, confidence: float = 0.95) ->
     se, videos = clustered_se(evaluation, rule)
     if videos < 2:
         return ScoredCell(value, 0.0, 0.0, videos)
-    from harness.gate.stats import t_quantile
+    from harness.stats import t_quantile
 
     return ScoredCell(value, se, t_quantile(0.5 + confidence / 2, videos - 1) * se, videos)
 
@@ -354,7 +354,7 @@ def mean_cell(parts: Sequence[ScoredCell | None], confidence: float = 0.95) -> C
     se = math.sqrt(sum(p.se**2 for p in known)) / len(known)
     if se == 0:
         return pct_cell(value, source="derived")
-    from harness.gate.stats import t_quantile
+    from harness.stats import t_quantile
 
     half = t_quantile(0.5 + confidence / 2, max(1, min(p.videos for p in known) - 1)) * se
     return pct_cell(value, (max(0.0, value - half), min(100.0, value + half)), source="derived")

@@ -343,7 +343,7 @@ def _same(published: Published, c: SameClaim) -> Finding:
 
 
 def _gains(published: Published) -> list[GainFinding]:
-    from harness.gate.stats import holm  # brings scipy
+    from harness.stats import holm  # brings scipy
 
     families: dict[str, list[GainFinding]] = {}
     for table in published.tables.values():

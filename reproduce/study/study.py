@@ -18,8 +18,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from harness.gate.stats import t_quantile
 from harness.records import read_evaluations
+from harness.stats import t_quantile
 from harness.tables.plots import Point, plot_iterations
 from harness.tables.table import Cell, Row, Table
 from reproduce.work import mean_pct

@@ -151,7 +151,7 @@ def align(
     """
     with errors(kept=KEPT):
         from savi.base.hub import find_native
-        from savi.loop.iterate import run_iteration
+        from savi.iterate import run_iteration
         from savi.loop.propose import AlignSettings
 
         with usage():

@@ -29,7 +29,7 @@ class PreferencePair:
     """One preference.
 
     `video` is a path (in files: relative to the file's folder). `initial` and `critique` are kept as the model wrote them; `rejected`
-    equals `initial` and `chosen` the revision unless a control changed them (see `savi.loop.iterate`). `meta` holds what belongs to the
+    equals `initial` and `chosen` the revision unless a control changed them (see `savi.iterate`). `meta` holds what belongs to the
     making (index of the question, the revision before a control) and must be JSON.
     """
 

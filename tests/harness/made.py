@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from harness.gate.integrity import task_mean_pct
+from harness.integrity import task_mean_pct
 from harness.records import Evaluation, Provenance, QuestionRecord, Score, prompts_fingerprint, records_sha256
 
 LETTERS = "ABCD"

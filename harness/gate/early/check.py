@@ -19,8 +19,8 @@ from harness.gate.decide import conclude
 from harness.gate.decision import Decision, GateResult, GateUsageError, Verdict
 from harness.gate.early import sequence
 from harness.gate.evidence.paired import credits, design_of
-from harness.gate.integrity import IntegrityProblem, StatusLimits, check_evaluation
 from harness.gate.settings import GateSettings
+from harness.integrity import IntegrityProblem, StatusLimits, check_evaluation
 from harness.records import Evaluation, QuestionRecord
 
 Ask = Callable[[str, Sequence[str]], Sequence[QuestionRecord]]

@@ -24,7 +24,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from harness.gate.stats import Design
+from harness.stats import Design
 
 Floats = NDArray[np.float64]
 Direction = Literal[1, -1]

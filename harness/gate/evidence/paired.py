@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from harness.gate import stats
+from harness import stats
 from harness.gate.decision import ALL, Evidence
 from harness.gate.settings import GateSettings
 from harness.records import Evaluation

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 
-from harness.gate import stats
+from harness import stats
 from harness.gate.decision import Evidence, Question
 from harness.gate.evidence.paired import credits, design_of
 from harness.gate.settings import GateSettings

@@ -18,7 +18,7 @@ from scipy import stats as sps
 
 from benchmarks.benchmark import Benchmark
 from benchmarks.catalog import CATALOG, PAPER
-from harness.gate import stats
+from harness import stats
 from harness.gate.early import sequence
 
 Floats = NDArray[np.float64]

@@ -25,7 +25,7 @@ from harness.tables.table import RULE_NOTES, SYNTHETIC_NOTE, TABLE_SCHEMA, Cell,
 if TYPE_CHECKING:
     import numpy as np
 
-    from harness.gate.stats import Design
+    from harness.stats import Design
 
 FEW_CHANGED = 30
 """Up to this many videos with a changed answer, the exact sign-flip test must be significant too: t is too easy there."""
@@ -77,7 +77,7 @@ class Designs:
 
     def of(self, benchmark: str, keys: tuple[Key, ...]) -> tuple[Design, float]:
         """The design of these questions, and the factor by which to widen standard errors (1 where the videos are known)."""
-        from harness.gate.stats import design
+        from harness.stats import design
 
         if (benchmark, keys) not in self._made:
             videos = self._videos.get(benchmark, {})
@@ -198,7 +198,7 @@ def p_value(parts: Sequence[Difference]) -> float:
     import numpy as np
     from scipy import stats
 
-    from harness.gate.stats import sign_flip
+    from harness.stats import sign_flip
 
     k = len(parts)
     estimate = sum(d.estimate for d in parts) / k
@@ -227,7 +227,7 @@ def rank_benchmark(scores: Sequence[EntryScore | None], benchmark: str, alpha: f
     """Rank the entries that answered the same questions (the set most of them share)."""
     import numpy as np
 
-    from harness.gate.stats import cluster_mean
+    from harness.stats import cluster_mean
 
     comparable, unranked = _comparable(scores)
     if not comparable:
@@ -277,7 +277,7 @@ def _ranks(
     order: Sequence[int], diffs: Mapping[tuple[int, int], Sequence[Difference]], alpha: float, unranked: Mapping[int, str]
 ) -> tuple[dict[int, int], Mapping[int, str], dict[int, int]]:
     """(ranks, unranked as given, wins) of `order` (best first), Holm-corrected over all its pairs."""
-    from harness.gate.stats import holm
+    from harness.stats import holm
 
     pairs = list(diffs)
     adjusted = dict(zip(pairs, (float(p) for p in holm([p_value(diffs[x]) for x in pairs])), strict=True)) if pairs else {}
@@ -304,7 +304,7 @@ def _interval(s: EntryScore, benchmark: str, designs: Designs) -> tuple[float, f
         return None
     import numpy as np
 
-    from harness.gate.stats import cluster_mean, t_quantile
+    from harness.stats import cluster_mean, t_quantile
 
     d, widen = designs.of(benchmark, s.answers.keys)
     m = cluster_mean(np.asarray(s.answers.credits, dtype=np.float64), d)

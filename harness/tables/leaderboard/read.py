@@ -18,7 +18,7 @@ from typing import Any, Literal
 
 from benchmarks.benchmark import Benchmark, Credit
 from benchmarks.catalog import CATALOG
-from harness.gate.integrity import edited
+from harness.integrity import edited
 from harness.records import QUESTIONS_FILE, SCORE_FILE, Evaluation, RecordError, read_records, read_score
 from harness.tables.published import MANIFEST_FILE, Published, PublishedError, load_published
 from harness.tables.table import ScoreRule

@@ -29,7 +29,7 @@ from harness.gate.early.check import check
 from harness.gate.early.ask import VideoAsker
 from harness.run.evaluate import evaluate
 from harness.gate.settings import GateSettings
-from harness.gate.integrity import StatusLimits
+from harness.integrity import StatusLimits
 
 model, home, out = sys.argv[1], Path(sys.argv[2]), Path(sys.argv[3])
 names = ["mvbench", "egoschema"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from harness.gate import stats
+from harness import stats
 from harness.gate.early import sequence
 
 

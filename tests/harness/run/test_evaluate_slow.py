@@ -20,7 +20,7 @@ import pytest
 
 from benchmarks.catalog import CATALOG, PAPER
 from benchmarks.micro.twins.twins import TwinSet, build_twins
-from harness.gate.integrity import StatusLimits, check_evaluation
+from harness.integrity import StatusLimits, check_evaluation
 from harness.records import Evaluation, read_evaluations, read_score, write_records
 from harness.run.offline import offline_environment
 from tests.savi.tiny import tiny_checkpoint

@@ -170,7 +170,7 @@ def test_identical_models_rarely_get_two_ranks() -> None:
 def test_few_changed_videos_need_the_exact_test() -> None:
     import numpy as np
 
-    from harness.gate.stats import cluster_mean, design
+    from harness.stats import cluster_mean, design
 
     d = design([str(i) for i in range(500)], ["t"] * 500)
     m = cluster_mean(np.array([1.0] * 5 + [0.0] * 495), d)

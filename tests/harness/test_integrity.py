@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from harness.gate.gate import gate_runs
-from harness.gate.integrity import IntegrityProblem, StatusLimits, check_evaluation, check_pair, check_sets, edited
+from harness.integrity import IntegrityProblem, StatusLimits, check_evaluation, check_pair, check_sets, edited
 from harness.records import Evaluation, QuestionRecord
 from tests.harness.made import evaluation, records
 

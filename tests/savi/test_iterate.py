@@ -14,7 +14,7 @@ import pytest
 from savi.base.files import FailureLog
 from savi.engine.sampling import GenerationSettings
 from savi.engine.video_lm import VideoLM
-from savi.loop.iterate import Base, IterationResult, StageError, run_iteration, train_stage
+from savi.iterate import Base, IterationResult, StageError, run_iteration, train_stage
 from savi.loop.journal import ResumeError, journal_path
 from savi.loop.preferences import read_pairs, write_pairs
 from savi.loop.propose import AlignSettings, propose
@@ -22,7 +22,7 @@ from savi.training.settings import DPOSettings
 from tests.savi.scripted import FRAMES, random_pairs, write_clips
 from tests.savi.tiny import tiny_checkpoint
 
-ROOT = Path(__file__).parents[3]
+ROOT = Path(__file__).parents[2]
 SHORT = GenerationSettings(max_new_tokens=6, temperature=1.0)
 ALIGN = AlignSettings(num_frames=FRAMES, prompts="micro", chunk_videos=2, ask=SHORT, answer=SHORT, critique=SHORT, revise=SHORT)
 DPO = DPOSettings(learning_rate=1e-3, epochs=2, pairs_per_step=4, logging_steps=2)
@@ -138,8 +138,8 @@ KILLED = """
 import os, signal, sys
 from pathlib import Path
 sys.path.insert(0, os.getcwd())
-from savi.loop.iterate import run_iteration
-from tests.savi.loop.test_iterate import ALIGN, DPO
+from savi.iterate import run_iteration
+from tests.savi.test_iterate import ALIGN, DPO
 base, out, *clips = sys.argv[1:]
 def progress(stage, done, total):
     if stage == "train" and done == 3:

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats as sps
 
-from harness.gate import stats
+from harness import stats
 
 
 def clustered(seed: int = 0, n: int = 240, videos: int = 40, tasks: int = 1) -> tuple[np.ndarray, stats.Design]:
