@@ -6,18 +6,19 @@ run again. The module knows no right answers: it is given videos and nothing els
 
 from __future__ import annotations
 
-import json
 import shutil
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from savi.base.digests import sha256_file, sha256_json
+from savi.base.digest_memory import remembered_sha256
+from savi.base.digests import sha256_file
 from savi.base.errors import ExitCode, SaviError
-from savi.base.files import FailureLog, write_json_atomic
+from savi.base.files import FailureLog, new_folder
+from savi.base.stamp import Stamp, files_below, read_stamp
 from savi.loop.controls import Control, transform_pairs
 from savi.loop.journal import AlignCounts, Journal, is_complete, journal_path, read_counts, read_unchanged
 from savi.loop.preferences import PreferencePair, read_pairs, write_pairs
@@ -163,50 +164,49 @@ def train_stage(
     if control in ("reversed", "blind"):
         pairs = transform_pairs(read_pairs(train_file), control, seed=seed, unchanged=read_unchanged(out / DROPPED_FILE))
         train_file = write_pairs(out / TRAIN_PAIRS_FILE, pairs)
-    inputs = sha256_json(
-        {"model": base.fingerprint, "pairs": sha256_file(train_file), "settings": dpo.model_dump(mode="json", exclude=set(MACHINE_ONLY))}
-    )
-    if found := _finished(out, inputs):
+    made_from = {
+        "model": base.fingerprint,
+        "pairs": sha256_file(train_file),
+        "settings": dpo.model_dump(mode="json", exclude=set(MACHINE_ONLY)),
+    }
+    if found := _finished(out, made_from):
         return found, False
     made = _train(base, read_pairs(train_file), dpo, out, failures, progress)
-    write_json_atomic(out / RESULT_FILE, {"inputs": inputs, "weights": Base(made.model).fingerprint, **asdict(made), "model": MODEL_FOLDER})
+    facts = {key: value for key, value in asdict(made).items() if key != "model"}
+    Stamp.of(made_from, out, files_below(made.model), facts, remembered_sha256).write(out / RESULT_FILE)
     return made, True
 
 
-def _finished(out: Path, inputs: str) -> Trained | None:
+def _finished(out: Path, made_from: Mapping[str, Any]) -> Trained | None:
     """The result of a training from these inputs, if its model is still what was written.
 
     Raises:
-        StageError: the model there was trained from others.
+        StageError: the model there was trained from others, or from nobody knows what.
     """
-    from savi.conversion.checkpoint import CheckpointError
-
-    file, model = out / RESULT_FILE, out / MODEL_FOLDER
-    if not file.exists() or not model.is_dir():
+    stamp, model = read_stamp(out / RESULT_FILE), out / MODEL_FOLDER
+    if stamp is None and (out / RESULT_FILE).exists():
+        raise StageError(
+            f"{out / RESULT_FILE}: damaged, or of an earlier version, so nothing tells what {model} was trained from; move both away"
+        )
+    if stamp is None or not stamp.done or not model.is_dir():
         return None
-    row = json.loads(file.read_text(encoding="utf-8"))
-    if row["inputs"] != inputs:
-        raise StageError(f"{model}: was trained from another model, other pairs or other settings; take another folder or delete it")
-    try:
-        if row.get("weights") != Base(model).fingerprint:
-            return None
-    except (CheckpointError, OSError):
-        return None
-    return Trained(model, row["pairs_used"], row["pairs_dropped"], row["steps"], row["trained"])
+    if differing := stamp.differing(made_from):
+        raise StageError(f"{model}: was trained from another {' and other '.join(differing)}; take another folder or delete it")
+    return None if stamp.changed(out, remembered_sha256) else Trained(model, **stamp.facts)
 
 
 def _train(
     base: Base, pairs: list[PreferencePair], dpo: DPOSettings, out: Path, failures: FailureLog, progress: Progress | None
 ) -> Trained:
     from savi.training.examples import NoPairsError
-    from savi.training.folder import put_in_place
     from savi.training.trainer import train
 
     try:
         result = train(base.lm, pairs, dpo, out, progress=progress)
     except NoPairsError as error:
         failures.add(what="training", where=out.name, why=str(error), stage="train")
-        model = put_in_place(out / MODEL_FOLDER, lambda folder: shutil.copytree(base.path, folder))
-        return Trained(model, 0, {}, 0, trained=False)
+        with new_folder(out / MODEL_FOLDER) as partial:
+            shutil.copytree(base.path, partial, dirs_exist_ok=True)
+        return Trained(out / MODEL_FOLDER, 0, {}, 0, trained=False)
     dropped = {pair.pair_id: pair.reason for pair in result.pairs_dropped}
     return Trained(result.checkpoint, result.pairs_used, dropped, result.steps, trained=True)

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from savi.base.digest_memory import remembered_sha256
 from savi.base.digests import sha256_file, sha256_json
 from savi.base.files import write_json_atomic
 from savi.base.hub import is_internvl_chat
@@ -315,7 +316,7 @@ def weights_fingerprint(folder: str | Path) -> str:
     weights = sorted(root.glob("*.safetensors"))
     if not weights:
         raise CheckpointError(f"{root}: no *.safetensors files to take a fingerprint of")
-    parts = {path.name: sha256_file(path) for path in weights}
+    parts = {path.name: remembered_sha256(path) for path in weights}
     for path in (root / name for name in (*_ABOUT_WEIGHTS, *_ABOUT_TEXT)):
         if not path.is_file():
             continue

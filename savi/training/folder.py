@@ -5,16 +5,17 @@ A folder that is there is whole: files are written beside their place first, and
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import Tensor
 
 from savi.base.digests import sha256_json
-from savi.base.files import write_json_atomic, write_jsonl_atomic
+from savi.base.files import new_folder, sync_files, write_jsonl_atomic
+from savi.base.stamp import Stamp, files_below, read_stamp
 from savi.base.torchvision import fix_torchvision
 from savi.training.examples import Example
 from savi.training.settings import SPEED_ONLY, DPOSettings
@@ -33,6 +34,8 @@ Progress = Callable[[int, int], None]
 TRAIN_FOLDER = "train"
 MODEL_FOLDER = "model"
 LOG_FILE = "log.jsonl"
+CLAIM_FILE = "made_from.json"
+CHECKPOINT_STAMP = "stamp.json"
 
 
 class LogFile(TrainerCallback):
@@ -61,41 +64,58 @@ class LogFile(TrainerCallback):
             self._progress(state.global_step, state.max_steps)
 
 
+class DurableCheckpoints(TrainerCallback):
+    """Makes each checkpoint durable and stamps it with the digests of its files: one without a stamp is torn."""
+
+    def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if torch.distributed.is_initialized():
+            torch.distributed.barrier()  # every process has written its part
+        if state.is_world_process_zero:
+            stamp_checkpoint(Path(args.output_dir, f"checkpoint-{state.global_step}"), state.global_step)
+
+
+def stamp_checkpoint(folder: Path, step: int) -> None:
+    """Say that a checkpoint is complete."""
+    files = files_below(folder)
+    sync_files(files, folder)
+    Stamp.of({"step": step}, folder, files, {}).write(folder / CHECKPOINT_STAMP)
+
+
 def claim(folder: Path, lm: VideoLM, examples: Sequence[Example], settings: DPOSettings) -> None:
     """Write down what the checkpoints in a folder are made from.
 
     Raises:
         ValueError: the folder holds checkpoints made from something else.
     """
-    made_from = sha256_json(
-        {
-            "model": lm.fingerprint,
-            "settings": settings.model_dump(mode="json", exclude=set(SPEED_ONLY)),
-            "examples": [
-                [example.pair_id, example.tokens.question, example.tokens.chosen, example.tokens.rejected] for example in examples
-            ],
-        }
-    )
-    path = folder / "made_from.json"
-    if path.exists() and json.loads(path.read_text(encoding="utf-8")) != made_from and any(folder.glob("checkpoint-*")):
-        raise ValueError(f"{folder}: holds checkpoints of another model, other pairs or other settings; take another folder or delete it")
-    write_json_atomic(path, made_from)
+    made_from = {
+        "model": lm.fingerprint,
+        "settings": settings.model_dump(mode="json", exclude=set(SPEED_ONLY)),
+        "examples": sha256_json(
+            [[example.pair_id, example.tokens.question, example.tokens.chosen, example.tokens.rejected] for example in examples]
+        ),
+    }
+    path = folder / CLAIM_FILE
+    if any(folder.glob("checkpoint-*")):
+        there = read_stamp(path)
+        differing = ["unknown inputs"] if there is None else [f"another {name}" for name in there.differing(made_from)]
+        if differing:
+            raise ValueError(f"{folder}: holds checkpoints made from {', '.join(differing)}; take another folder or delete it")
+    Stamp(made_from).write(path)
 
 
 def last_checkpoint(folder: Path, sharding: Sharding, *, tidy: bool) -> str | None:
-    """The last complete checkpoint; torn ones (killed while saving) are removed where `tidy` (one process does). trainer_state.json is
-    written last.
+    """The last complete checkpoint; torn ones (killed while saving, or files damaged since) are removed where `tidy` (one process does).
 
     Raises:
         ShardingError: the checkpoint holds shards, or whole weights, and this run needs the other.
     """
     complete: dict[int, Path] = {}
     for path in folder.glob("checkpoint-*"):
-        try:
-            complete[int(json.loads((path / "trainer_state.json").read_text())["global_step"])] = path
-        except (OSError, ValueError, KeyError):
-            if tidy:
-                shutil.rmtree(path)
+        stamp = read_stamp(path / CHECKPOINT_STAMP)
+        if stamp is not None and stamp.done and not stamp.changed(path):
+            complete[int(stamp.made_from["step"])] = path
+        elif tidy:
+            shutil.rmtree(path)
     if not complete:
         return None
     path = complete[max(complete)]
@@ -108,18 +128,5 @@ def last_checkpoint(folder: Path, sharding: Sharding, *, tidy: bool) -> str | No
 
 def save(lm: VideoLM, folder: Path, state: Mapping[str, Tensor] | None = None) -> None:
     """Write the checkpoint. `state`: as in `save_pretrained`."""
-    put_in_place(folder, lambda partial: lm.save_pretrained(partial, state=state))
-
-
-def put_in_place(folder: Path, write: Callable[[Path], object]) -> Path:
-    """Have `write` fill a folder beside its place and move it there, so that a folder of that name is always whole; what stood there is
-    removed only then."""
-    partial, old = folder.with_name(folder.name + ".partial"), folder.with_name(folder.name + ".old")
-    for left in (partial, old):
-        shutil.rmtree(left, ignore_errors=True)
-    write(partial)
-    if folder.exists():
-        folder.rename(old)
-    partial.rename(folder)
-    shutil.rmtree(old, ignore_errors=True)
-    return folder
+    with new_folder(folder) as partial:
+        lm.save_pretrained(partial, state=state)

@@ -34,7 +34,7 @@ from savi.training.examples import (
     make_units,
     tokenise,
 )
-from savi.training.folder import LOG_FILE, MODEL_FOLDER, TRAIN_FOLDER, LogFile, Progress, claim, last_checkpoint, save
+from savi.training.folder import LOG_FILE, MODEL_FOLDER, TRAIN_FOLDER, DurableCheckpoints, LogFile, Progress, claim, last_checkpoint, save
 from savi.training.losses import Logps, reward_sums, step_loss
 from savi.training.packing import PackedRow, batches, pack, packed_logps, separate_logps, unwrap
 from savi.training.settings import PLAIN_SHARDED, DPOSettings
@@ -297,7 +297,14 @@ def train(
     lm.model.config.use_cache = False
     with contextlib.nullcontext() if settings.engine == "plain" else use_tree_attention(lm.model):
         trainer = PackedDPOTrainer(
-            model, args, settings=settings, family=lm.family, examples=examples, plan=plan, store=store, callbacks=[log_file]
+            model,
+            args,
+            settings=settings,
+            family=lm.family,
+            examples=examples,
+            plan=plan,
+            store=store,
+            callbacks=[log_file, DurableCheckpoints()],
         )
         first = trainer.is_world_process_zero()
         checkpoint = last_checkpoint(out / TRAIN_FOLDER, trainer.sharding, tidy=first)

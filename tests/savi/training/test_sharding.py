@@ -13,7 +13,7 @@ from accelerate import DistributedType
 
 from savi.engine.video_lm import VideoLM
 from savi.loop.preferences import PreferencePair
-from savi.training.folder import last_checkpoint
+from savi.training.folder import last_checkpoint, stamp_checkpoint
 from savi.training.packing import pack, packed_logps
 from savi.training.settings import MACHINE_ONLY, SPEED_ONLY, DPOSettings
 from savi.training.sharding import Plain, ShardingError, frozen_parameters, merged, set_up, sharding_of, trainer_options
@@ -156,6 +156,7 @@ def test_checkpoints_know_how_they_were_sharded(tmp_path: Path) -> None:
         torn = tmp_path / kind / "checkpoint-6"
         torn.mkdir()
         (checkpoint / "trainer_state.json").write_text('{"global_step": 4}')
+        stamp_checkpoint(checkpoint, 4)
         assert last_checkpoint(tmp_path / kind, kind, tidy=False) == str(checkpoint)
         assert torn.exists(), "one process tidies"
         other = "none" if kind == "fsdp2" else "fsdp2"
