@@ -154,9 +154,9 @@ def summarise(x: Experiment, stages: list[Stage], console: RunConsole) -> Outcom
     for name, by in verdicts.items():
         console.say(f"  {name}: " + "; ".join(f"against {other}: {verdict}" for other, verdict in by.items()))
     for problem in integrity:
-        console.say(f"  may not be compared: {problem}")
+        console.say(f"  not comparable: {problem}")
     if not integrity and any("integrity" in by.values() for by in verdicts.values()):
-        console.say("  integrity: answers of a kind that may not be compared; each is named in iter-*/gate.json and the report")
+        console.say("  integrity: some scores are not comparable; each reason is in iter-*/gate.json and the report")
     timings = x.run.timings()
     spent = sum(float(v.get("wall_s", 0)) for v in timings.values())
     memory = max((float(v.get("peak_memory_gb", 0)) for v in timings.values()), default=0.0)

@@ -63,12 +63,12 @@ def paper_command(
     start_over: Annotated[
         bool, typer.Option(START_OVER, help="Make everything again; what is there is kept until its replacement is finished.")
     ] = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan and its cost for every scale, and do nothing.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan and its cost for every scale; run nothing.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="With --dry-run: the plans as JSON.")] = False,
 ) -> None:
     """Run the experiment: measure the base, align it with its own critiques, measure again, decide, and print the tables.
 
-    Exit codes: 0 the experiment is complete; 2 usage, or a folder of another configuration; 4 scores that may not be compared; 5 something
+    Exit codes: 0 the experiment is complete; 2 usage, or a folder of another configuration; 4 scores that are not comparable; 5 something
     the run needs is missing or broke (run the same command again to go on).
     """
     from benchmarks.catalog import UnknownBenchmarkError, select

@@ -9,33 +9,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from harness.records import Evaluation
-from harness.tables.published import Published, PublishedError, base_rows, load_published
+from harness.tables.published import PAPER_DIR, PublishedError, base_rows, load_published
 from harness.tables.table import PublishedRow, ScoreRule, Table, results_table
 from reproduce.scale import load_scale, scale_names
-
-PAPER_DIR = Path(__file__).resolve().parent.parent / "results" / "paper"
-
-TABLE1 = "table1_main.csv"
-SAVI_ROW = "VideoSAVi"
-
-
-def load_tables(folder: Path = PAPER_DIR) -> Published:
-    """The folder's manifest and tables (results/paper/ by default).
-
-    Raises:
-        PublishedError: no manifest, a file missing or not as the manifest says; the message names the place.
-    """
-    return load_published(folder)
-
-
-def table1(model: str = SAVI_ROW, folder: Path = PAPER_DIR) -> dict[str, float]:
-    """Table 1's row of `model` as {benchmark: percent}; benchmarks it does not report are left out.
-
-    Raises:
-        PublishedError: no such row, or no such table in `folder`.
-    """
-    table = load_tables(folder).table(TABLE1)
-    return table.by_benchmark(table.position(model))
 
 
 def published_rows(scale: str, folder: Path = PAPER_DIR) -> list[PublishedRow]:
@@ -47,7 +23,7 @@ def published_rows(scale: str, folder: Path = PAPER_DIR) -> list[PublishedRow]:
     row = load_scale(scale).published if scale in scale_names() else None
     if row is None:
         return []
-    published = load_tables(folder)
+    published = load_published(folder)
     found = base_rows(published, row)
     source = f"{published.manifest.title}, {found.table.info.title}"
     named = [name for name in (found.base, found.aligned) if name is not None]

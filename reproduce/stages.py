@@ -1,7 +1,7 @@
 """Stages: each reads files and writes files, and is not run again while its outputs are there and its inputs are the same.
 
 A finished stage leaves a stamp (`savi.base.stamp`): what it was made from, and size and digest of every file it made. What it was made
-from covers the settings it depends on and the digests of the stages it reads, so a change runs through to everything behind it. A stage
+from covers the settings it depends on and the digests of the stages it reads, so a change runs through to everything after it. A stage
 without a finished stamp (killed on the way) runs again and must continue or overwrite what it finds. Outputs that do not belong to it are
 moved aside and deleted when their replacement is there, never before. The module knows nothing of the experiment.
 """
@@ -123,7 +123,7 @@ class Status:
 
 
 def statuses(run: Path, stages: Sequence[Stage]) -> dict[str, Status]:
-    """Which stages are done; one behind an undone one is undone too."""
+    """Which stages are done; a stage after an undone one is undone too."""
     digests: dict[str, str] = {}
     out: dict[str, Status] = {}
     memory = _memory(run)

@@ -32,7 +32,7 @@ TABLES = "tables"
 
 
 class MissingInputError(SaviError):
-    """Something the run needs is not there; the message says what, where it was looked for and what mends it."""
+    """Something the run needs is not there; the message says what, where it was looked for and how to fix it."""
 
 
 @dataclass(frozen=True)

@@ -17,10 +17,9 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from harness.gate.decision import GateFileError, GateResult, GateUsageError
 from harness.records import SCORE_FILE, Evaluation, RecordError, read_evaluations
-from harness.tables.published import PublishedError, load_published, scale_rows, widest_first
+from harness.tables.published import PAPER_DIR, PublishedError, load_published, scale_rows, widest_first
 from savi.base.files import write_bytes_atomic, write_text_atomic
 
-PAPER_DIR = Path(__file__).resolve().parents[2] / "results" / "paper"
 REFERENCE_SCHEMA = 1
 _EVALUATIONS = TypeAdapter(dict[str, Evaluation])
 _INNER = ("eval", "model")

@@ -50,7 +50,7 @@ class Change:
 
 
 def index_records(records: Sequence[QuestionRecord]) -> dict[Key, QuestionRecord]:
-    """Records by (task, question_id, how manieth of that id): equal questions asked twice stay apart."""
+    """Records by (task, question_id, occurrence index): a question asked twice stays two questions."""
     seen: dict[tuple[str, str], int] = defaultdict(int)
     out: dict[Key, QuestionRecord] = {}
     for r in sorted(records, key=lambda r: (r.task, r.doc_id)):

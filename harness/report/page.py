@@ -19,8 +19,9 @@ from harness.report.compare import compare_all, mean_score
 from harness.report.data import RunData, provenance_differences
 from harness.report.frames import collect_pictures, find_data_folder
 from harness.report.questions import MAX_PAGE, questions_payload
-from harness.report.read import PUBLISHED_FOLDER, read_run
+from harness.report.read import read_run
 from harness.report.text import script_json, visible
+from harness.tables.published import PAPER_DIR
 from savi.base.files import write_text_atomic
 
 REPORT_FILE = "report.html"
@@ -96,7 +97,7 @@ def render(run: RunData, *, data: Path | None = None) -> str:
     )
 
 
-def write_report(run_dir: Path, out: Path | None = None, *, data: Path | None = None, published_folder: Path = PUBLISHED_FOLDER) -> Path:
+def write_report(run_dir: Path, out: Path | None = None, *, data: Path | None = None, published_folder: Path = PAPER_DIR) -> Path:
     """Write the report of a run folder to `out` (default: report.html in it) and return the path.
 
     Parts of the run that are missing or unreadable are shown as not there.

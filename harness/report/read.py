@@ -28,9 +28,8 @@ from harness.report.data import (
     Timing,
     number,
 )
-from harness.tables.published import PublishedError, base_rows, load_published, scale_rows
+from harness.tables.published import PAPER_DIR, PublishedError, base_rows, load_published, scale_rows
 
-PUBLISHED_FOLDER = Path(__file__).resolve().parents[2] / "results" / "paper"
 MAX_LISTED_FAILURES = 200
 MAX_EXAMPLE_PAIRS = 4
 
@@ -197,7 +196,7 @@ def _facts(run: Mapping[str, object], prefix: str = "") -> list[tuple[str, str]]
     return out
 
 
-def read_published(scale: str, folder: Path = PUBLISHED_FOLDER, *, row: str | None = None) -> Published | None:
+def read_published(scale: str, folder: Path = PAPER_DIR, *, row: str | None = None) -> Published | None:
     """The paper's two rows that start from the row `row`, or without one the rows of `scale`; None where nothing is published there. A row
     that the paper does not have is empty.
 
@@ -211,7 +210,7 @@ def read_published(scale: str, folder: Path = PUBLISHED_FOLDER, *, row: str | No
     return Published(rows.base, rows.aligned or "aligned model (not reported)", rows.values(rows.base), rows.values(rows.aligned))
 
 
-def read_run(run_dir: Path, *, published_folder: Path = PUBLISHED_FOLDER) -> RunData:
+def read_run(run_dir: Path, *, published_folder: Path = PAPER_DIR) -> RunData:
     """Read a run folder.
 
     Raises:

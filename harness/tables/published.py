@@ -1,6 +1,6 @@
 """Published numbers as data: a folder of CSV tables with a `manifest.yaml` that says what they are.
 
-The manifest names, for every table, its columns, how many questions stand behind each, which rows belong to which scale, and what the
+The manifest names, for every table, its columns, how many questions each rests on, which rows belong to which scale, and what the
 text claims of them, each with its source. Nothing here knows which paper it is; values are exact decimals, as printed.
 """
 
@@ -21,11 +21,13 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from savi.base.errors import ExitCode, SaviError
 
 MANIFEST_FILE = "manifest.yaml"
+PAPER_DIR = Path(__file__).resolve().parents[2] / "results" / "paper"
+"""This project's folder of published tables."""
 MAX_FILE_BYTES = 5_000_000
 
 
 class PublishedError(SaviError, ValueError):
-    """A folder of published tables that cannot be read: names the file, the place and the mend."""
+    """A folder of published tables that cannot be read: names the file, the place and the fix."""
 
     exit_code = ExitCode.USAGE
 
@@ -42,7 +44,7 @@ class Variant(_Model):
 
 
 class BenchmarkInfo(_Model):
-    """What stands behind a column: number of questions and videos, and whether a score is a share of n right answers."""
+    """What a column rests on: number of questions and videos, and whether a score is a share of n right answers."""
 
     title: str
     n: int = Field(gt=0)
@@ -315,7 +317,7 @@ def base_rows(published: Published, base: str) -> ScaleRows:
     return ScaleRows(table, base, aligned)
 
 
-def load_published(folder: Path) -> Published:
+def load_published(folder: Path = PAPER_DIR) -> Published:
     """Read `folder/manifest.yaml` and every CSV file it lists.
 
     Raises:

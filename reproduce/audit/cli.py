@@ -35,11 +35,11 @@ def audit_command(
     strict: Annotated[bool, typer.Option("--strict", help="Exit 1 where there is a fault.")] = False,
 ) -> None:
     """Check published tables without any model: GRIM, sums, restated differences, and what each claimed gain can carry."""
+    from harness.tables.published import PAPER_DIR, load_published
     from reproduce.audit.audit import audit
-    from reproduce.published import PAPER_DIR, load_tables
 
     with errors():
-        result = audit(load_tables(tables or PAPER_DIR))
+        result = audit(load_published(tables or PAPER_DIR))
         if markdown is not None:
             write_text_atomic(markdown, to_markdown(result))
     if as_json:

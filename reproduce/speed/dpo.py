@@ -31,7 +31,7 @@ def dpo_case(preset: Preset, name: str, pairs: int, *, lora: bool) -> Case:
 
 
 def dpo_setup(preset: Preset, name: str, pairs: int, *, lora: bool) -> tuple[Case, Any]:
-    """The case, and the model whose gradients every way of it leaves behind."""
+    """The case, and the model in which every way of it accumulates gradients."""
     import torch
 
     from savi.training.losses import Logps, step_loss
@@ -164,7 +164,7 @@ def _prefix_length(lm: VideoLM, batch: dict[str, Any]) -> int:
 
 
 def _pair_tokens(batch: dict[str, Any], prefix_length: int, pairs: int) -> tuple[Any, ...]:
-    """TRL's batch ([chosen; rejected], prompts doubled) as pairs behind one prefix."""
+    """TRL's batch ([chosen; rejected], prompts doubled) as pairs that follow one prefix."""
     from savi.training.packing import PairTokens
 
     ids, seen, completion = batch["input_ids"], batch["attention_mask"].bool(), batch["completion_mask"].bool()

@@ -1,6 +1,6 @@
 """Matrix-product FLOPs of what is compared, counted from shapes; the theoretical ratio of two ways follows, and so does TFLOP/s.
 
-A product of m x k and k x n is 2mkn. Causal attention over n new tokens behind p old ones sees n * p + n * (n + 1) / 2 pairs.
+A product of m x k and k x n is 2mkn. Causal attention over n new tokens after p cached ones has n * p + n * (n + 1) / 2 pairs.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from reproduce.speed.model import Shape
 
 
 def text_flops(shape: Shape, new: int, old: int = 0, *, scored: int = 1) -> float:
-    """The language model over `new` tokens behind `old` cached ones, the head on `scored` of them."""
+    """The language model over `new` tokens after `old` cached ones, the head on `scored` of them."""
     head_dim = shape.hidden // shape.heads
     attention_weights = 2 * shape.hidden * shape.hidden + 2 * shape.hidden * shape.kv_heads * head_dim
     weights = shape.layers * (attention_weights + 3 * shape.hidden * shape.intermediate)
@@ -37,7 +37,7 @@ def vision_flops(shape: Shape, frames: int) -> float:
 
 
 def reply_flops(shape: Shape, prefix: int, question: int, new: int) -> float:
-    """One prompt behind a prefix that is in the cache: the prompt, then token after token."""
+    """One prompt after a cached prefix: the prompt, then token by token."""
     return text_flops(shape, question, prefix) + text_flops(shape, new - 1, prefix + question, scored=new - 1)
 
 

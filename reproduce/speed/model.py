@@ -49,7 +49,7 @@ SMOKE = Shape(64, 2, 4, 2, 128, 2100, 32, 2, 4, 56)
 CPU = Shape(256, 6, 8, 4, 704, 2100, 128, 4, 4, 448)
 CPU_TRAINING = Shape(128, 3, 4, 2, 352, 2100, 64, 2, 4, 448)
 EIGHT_B = Shape(4096, 32, 32, 8, 14336, 92553, 1024, 24, 16, 448, dtype="bfloat16")
-"""InternVL2.5-8B: InternLM2-7B behind InternViT-300M."""
+"""InternVL2.5-8B: InternViT-300M and InternLM2-7B."""
 
 
 def make_tokenizer() -> Any:

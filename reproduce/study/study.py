@@ -93,7 +93,7 @@ def run_all(plan: Plan, *, jobs: int = 1) -> None:
     with ThreadPoolExecutor(jobs) as pool:
         bad = [(log, code) for log, code in pool.map(one, plan.runs()) if code]
     if bad:
-        raise StudyError("; ".join(f"{log} ended with exit code {code}" for log, code in bad) + "; mend it and run the study again")
+        raise StudyError("; ".join(f"{log} ended with exit code {code}" for log, code in bad) + "; fix it and run the study again")
 
 
 def gather(plan: Plan) -> list[dict[str, Any]]:
@@ -164,9 +164,7 @@ def study_table(rows: Sequence[Mapping[str, Any]], scale: str) -> Table:
         label_title="training",
         columns=("base", *(f"iteration {t}" for t in range(1, steps + 1))),
         rows=tuple(made),
-        notes=(
-            "Strict scores (0-100). Micro numbers measure the method on a rendered small world; they reproduce no number of the paper.",
-        ),
+        notes=("Strict scores (0-100). Micro numbers measure the method on synthetic data; they reproduce no number of the paper.",),
     )
 
 

@@ -257,10 +257,10 @@ def test_a_scale_the_paper_does_not_have_needs_its_yaml_alone(experiment: Make, 
 
 
 def test_scales_and_the_manifest_agree_on_published_rows() -> None:
-    from reproduce.published import load_tables
+    from harness.tables.published import load_published
     from reproduce.scale import load_scale, scale_names
 
     named = {name: row for name in scale_names() if (row := load_scale(name).published) is not None}
     assert set(named) == {"1b", "2b", "4b", "8b"}
     for name, row in named.items():
-        assert {t.scale_of(row) for t in load_tables().tables.values() if row in t.labels} >= {name}
+        assert {t.scale_of(row) for t in load_published().tables.values() if row in t.labels} >= {name}

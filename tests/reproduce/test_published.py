@@ -10,20 +10,20 @@ import pytest
 import yaml
 
 from benchmarks.catalog import PAPER, select
-from harness.tables.published import PublishedError
-from reproduce.published import (
-    PAPER_DIR,
-    TABLE1,
-    load_tables,
-    published_pair,
-    published_rows,
-    table1,
-)
+from harness.tables.published import PAPER_DIR, PublishedError, load_published
+from reproduce.published import published_pair, published_rows
+
+TABLE1 = "table1_main.csv"
 
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     return Path(shutil.copytree(PAPER_DIR, tmp_path / "paper"))
+
+
+def table1(model: str = "VideoSAVi", folder: Path = PAPER_DIR) -> dict[str, float]:
+    table = load_published(folder).table(TABLE1)
+    return table.by_benchmark(table.position(model))
 
 
 def test_table1_by_benchmark() -> None:
@@ -34,7 +34,7 @@ def test_table1_by_benchmark() -> None:
 
 
 def test_every_file_of_the_folder_is_listed_and_columns_are_the_catalogs() -> None:
-    p = load_tables()
+    p = load_published()
     assert {f.name for f in PAPER_DIR.glob("*.csv")} == set(p.tables)
     assert not any("4" in t.info.title.split()[-1] for t in p.tables.values()), "Table 4 is not published on the site"
     assert any("Table 4" in m for m in p.manifest.missing)
@@ -42,7 +42,7 @@ def test_every_file_of_the_folder_is_listed_and_columns_are_the_catalogs() -> No
 
 
 def test_question_counts_agree_with_the_catalog_but_for_what_is_documented() -> None:
-    infos = load_tables().manifest.benchmarks
+    infos = load_published().manifest.benchmarks
     for b in select(None):
         counts = {infos[b.name].n, *(v.n for v in infos[b.name].variants)}
         assert b.n in counts, b.name
@@ -52,7 +52,7 @@ def test_question_counts_agree_with_the_catalog_but_for_what_is_documented() -> 
 
 
 def test_values_are_exact_decimals() -> None:
-    v = load_tables().table(TABLE1).value("VideoSAVi", "tempcompass")
+    v = load_published().table(TABLE1).value("VideoSAVi", "tempcompass")
     assert v == Decimal("69.1")
     assert isinstance(v, Decimal)
 
@@ -94,25 +94,25 @@ def _edit(folder: Path, old: str, new: str, file: str = TABLE1) -> None:
 def test_a_bad_table_is_an_error_with_its_place(folder: Path, old: str, new: str, message: str) -> None:
     _edit(folder, old, new)
     with pytest.raises(PublishedError, match=message) as e:
-        load_tables(folder)
+        load_published(folder)
     assert TABLE1 in str(e.value)
 
 
 def test_bad_folders(folder: Path, tmp_path: Path) -> None:
     with pytest.raises(PublishedError, match=r"manifest\.yaml: not there"):
-        load_tables(tmp_path / "nowhere")
+        load_published(tmp_path / "nowhere")
     (folder / TABLE1).write_bytes(b"\xff\xfe\x00model")
     with pytest.raises(PublishedError, match="UTF-8"):
-        load_tables(folder)
+        load_published(folder)
     (folder / TABLE1).unlink()
     with pytest.raises(PublishedError, match="lists it"):
-        load_tables(folder)
+        load_published(folder)
     (folder / "manifest.yaml").write_text("a: [")
     with pytest.raises(PublishedError, match="YAML"):
-        load_tables(folder)
+        load_published(folder)
     (folder / "manifest.yaml").write_text("just text")
     with pytest.raises(PublishedError, match="manifest"):
-        load_tables(folder)
+        load_published(folder)
 
 
 def test_manifest_names_are_checked(folder: Path) -> None:
@@ -121,11 +121,11 @@ def test_manifest_names_are_checked(folder: Path) -> None:
     raw["tables"][0]["file"] = "../table1_main.csv"
     path.write_text(yaml.safe_dump(raw))
     with pytest.raises(PublishedError, match="plain file name"):
-        load_tables(folder)
+        load_published(folder)
     raw["tables"][0]["file"] = TABLE1
     raw["tables"][0]["columns"]["mvbench"] = "mvbanch"
     path.write_text(yaml.safe_dump(raw))
     with pytest.raises(PublishedError, match="mvbanch"):
-        load_tables(folder)
+        load_published(folder)
     with pytest.raises(PublishedError, match="no row 'GPT-9'"):
         table1("GPT-9")

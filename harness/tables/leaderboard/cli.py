@@ -76,7 +76,7 @@ def leaderboard_command(
     for problem in found.problems:
         say(problem)
     if found.problems and not (keep_going and found.entries):
-        say("nothing was ranked; mend or remove the above, or leave it out with --keep-going")
+        say("nothing was ranked; fix or remove the above, or leave it out with --keep-going")
         raise typer.Exit(ExitCode.BROKEN)
     tables = leaderboard(found.entries, rule=rule.value, alpha=alpha, benchmarks=names)
     text = render(tables, "json" if as_json else fmt.value)

@@ -15,16 +15,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
-from harness.tables.published import PublishedError
+from harness.tables.published import PAPER_DIR, PublishedError, load_published
 from reproduce.audit.arithmetic import grim, max_discordant, max_discordant_exact, two_sided, unpaired_z, z_crit
 from reproduce.audit.audit import Audit, Finding, audit, gains_table
 from reproduce.audit.cli import register, to_markdown
-from reproduce.published import PAPER_DIR, load_tables
 
 
 @pytest.fixture(scope="module")
 def paper() -> Audit:
-    return audit(load_tables())
+    return audit(load_published())
 
 
 @pytest.fixture
@@ -108,7 +107,7 @@ def test_holm_and_p_agree_with_statsmodels_and_scipy() -> None:
     from scipy import stats
     from statsmodels.stats.multitest import multipletests
 
-    first = [g for g in audit(load_tables()).gains if g.table == "Table 1"]
+    first = [g for g in audit(load_published()).gains if g.table == "Table 1"]
     reference = multipletests([g.p for g in first], method="holm")[1]
     assert [g.p_holm for g in first] == pytest.approx(list(reference), rel=1e-9)
     for z in (0.0, 0.5, 1.96, 5.0):
@@ -154,7 +153,7 @@ def _change(folder: Path, file: str, old: str, new: str) -> Audit:
     text = (folder / file).read_text()
     assert old in text
     (folder / file).write_text(text.replace(old, new, 1))
-    return audit(load_tables(folder))
+    return audit(load_published(folder))
 
 
 @pytest.mark.parametrize(
@@ -190,7 +189,7 @@ def test_another_papers_folder(tmp_path: Path) -> None:
                     "gains": [{"candidate": "ours", "baseline": "base"}]}],
     }  # fmt: skip
     (tmp_path / "manifest.yaml").write_text(yaml.safe_dump(manifest))
-    result = audit(load_tables(tmp_path))
+    result = audit(load_published(tmp_path))
     (fault,) = result.of("fault")
     assert fault.numbers["value"] == 33.3
     assert [g.verdict(0.05) for g in result.gains] == ["doubt"]
@@ -225,7 +224,7 @@ def test_a_claim_about_nothing_is_an_error(folder: Path) -> None:
     path = folder / "manifest.yaml"
     path.write_text(path.read_text().replace("row: Qwen2-VL", "row: Qwen9"))
     with pytest.raises(PublishedError, match="Qwen9"):
-        audit(load_tables(folder))
+        audit(load_published(folder))
 
 
 def test_gains_table_is_derived_and_scaled(paper: Audit) -> None:
