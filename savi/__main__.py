@@ -15,7 +15,7 @@ import typer
 from savi.base.cli import KEPT, Clock, bar, errors, print_json, run_app, stop, tell, usage
 from savi.base.errors import ExitCode
 from savi.cli import align as align_cli
-from savi.cli.common import DeviceOption, FramesOption, JsonOption, ModelOption, load_model
+from savi.cli.common import DeviceOption, FramesOption, JsonOption, ModelOption, open_model
 
 app = typer.Typer(
     name="savi",
@@ -56,7 +56,7 @@ def ask(
         clock = Clock()
         frames = read_frames(video, num_frames=num_frames)
         clock.lap("decode")
-        lm = load_model(model, device)
+        lm = open_model(model, device)
         clock.lap("load")
         for word in dict.fromkeys(word for question in questions for word in lm.chat.unknown_words(question)):
             tell(f"note: {lm.name} does not know the word {word!r}")
@@ -107,7 +107,7 @@ def pairs(
         with usage():
             settings = AlignSettings(num_frames=num_frames, questions_per_kind=questions_per_kind, prompts=prompts, seed=seed)
         paths = align_cli.video_files(videos)
-        lm = load_model(model, device)
+        lm = open_model(model, device)
         failures = FailureLog(out.with_name("failures.jsonl"))
         with bar("videos") as told:
             for _ in propose(lm, paths, settings, out=out, failures=failures, progress=told):

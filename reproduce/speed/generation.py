@@ -24,11 +24,11 @@ if TYPE_CHECKING:
 
 def reply(lm: VideoLM, video: np.ndarray | Frames, prompts: list[str], new: int) -> None:
     """Our way: watched once, all prompts in one batch; no reply ends early, so that lengths are as stated."""
-    from savi.engine.decoding import Row, generate
+    from savi.engine.decoding import Branch, generate
     from savi.engine.video_lm import GenerationSettings
 
     watched = lm.watch(video)
-    rows = [Row(watched.prefix, ids) for ids in lm.chat.prompt_ids(prompts)]
+    rows = [Branch(watched.prefix, ids) for ids in lm.chat.prompt_ids(prompts)]
     generate(lm.family, lm.model, rows, GenerationSettings(max_new_tokens=new), [-1])
 
 

@@ -13,7 +13,7 @@ import typer
 
 from savi.base.cli import KEPT, bar, errors, print_json, stop, usage
 from savi.base.errors import ExitCode
-from savi.cli.common import DeviceOption, FramesOption, JsonOption, ModelOption, load_model
+from savi.cli.common import DeviceOption, FramesOption, JsonOption, ModelOption, open_model
 from savi.training.losses import LOSSES
 
 if TYPE_CHECKING:
@@ -105,7 +105,7 @@ def train(
         if not found:
             stop(f"{pairs}: holds no pair", ExitCode.FAIL)
         _refuse_finished(out)
-        lm = load_model(model, device)
+        lm = open_model(model, device)
         from savi.training import trainer
 
         with usage(), bar("train") as told:

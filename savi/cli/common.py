@@ -28,7 +28,7 @@ DeviceOption = Annotated[str, typer.Option("--device", help="auto, cpu, cuda, cu
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.")]
 
 
-def load_model(model: str, device: str) -> VideoLM:
+def open_model(model: str, device: str) -> VideoLM:
     from savi.base.hub import find_native
 
     folder = find_native(model, tell=tell)  # before torch is imported: a wrong name is told at once

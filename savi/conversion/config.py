@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 class CheckpointError(SaviError):
-    """A checkpoint that cannot be read or converted: names the file, what is wrong and the mend."""
+    """A checkpoint that cannot be read or converted: names the file, what is wrong and the fix."""
 
     exit_code = ExitCode.BROKEN
 

@@ -1,6 +1,6 @@
 """The tokenizer of an `internvl_chat` checkpoint as a native fast tokenizer, with the family's chat template.
 
-InternLM2's tokenizer is a sentencepiece model behind remote code; it becomes a `tokenizer.json` and is checked against sentencepiece
+InternLM2's tokenizer is a sentencepiece model used by remote code; it becomes a `tokenizer.json` and is checked against sentencepiece
 itself on texts of every awkward kind. Qwen2's class is native. Nothing of the checkpoint's code is run: its conversation.py is read as
 text for the system message.
 """
@@ -107,7 +107,7 @@ def _from_source(path: Path, name: str, fields: dict[str, ast.expr]) -> Conversa
 
 
 def chat_template(conversation: Conversation, *, bos: bool) -> str:
-    """The jinja template that writes what the original's `get_prompt` writes, behind a `bos_token` where its tokenizer adds one.
+    """The jinja template that writes what the original's `get_prompt` writes, after a `bos_token` where its tokenizer adds one.
 
     The family's system turn stands first unless the caller's messages begin with a system message.
     """

@@ -25,14 +25,14 @@ LONG_PREFIX = 512
 
 @dataclass
 class SharedPrefixes:
-    """Prefixes and the rows that stand behind each: `groups` are `(start, end, prefix)`, contiguous and in order."""
+    """Prefixes and the rows that continue each: `groups` are `(start, end, prefix)`, contiguous and in order."""
 
     prefixes: Sequence[Prefix]
     groups: list[tuple[int, int, int]]
 
     @classmethod
     def of(cls, prefixes: Sequence[Prefix], rows: Sequence[int]) -> SharedPrefixes:
-        """`rows[i]`: which prefix row i stands behind; equal ones must be neighbours."""
+        """`rows[i]`: which prefix row i continues; equal ones must be neighbours."""
         groups: list[tuple[int, int, int]] = []
         for i, prefix in enumerate(rows):
             if groups and groups[-1][2] == prefix:

@@ -1,6 +1,6 @@
-"""The text around a video: the tokenizer's own chat template, rendered once and cut right behind the last visual token.
+"""The text around a video: the tokenizer's own chat template, rendered once and cut right after the last visual token.
 
-What stands before the cut is the prefix (system message, the user's tag, the frames); what stands behind it is rendered again for
+What stands before the cut is the prefix (system message, the user's tag, the frames); what follows it is rendered again for
 every prompt. The module knows a tokenizer and a family's way to write a video, no model.
 """
 
@@ -43,7 +43,7 @@ class ChatFormat:
         self._prefix_cache: dict[tuple[str | int, ...], Tensor] = {}
 
     def _placed_by_template(self) -> tuple[str, str, str] | None:
-        """Texts before the video, between video and prompt, and behind, where the template itself places a video."""
+        """Texts before the video, between video and prompt, and after both, where the template itself places a video."""
         mark = self.family.placeholder
         if not mark or not self.tokenizer.chat_template:
             return None
@@ -123,16 +123,16 @@ class ChatFormat:
         return torch.tensor(out)
 
     def anchor(self) -> str:
-        """The special token the prefix ends with: text behind it is tokenised as in the whole."""
+        """The special token the prefix ends with: what follows is tokenised as in the whole."""
         return self.family.last_token() or self.visual_token
 
     def prompt_ids(self, prompts: Sequence[str]) -> list[list[int]]:
-        """Ids of the rest of the user's turn behind the video, with the header of the reply, for each prompt.
+        """Ids of the rest of the user's turn after the video, with the header of the reply, for each prompt.
 
         A prompt that spells a special token is split into ordinary ones: text cannot end a turn.
 
         Raises:
-            FamilyError: nothing at all stands behind the video, so there is nothing to predict a reply from.
+            FamilyError: nothing at all follows the video, so there is nothing to predict a reply from.
         """
         anchor = self.anchor()
         lead = len(self._encode(anchor))
@@ -146,7 +146,7 @@ class ChatFormat:
             if prompt not in encoded:
                 encoded[prompt] = self._encode(anchor + self.between)[lead:] + self._as_text(prompt) + self._encode(self.after)
             if not encoded[prompt]:
-                raise FamilyError(f"{self.where}: the chat template puts nothing behind an empty prompt; ask something")
+                raise FamilyError(f"{self.where}: the chat template puts nothing after an empty prompt; ask something")
         return [encoded[p] for p in prompts]
 
     def unknown_words(self, prompt: str) -> list[str]:

@@ -1,4 +1,4 @@
-"""Rows of text behind prefixes, in one batch: the decoding loop and the scoring of given replies.
+"""Branches of text that continue prefixes, in one batch: the decoding loop and the scoring of given replies.
 
 A batch is laid out as `[zeros | prefix | padding | prompt | reply]`, so that all prompts end in the same column. Positions are given
 explicitly and a mask hides the padding, so a row's numbers do not depend on its neighbours. Short prefixes are copied, one a row; long
@@ -25,8 +25,8 @@ _COMPACT_BELOW = 0.7
 
 
 @dataclass(frozen=True)
-class Row:
-    """One prompt behind one prefix; `uniform [max_new_tokens]` when sampling."""
+class Branch:
+    """One prompt that continues one prefix; `uniform [max_new_tokens]` when sampling."""
 
     prefix: Prefix
     ids: list[int]
@@ -78,11 +78,11 @@ class _Batch:
 
 
 def shares(prefixes: Sequence[Prefix]) -> bool:
-    """Whether rows behind these prefixes share them in place (long ones), or get a copy each (short ones)."""
+    """Whether branches of these prefixes share them in place (long ones), or get a copy each (short ones)."""
     return max(prefix.length for prefix in prefixes) >= LONG_PREFIX
 
 
-def _lay_out(rows: Sequence[Row], extra: int, dtype: torch.dtype, device: torch.device) -> _Batch:
+def _lay_out(rows: Sequence[Branch], extra: int, dtype: torch.dtype, device: torch.device) -> _Batch:
     """Rows of one prefix become neighbours; prompts end in one column."""
     prefixes = list({id(row.prefix): row.prefix for row in rows}.values())
     place = {id(prefix): i for i, prefix in enumerate(prefixes)}
@@ -116,7 +116,7 @@ def _lay_out(rows: Sequence[Row], extra: int, dtype: torch.dtype, device: torch.
 
 
 def _forward(family: Family, text_model: nn.Module, ids: Tensor, positions: Tensor, mask: Tensor, batch: _Batch) -> Tensor:
-    """Hidden states `[B, L, D]` of text tokens behind the cache."""
+    """Hidden states `[B, L, D]` of text tokens that follow the cache."""
     own = text_model.config._attn_implementation  # type: ignore[union-attr]
     keywords: dict[str, Any] = {cache_keyword(text_model): batch.cache}
     if batch.shared is not None:
@@ -136,7 +136,7 @@ def _forward(family: Family, text_model: nn.Module, ids: Tensor, positions: Tens
 
 @torch.no_grad()
 def generate(
-    family: Family, model: nn.Module, rows: Sequence[Row], settings: GenerationSettings, end_ids: Sequence[int]
+    family: Family, model: nn.Module, rows: Sequence[Branch], settings: GenerationSettings, end_ids: Sequence[int]
 ) -> list[Generated]:
     """Continue every row until its end of turn or `max_new_tokens`; rows that are done leave the batch."""
     register()
@@ -175,7 +175,7 @@ def generate(
 
 
 @torch.no_grad()
-def score(family: Family, model: nn.Module, rows: Sequence[Row], response_lengths: Sequence[int]) -> list[float]:
+def score(family: Family, model: nn.Module, rows: Sequence[Branch], response_lengths: Sequence[int]) -> list[float]:
     """Sum of log-probabilities of the last `response_lengths[i]` ids of each row (float32 log-softmax, float64 sum)."""
     register()
     text_model, head = family.text_model(model), model.get_output_embeddings()  # type: ignore[operator]

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from savi.base.errors import ExitCode, SaviError
 from savi.base.torchvision import fix_torchvision
-from savi.families import Preprocessing
+from savi.families import Preprocessing, family_class
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -29,12 +29,12 @@ _SMALL = 100_000_000
 
 
 class ModelError(SaviError, ValueError):
-    """A checkpoint that cannot be used: names the place, what is wrong, and the mend."""
+    """A checkpoint that cannot be used: names the place, what is wrong, and the fix."""
 
     exit_code = ExitCode.BROKEN
 
 
-def load_model(path: str | Path, *, device: str, dtype: str, attn_implementation: str | None) -> tuple[PreTrainedModel, torch.dtype]:
+def load_native_model(path: str | Path, *, device: str, dtype: str, attn_implementation: str | None) -> tuple[PreTrainedModel, torch.dtype]:
     """A checkpoint's model, with native classes, on its device, and the dtype its weights are stored in.
 
     Raises:
@@ -47,7 +47,7 @@ def load_model(path: str | Path, *, device: str, dtype: str, attn_implementation
     name = str(path)
     _check_place(path)
     raw, _ = PreTrainedConfig.get_config_dict(name)
-    _check_type(raw, name)
+    family_class(str(raw.get("model_type")), where=name)
     target = _own_device() if device == "auto" else torch.device(device)
     keywords: dict[str, Any] = {} if attn_implementation is None else {"attn_implementation": attn_implementation}
     with _quiet(Path(name)):
@@ -100,15 +100,6 @@ def _check_place(path: str | Path) -> None:
             raise ModelError(f"{path}: no config.json; is this a checkpoint folder?")
     elif isinstance(path, Path) or text.startswith((".", "/", "~")) or text.count("/") != 1:
         raise ModelError(f"{path}: no such checkpoint folder")
-
-
-def _check_type(raw: Mapping[str, Any], name: str) -> None:
-    from savi.families import UnsupportedFamily, supported
-
-    kind = raw.get("model_type")
-    if kind not in supported():
-        hint = "; convert it first (savi.conversion.checkpoint.convert)" if kind == "internvl_chat" else ""
-        raise UnsupportedFamily(f"{name}: model_type {kind!r} is not supported (supported: {', '.join(supported())}){hint}")
 
 
 def _compute_dtype(stored: torch.dtype, asked: str, device: torch.device, parameters: int) -> torch.dtype:

@@ -21,21 +21,16 @@ KeyValues = tuple[Tensor, Tensor]
 
 @dataclass
 class Prefix:
-    """System message and frames of one video behind the language model.
+    """System message and frames of one video after the language model.
 
     `ids` `[P]`; `kv`: one `(keys, values)` a layer, each `[1, H, P, D]`; `length` = P, the cache slots used; `next_pos`: the rope
-    position of the first token behind it (not `length` for M-RoPE: there it is the largest position + 1).
+    position of the first token after it (not `length` for M-RoPE: there it is the largest position + 1).
     """
 
     ids: Tensor
     kv: list[KeyValues]
     length: int
     next_pos: int
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes of keys and values."""
-        return sum(k.numel() * k.element_size() + v.numel() * v.element_size() for k, v in self.kv)
 
 
 class PreallocatedLayer(DynamicLayer):
@@ -68,7 +63,7 @@ class PreallocatedLayer(DynamicLayer):
 
 
 class BranchCache(DynamicCache):
-    """Preallocated layers behind one or more prefixes."""
+    """Preallocated layers that continue one or more prefixes."""
 
     def __init__(self, layers: Sequence[PreallocatedLayer]) -> None:
         super().__init__()
@@ -87,7 +82,7 @@ class PrefixCompleteError(Exception):
 class PrefixCache(DynamicCache):
     """Takes a prefix's keys and values and ends the forward with the last layer's.
 
-    What that layer would go on to compute (attention, MLP, head) is nobody's: only tokens behind the prefix are read out, and they see
+    What that layer would go on to compute (attention, MLP, head) is nobody's: only tokens after the prefix are read out, and they see
     the prefix through its keys and values alone.
     """
 
@@ -134,7 +129,7 @@ def read_prefixes(cache: Cache, ids: Tensor, next_pos: int) -> list[Prefix]:
 
 
 def expand(prefixes: Sequence[Prefix], rows: Tensor, extra: int) -> BranchCache:
-    """A cache with one row for each entry of `rows` (indices into `prefixes`) and room for `extra` tokens behind.
+    """A cache with one row for each entry of `rows` (indices into `prefixes`) and room for `extra` tokens after it.
 
     Prefixes are aligned at their ends: a shorter one has zeros in front, which the mask hides.
     """
@@ -152,7 +147,7 @@ def expand(prefixes: Sequence[Prefix], rows: Tensor, extra: int) -> BranchCache:
 
 
 def empty(like: Prefix, rows: int, extra: int) -> BranchCache:
-    """A cache for `rows` rows and `extra` tokens that begins behind the prefixes: those are attended to where they are."""
+    """A cache for `rows` rows and `extra` tokens that begins after the prefixes: those are attended to where they are."""
     layers = []
     for keys, values in like.kv:
         shape = (rows, keys.shape[1], extra)

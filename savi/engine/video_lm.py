@@ -6,7 +6,7 @@
     lm.ask([(video, prompt), (other, prompt)], GenerationSettings())     # rows of any videos in one batch, order kept
 
 `watch` runs the vision tower and then the language model over system message and frames: a `Prefix` of keys and values, cut right
-behind the last visual token. `ask` and `score` continue it; the prefix is never computed again, also not for later stages (critique,
+after the last visual token. `ask` and `score` continue it; the prefix is never computed again, also not for later stages (critique,
 revision) on the same video. Greedy output equals one prompt at a time token for token in float32, and a sampled row depends on its
 key and the seed only, not on its neighbours.
 
@@ -31,7 +31,7 @@ from torch import Tensor
 
 from savi.base.errors import ExitCode, SaviError
 from savi.engine.chat import ChatFormat
-from savi.engine.model_folder import ModelError, hash_in_memory, load_model, load_tokenizer, read_preprocessing, write_folder
+from savi.engine.model_folder import ModelError, hash_in_memory, load_native_model, load_tokenizer, read_preprocessing, write_folder
 from savi.engine.sampling import GenerationSettings, uniforms
 from savi.families import Family, FamilyError, Preprocessing, Timing, VideoFeatures, family_for
 from savi.video.frames import Frames
@@ -175,7 +175,7 @@ class VideoLM:
             UnsupportedFamily: a model type without a family.
         """
         name = str(path)
-        model, stored = load_model(path, device=device, dtype=dtype, attn_implementation=attn_implementation)
+        model, stored = load_native_model(path, device=device, dtype=dtype, attn_implementation=attn_implementation)
         return cls(
             model=model,
             tokenizer=load_tokenizer(name),
@@ -207,10 +207,6 @@ class VideoLM:
     def features(self, video: Frames | np.ndarray) -> VideoFeatures:
         """Vision tower and projector over one video's frames, once, without gradient."""
         return self.features_many([video])[0]
-
-    def encode_frames(self, frames: np.ndarray) -> Tensor:
-        """Image features `[tokens, D]` of uint8 frames `[T, H, W, 3]`."""
-        return self.features(frames).embeds
 
     def features_many(self, videos: Sequence[Frames | np.ndarray]) -> list[VideoFeatures]:
         """The same for several videos of one shape, together."""
@@ -287,7 +283,7 @@ class VideoLM:
     # asking
 
     def prompt_ids(self, prompt: str) -> list[int]:
-        """Ids of the rest of the user's turn behind the prefix, with the header of the reply."""
+        """Ids of the rest of the user's turn after the prefix, with the header of the reply."""
         return self.chat.prompt_ids([prompt])[0]
 
     def response_ids(self, text: str) -> list[int]:
@@ -312,7 +308,7 @@ class VideoLM:
             ContextError: prefix, prompt and new tokens exceed the model's context.
             EngineMemoryError: one row alone does not fit.
         """
-        from savi.engine.decoding import Generated, Row, generate
+        from savi.engine.decoding import Branch, Generated, generate
 
         if keys is not None and len(keys) != len(items):
             raise ValueError(f"{len(items)} items but {len(keys)} keys")
@@ -324,9 +320,9 @@ class VideoLM:
         rows = []
         for (watched, _), ids, draw in zip(items, prompts, draws, strict=True):
             self._check_context(watched.prefix.next_pos, len(ids), settings.max_new_tokens, watched.frames)
-            rows.append(Row(watched.prefix, ids, draw))
+            rows.append(Branch(watched.prefix, ids, draw))
 
-        def work(part: Sequence[Row]) -> list[Generated]:
+        def work(part: Sequence[Branch]) -> list[Generated]:
             return generate(self.family, self.model, part, settings, self.end_ids)
 
         with self._evaluating():
@@ -335,19 +331,19 @@ class VideoLM:
         return [Reply(text.strip(), len(g.ids), g.finished) for text, g in zip(texts, generated, strict=True)]
 
     def score(self, items: Sequence[tuple[Watched, str, str]], *, max_batch: int | None = None) -> list[ResponseScore]:
-        """Log-probability of each response (with its end of turn) behind its video and prompt; order kept.
+        """Log-probability of each response (with its end of turn) given its video and prompt; order kept.
 
         Raises:
             ContextError: prefix, prompt and response exceed the model's context.
         """
-        from savi.engine.decoding import Row, score
+        from savi.engine.decoding import Branch, score
 
         self._check_ours([watched for watched, _, _ in items])
         rows, lengths = [], []
         for (watched, _, response), prompt in zip(items, self.chat.prompt_ids([prompt for _, prompt, _ in items]), strict=True):
             reply = self.chat.response_ids(response)
             self._check_context(watched.prefix.next_pos, len(prompt) + len(reply), 0, watched.frames)
-            rows.append((Row(watched.prefix, prompt + reply), len(reply)))
+            rows.append((Branch(watched.prefix, prompt + reply), len(reply)))
             lengths.append(len(reply))
         with self._evaluating():
             sums = self._in_batches(
@@ -358,9 +354,9 @@ class VideoLM:
     def _in_batches(self, rows: Sequence[Any], new_tokens: int, max_batch: int | None, work: Any) -> list[Any]:
         """Run `work` over batches that fit, results in the order of `rows`; a batch that does not fit is halved and recorded."""
         from savi.engine import memory
-        from savi.engine.decoding import Row, shares
+        from savi.engine.decoding import Branch, shares
 
-        plain: list[Row] = [row if isinstance(row, Row) else row[0] for row in rows]
+        plain: list[Branch] = [row if isinstance(row, Branch) else row[0] for row in rows]
         dtype = next(self.model.parameters()).dtype
 
         shared = bool(plain) and shares([row.prefix for row in plain])
@@ -371,7 +367,7 @@ class VideoLM:
             return memory.row_bytes(self.text_config, dtype, 0 if shared else prefix_length, prompt_length, new_tokens)
 
         def on_split(part: Sequence[Any], reason: BaseException) -> None:
-            longest = max((row if isinstance(row, Row) else row[0]).prefix.length for row in part)
+            longest = max((row if isinstance(row, Branch) else row[0]).prefix.length for row in part)
             self.splits.append(memory.Split(len(part), longest, str(reason).splitlines()[0] if str(reason) else type(reason).__name__))
 
         sizes = [(row.prefix.length, len(row.ids)) for row in plain]

@@ -9,7 +9,7 @@ For training on the same inputs (`savi.training.packing`), four calls are enough
 * `features = lm.features(frames)` runs the vision tower and the projector once (no gradient),
 * `ids = lm.prefix_ids(features)` `[P]`, the ids of system + frames up to and with the last visual token,
 * `positions, next_pos = family.positions(ids, features)` `[P]` or `[3, P]` (M-RoPE), and where the text goes on;
-  `family.branch_positions(next_pos, n)` gives the same for `n` text tokens behind it,
+  `family.branch_positions(next_pos, n)` gives the same for `n` text tokens after it,
 * `model(input_ids=..., position_ids=..., mm_encoder_outputs=family.mm_encoder_outputs([features, ...]))`: the stock
   forward takes the features in the place of pixels, deepstack included, in the order of the rows.
 """
@@ -52,7 +52,7 @@ class Timing:
 
 @dataclass(frozen=True)
 class VideoFeatures:
-    """One video behind the vision tower and the projector.
+    """One video after the vision tower and the projector.
 
     `embeds` `[tokens, D]` stands in the places of the visual tokens, `deepstack` (Qwen3-VL) is added to the hidden states
     of the first layers there, `grid` is `(t, h, w)` in patches for M-RoPE families.
@@ -99,7 +99,7 @@ class Preprocessing:
 
 
 class FamilyError(SaviError, ValueError):
-    """A checkpoint, tokenizer or input this family cannot use: names what, and the mend."""
+    """A checkpoint, tokenizer or input this family cannot use: names what, and the fix."""
 
     exit_code = ExitCode.USAGE
 
@@ -110,10 +110,14 @@ class Family(ABC):
     name: ClassVar[str]
     model_types: ClassVar[tuple[str, ...]]
     modality: ClassVar[Literal["image", "video"]]
+    covers: ClassVar[str]
+    """The models people know it by."""
+    why_not: ClassVar[str] = ""
+    """Why this family cannot share a video's prefix, which all of savi stands on; empty where it can. Such a family needs no methods."""
     after_video: ClassVar[str] = "\n"
     """Text between the last visual token and the user's prompt, where the chat template does not place the video itself."""
     outro: ClassVar[str] = ""
-    """Text the family's own processor writes right behind a video that the template placed."""
+    """Text the family's own processor writes right after a video that the template placed."""
 
     @property
     def placeholder(self) -> str:
@@ -159,11 +163,11 @@ class Family(ABC):
         return {self.modality: self.encoder_output(features)}
 
     def text_model(self, model: nn.Module) -> nn.Module:
-        """The decoder alone: `input_ids [B, L] -> last_hidden_state [B, L, D]`; text behind a prefix needs no more."""
+        """The decoder alone: `input_ids [B, L] -> last_hidden_state [B, L, D]`; text after a prefix needs no more."""
         return model.get_submodule("model.language_model")
 
     def positions(self, ids: Tensor, features: VideoFeatures) -> tuple[Tensor, int]:
-        """Rope positions of a prefix `[P]` (or `[3, P]`), and the position at which the text behind it goes on."""
+        """Rope positions of a prefix `[P]` (or `[3, P]`), and the position at which the text after it goes on."""
         return torch.arange(ids.numel(), device=ids.device), int(ids.numel())
 
     def branch_positions(self, start: int, length: int, device: torch.device | str = "cpu") -> Tensor:

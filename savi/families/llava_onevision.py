@@ -18,6 +18,7 @@ class LlavaOnevision(Family):
     name = "llava_onevision"
     model_types = ("llava_onevision",)
     modality = "video"
+    covers = "LLaVA-OneVision"
 
     @property
     def visual_token_id(self) -> int:

@@ -1,7 +1,7 @@
 """Qwen2.5-VL and Qwen3-VL: frames in pairs, any aspect ratio, three-dimensional rope (M-RoPE).
 
 Qwen2.5-VL writes a video as one run of tokens whose temporal position counts seconds; Qwen3-VL writes the time as text before each pair of
-frames and adds features to the first layers (deepstack). Text behind a video goes on at the largest position + 1, as both models were
+frames and adds features to the first layers (deepstack). Text after a video goes on at the largest position + 1, as both models were
 trained (Qwen2-VL paper, section 2.1). transformers 5.23 leaves the temporal positions out of that maximum for Qwen2.5-VL while a prompt is
 read and counts them while the reply is generated; the two rules agree as long as a clip's last temporal position is below half its longer
 side in patches.
@@ -106,6 +106,7 @@ class Qwen25VL(_QwenVL):
 
     name = "qwen2_5_vl"
     model_types = ("qwen2_5_vl",)
+    covers = "Qwen2.5-VL"
 
     def _bounds(self, frames: int) -> tuple[int, int]:
         size = self.preprocessing.video_raw.get("size") or {}
@@ -134,6 +135,7 @@ class Qwen3VL(_QwenVL):
 
     name = "qwen3_vl"
     model_types = ("qwen3_vl",)
+    covers = "Qwen3-VL"
 
     def _bounds(self, frames: int) -> tuple[int, int]:
         """The budget is one for the whole video; each frame gets its share, at most 768 tokens as in the reference."""

@@ -39,6 +39,7 @@ class SmolVLM(Family):
     name = "smolvlm"
     model_types = ("smolvlm",)
     modality = "image"
+    covers = "SmolVLM2"
     after_video = "\n\n"
     outro = "\n\n"
 

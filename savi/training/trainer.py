@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from savi.base.torchvision import fix_torchvision
-from savi.engine.model_folder import load_model
+from savi.engine.model_folder import load_native_model
 from savi.loop.preferences import PreferencePair
 from savi.training.examples import (
     DroppedPair,
@@ -327,7 +327,7 @@ def train(
     trainer.accelerator.wait_for_everyone()
     if state is not None:
         kind = str(plain.dtype).removeprefix("torch.")
-        lm.model, _ = load_model(out / MODEL_FOLDER, device=str(trainer.args.device), dtype=kind, attn_implementation=before)
+        lm.model, _ = load_native_model(out / MODEL_FOLDER, device=str(trainer.args.device), dtype=kind, attn_implementation=before)
         lm.model.requires_grad_(False)
         lm.model.eval()
     if torch.distributed.is_initialized() and not joined:

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from savi.engine import decoding
-from savi.engine.decoding import Row, generate
+from savi.engine.decoding import Branch, generate
 from savi.engine.video_lm import GenerationSettings, VideoLM, Watched
 from tests.savi.tiny import tiny_frames, tiny_prompts, tiny_video_lm
 
@@ -39,7 +39,7 @@ def rows(videos: list[Watched], count: int = 100) -> list[tuple[Watched, str]]:
 
 def ids_of(lm: VideoLM, items: list[tuple[Watched, str]], settings: GenerationSettings) -> list[list[int]]:
     prompts = lm.chat.prompt_ids([prompt for _, prompt in items])
-    made = generate(lm.family, lm.model, [Row(w.prefix, ids) for (w, _), ids in zip(items, prompts, strict=True)], settings, lm.end_ids)
+    made = generate(lm.family, lm.model, [Branch(w.prefix, ids) for (w, _), ids in zip(items, prompts, strict=True)], settings, lm.end_ids)
     return [g.ids for g in made]
 
 
@@ -162,7 +162,7 @@ def test_rows_that_end_leave_the_batch(lm: VideoLM, videos: list[Watched], monke
     made = generate(
         lm.family,
         lm.model,
-        [Row(w.prefix, p) for (w, _), p in zip(items, prompts, strict=True)],
+        [Branch(w.prefix, p) for (w, _), p in zip(items, prompts, strict=True)],
         GenerationSettings(max_new_tokens=24),
         ends,
     )

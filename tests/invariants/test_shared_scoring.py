@@ -48,9 +48,9 @@ def test_an_empty_response_is_its_end_of_turn() -> None:
 def test_scores_of_all_single_tokens_sum_to_one() -> None:
     lm = tiny_video_lm()
     watched = lm.watch(tiny_frames(0))
-    from savi.engine.decoding import Row, score
+    from savi.engine.decoding import Branch, score
 
-    rows = [Row(watched.prefix, [*lm.prompt_ids("what is red"), token]) for token in range(len(lm.tokenizer))]
+    rows = [Branch(watched.prefix, [*lm.prompt_ids("what is red"), token]) for token in range(len(lm.tokenizer))]
     total = torch.tensor(score(lm.family, lm.model, rows, [1] * len(rows))).exp().sum()
     assert float(total) == pytest.approx(1.0, abs=1e-5)
 

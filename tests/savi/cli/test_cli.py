@@ -179,7 +179,7 @@ def test_pairs_without_any_pair_says_why(clip: Path, model: Path, tmp_path: Path
 def test_pairs_that_are_made_and_gone_on_with(clip: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from tests.savi.scripted import ScriptedLM, micro_reply
 
-    monkeypatch.setattr(cli, "load_model", lambda *_: ScriptedLM(micro_reply))
+    monkeypatch.setattr(cli, "open_model", lambda *_: ScriptedLM(micro_reply))
     out = tmp_path / "pairs.jsonl"
     first = run("pairs", clip, "--out", out, "--model", "unused", "--prompts", "micro")
     assert first.exit_code == 0, first.output
@@ -266,11 +266,11 @@ def test_the_loop_and_the_training_are_plain_functions_with_signatures() -> None
     assert not {"self_align", "train_dpo"} & set(dir(savi))
 
 
-def test_mending_torchvision_is_safe_to_repeat() -> None:
+def test_the_torchvision_workaround_is_safe_to_repeat() -> None:
     code = (
-        "from savi.base.torchvision import fix_torchvision as mend\n"
+        "from savi.base.torchvision import fix_torchvision as fix\n"
         "import sys\nassert 'torch' not in sys.modules\n"
-        "first = mend()\nassert not mend()\nimport torchvision\nassert not mend()\n"
+        "first = fix()\nassert not fix()\nimport torchvision\nassert not fix()\n"
         "import torchvision.transforms.v2\nprint(first)"
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True, capture_output=True, text=True)

@@ -80,7 +80,7 @@ def test_a_whole_question_on_real_pixels(converted: tuple) -> None:
     features = reference_features(config, weights, pixels).flatten(0, 1)
     prefix = lm.prefix_ids(frames).tolist()
     assert prefix + lm.prompt_ids("what is left") == ids.tolist()
-    torch.testing.assert_close(lm.encode_frames(frames), features, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(lm.features(frames).embeds, features, atol=1e-4, rtol=1e-4)
     if not is_internlm2(config):  # the other one's tiny context is far too short for its system message
         first = int(reference_logits(config, weights, ids, features, lm.model.config.image_token_id)[-1].argmax())
         reply = lm.watch(frames).ask(["what is left"], max_new_tokens=1)[0]

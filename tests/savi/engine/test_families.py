@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import sys
+import types
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
+from savi import families
 from savi.engine import decoding
 from savi.engine.video_lm import GenerationSettings, VideoLM, Watched
 from savi.families import Preprocessing, Timing, UnsupportedFamily, family_for, supported
@@ -59,9 +63,9 @@ def stock_generate(lm: VideoLM, clip: Frames, ids: list[int], new: int) -> list[
 
 def shared_ids(lm: VideoLM, watched: Watched, prompts: list[str], new: int) -> list[list[int]]:
     """The ids `ask` generates."""
-    from savi.engine.decoding import Row, generate
+    from savi.engine.decoding import Branch, generate
 
-    rows = [Row(watched.prefix, ids) for ids in lm.chat.prompt_ids(prompts)]
+    rows = [Branch(watched.prefix, ids) for ids in lm.chat.prompt_ids(prompts)]
     return [g.ids for g in generate(lm.family, lm.model, rows, GenerationSettings(max_new_tokens=new), lm.end_ids)]
 
 
@@ -209,6 +213,66 @@ def test_smart_size_is_qwens(size: tuple[int, int]) -> None:
 
 def test_smart_size_of_a_tiny_frame_is_one_patch() -> None:
     assert smart_size(5, 9, factor=28, min_pixels=1, max_pixels=400_000) == (28, 28)
+
+
+def test_gemma3_is_refused_by_name_and_reason(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text('{"model_type": "gemma3"}')
+    with pytest.raises(UnsupportedFamily, match=r"'gemma3' cannot share a video's prefix: .*bidirectional.*supported: internvl"):
+        VideoLM.from_pretrained(tmp_path)
+    assert "gemma3" not in supported()
+
+
+def test_gemma3_indeed_reads_images_in_both_directions() -> None:
+    """The reason it is refused for, seen in the stock model: a later token of an image changes an earlier one's keys."""
+    import transformers as tf
+
+    text = {"vocab_size": 99, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4,
+            "num_key_value_heads": 2, "head_dim": 8, "layer_types": ["full_attention"] * 2}  # fmt: skip
+    vision = {
+        "hidden_size": 16,
+        "intermediate_size": 24,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 2,
+        "image_size": 28,
+        "patch_size": 14,
+    }
+    torch.manual_seed(0)
+    model = tf.Gemma3ForConditionalGeneration(tf.Gemma3Config(text_config=text, vision_config=vision, mm_tokens_per_image=4)).eval()
+    embeds, changed = torch.randn(1, 6, 32), []
+    for image in (0, 1):
+        kinds = torch.tensor([[0, image, image, image, image, 0]])
+        first = []
+        for nudge in (0.0, 1.0):
+            x = embeds.clone()
+            x[0, 3] += nudge  # the third token of the image
+            with torch.no_grad():
+                out = model.model(inputs_embeds=x, token_type_ids=kinds, attention_mask=torch.ones(1, 6)).last_hidden_state
+            first.append(out[0, 1])
+        changed.append(not torch.equal(*first))
+    assert changed == [False, True], "causal as text, not causal as an image"
+
+
+def test_a_new_family_is_one_file_and_one_entry(monkeypatch: pytest.MonkeyPatch) -> None:
+    module = types.ModuleType("savi.families.toy")
+    source = "from savi.families.internvl import InternVL\nclass Toy(InternVL):\n    name, model_types, covers = 'toy', ('toy_vl',), 'Toy'"
+    exec(source, vars(module))
+    monkeypatch.setitem(sys.modules, module.__name__, module)
+    monkeypatch.setattr(families, "MODULES", [*families.MODULES, "toy"])
+    families.families.cache_clear()
+    try:
+        assert "toy_vl" in supported()
+        assert families.family_class("toy_vl", where="x").name == "toy"
+    finally:
+        families.families.cache_clear()
+
+
+def test_the_readme_lists_the_families() -> None:
+    rows = [
+        f"| {f.covers} | {', '.join(f'`{name}`' for name in f.model_types)} | {'no: ' + f.why_not if f.why_not else 'yes'} |"
+        for f in families.families()
+    ]
+    readme = (Path(__file__).parents[3] / "README.md").read_text(encoding="utf-8")
+    assert "| models | `model_type` | shares a prefix |\n|---|---|---|\n" + "\n".join(rows) + "\n" in readme
 
 
 def test_unsupported_family_is_named_with_the_supported_ones() -> None:

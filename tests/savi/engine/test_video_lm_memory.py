@@ -54,7 +54,7 @@ class Device:
         self.room, self.error, self.tried = room, error, list[int]()
         self.real = decoding.generate
 
-    def __call__(self, family: object, model: object, rows: Sequence[decoding.Row], *rest: object) -> list[decoding.Generated]:
+    def __call__(self, family: object, model: object, rows: Sequence[decoding.Branch], *rest: object) -> list[decoding.Generated]:
         self.tried.append(len(rows))
         if len(rows) > self.room:
             raise self.error
@@ -81,7 +81,7 @@ def test_out_of_memory_is_halved_recorded_and_gives_the_same(lm: VideoLM, error:
     assert all(split.prefix_length == 42 and split.reason for split in lm.splits)
 
 
-def test_one_row_that_does_not_fit_is_an_error_with_the_mend(lm: VideoLM, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_one_row_that_does_not_fit_is_an_error_with_the_fix(lm: VideoLM, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(decoding, "generate", Device(0, MemoryError("no more")))
     with pytest.raises(EngineMemoryError, match=r"lower num_frames or max_new_tokens"):
         lm.watch(tiny_frames(0)).ask(["red", "blue"])
