@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 import os
 import sys
+from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
@@ -16,6 +17,9 @@ from rich.table import Table
 from benchmarks.catalog import CATALOG, select
 from savi.base.cli import KEPT, errors, print_json, run_app, stop
 from savi.base.errors import ExitCode
+
+if TYPE_CHECKING:
+    from benchmarks.data.doctor import Finding
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, help="The benchmarks and the synthetic micro world.")
 
@@ -95,32 +99,74 @@ def prepare(
     benchmarks: Annotated[list[str], typer.Argument(help="Benchmarks to bring onto this machine.")],
     hf_home: Home = None,
     download: Annotated[bool, typer.Option("--download", help="Really download; without it only what would be done is said.")] = False,
+    plan: Annotated[
+        bool, typer.Option("--plan", help="Fetch the questions (megabytes) and say which videos they need; fetch no video.")
+    ] = False,
+    task: Annotated[list[str] | None, typer.Option("--task", help="Only these tasks' videos, such as MVBench's object_shuffle.")] = None,
+    source: Annotated[
+        Path | None, typer.Option("--from", help="Folder with the repository's files (zip, tar, mp4): take the videos from there.")
+    ] = None,
+    update: Annotated[bool, typer.Option("--update", help="Take the repository's present commit, not the one prepared before.")] = False,
 ) -> None:
-    """Download and unpack real data sets (up to 162 GB each), only with --download."""
-    from benchmarks.data import download as d
-    from benchmarks.data.layout import check as look
+    """Bring real data sets onto this machine: the questions, and of up to 162 GB each only the videos that the questions need."""
+    from benchmarks.data.prepare_command import offline_state, run
 
     home = _home(hf_home)
     with errors(kept=KEPT):
         wanted = select(benchmarks)
-        for b in wanted:
-            status = look(home, b)
-            if status.ready:
-                typer.echo(f"{b.name}: ready, {status.n:,} questions on {status.videos:,} videos")
-            elif not download:
-                gated = " (gated: accept the licence, log in)" if status.gated else ""
-                typer.echo(f"{b.name}: would download about {b.download_gb:g} GB from {b.repo}{gated} to {home}; say --download to do it")
-            else:
-                if os.environ.get("HF_HUB_OFFLINE") == "1":
-                    stop("HF_HUB_OFFLINE=1 is set; unset it to download", ExitCode.USAGE)
-                os.environ["HF_HOME"] = str(home)
-                status = d.prepare(home, b)
-                typer.echo(f"{b.name}: {status.n:,} questions on {status.videos:,} videos, {len(status.missing):,} files missing")
-                if not status.ready:
-                    stop(
-                        f"{b.name} is not complete: {', '.join(status.missing[:5]) or f'{status.n} of {status.n_expected} questions'}",
-                        ExitCode.MACHINE,
-                    )
+        if (task or source) and len(wanted) != 1:
+            stop("--task and --from go with one benchmark", ExitCode.USAGE)
+        if not (download or plan or source):
+            for b in wanted:
+                typer.echo(offline_state(home, b))
+            return
+        if not source and os.environ.get("HF_HUB_OFFLINE", "").upper() in {"1", "ON", "YES", "TRUE"}:
+            stop("HF_HUB_OFFLINE is set; unset it to download", ExitCode.USAGE)
+        # Before the hub's library is imported: it reads these once. The login stays where it is.
+        os.environ.setdefault("HF_TOKEN_PATH", str(_home(None) / "token"))
+        os.environ["HF_HOME"] = str(home)
+        failed = run(home, wanted, tasks=task or (), folder=source, update=update, fetch=not plan, tell=typer.echo)
+    if failed:
+        raise typer.Exit(ExitCode.MACHINE)
+
+
+@app.command()
+def doctor(
+    benchmarks: Annotated[list[str] | None, typer.Argument(help="Benchmarks (default: the paper's six).")] = None,
+    hf_home: Home = None,
+    quick: Annotated[bool, typer.Option("--quick", help="Do not open and hash the videos.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """What is wrong with the data sets on this machine, each fault with its fix. Exit code 5 where something is."""
+    from benchmarks.data.doctor import examine
+
+    home = _home(hf_home)
+    with errors():
+        found = [f for b in select(benchmarks) for f in examine(home, b, read_videos=not quick)]
+    counted = [f for f in found if not f.known]
+    if as_json:
+        print_json({"hf_home": str(home), "findings": [asdict(f) for f in found], "faults": len(counted)})
+    else:
+        _print_findings(found)
+        typer.echo(f"{len(counted):,} faults, {len(found) - len(counted):,} of known bad videos")
+    raise typer.Exit(ExitCode.MACHINE if counted else ExitCode.DONE)
+
+
+def _print_findings(found: Sequence[Finding], most: int = 20) -> None:
+    """A table with at most so many rows of each kind, and each fix once below it."""
+    t = Table("benchmark", "fault", "where", "what was found")
+    groups: dict[tuple[str, str], list[Finding]] = {}
+    for f in found:
+        groups.setdefault((f.benchmark, f.what), []).append(f)
+    for (name, what), group in groups.items():
+        for f in group[:most]:
+            t.add_row(name, f"[yellow]{what}[/]" if f.known else f"[red]{what}[/]", f.where, f"known: {f.known}" if f.known else f.detail)
+        if len(group) > most:
+            t.add_row(name, what, f"and {len(group) - most:,} more", "all of them with --json")
+    if found:
+        _print(t)
+    for fix in dict.fromkeys(f.fix for group in groups.values() for f in group[:most] if not f.known):
+        typer.echo(f"fix: {fix}")
 
 
 @app.command()

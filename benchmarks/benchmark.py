@@ -135,6 +135,19 @@ class Benchmark(ABC):
         """A video's name within its benchmark, the cluster of paired tests: its path without the common folder and the suffix."""
         return relative.removeprefix(f"{self.video_folder}/").rsplit(".", 1)[0]
 
+    @property
+    def task_folders(self) -> Mapping[str, str]:
+        """Folder of each task's videos, where the task's own code has a table `DATA_LIST` of them."""
+        return {}
+
+    def elsewhere(self, video: str) -> tuple[str, ...]:
+        """Where a video may lie by mistake: paths relative to HF_HOME that other versions read, or that archives unpack to."""
+        return ()
+
+    def seconds(self, doc: Mapping[str, Any]) -> float | None:
+        """How long the document's video has to be, where it says so."""
+        return None
+
     def form(self, task: str) -> Form:
         """How a task's replies are read."""
         return "letter"

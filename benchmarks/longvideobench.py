@@ -23,6 +23,9 @@ class LongVideoBench(Benchmark):
         options = tuple(takewhile(lambda option: option != _PAD, (doc[f"option{k}"] for k in range(5))))
         return Document(doc["question"], options, LETTERS[int(doc["correct_choice"])])
 
+    def seconds(self, doc: Mapping[str, Any]) -> float | None:
+        return float(doc["duration"]) if doc.get("duration") else None
+
     def credit(self, sample: Mapping[str, Any]) -> Credit:
         result = sample[self.metric]
         return Credit(float(result["parsed_pred"] == result["answer"]))

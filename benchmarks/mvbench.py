@@ -48,6 +48,16 @@ SUBTASKS = {
 }
 
 
+_FOLDERS_BEFORE = {
+    _STAR: "star/Charades_v1_480",
+    "sta/sta_video_segment": "sta/sta_video",
+    "tvqa/video_fps3_hq_segment": "tvqa/frames_fps3_hq",
+    "nturgbd_convert": "nturgbd",
+    "ssv2_video_mp4": "ssv2_video",
+}
+"""Folders that versions of lmms-eval before 0.7 read instead, for seven of the twenty tasks."""
+
+
 class MVBench(Benchmark):
     """The right option stands in the document as text. The task leaves an empty answer out of the denominator."""
 
@@ -57,6 +67,17 @@ class MVBench(Benchmark):
     def document(self, task: str, doc: Mapping[str, Any]) -> Document:
         options = tuple(doc["candidates"])
         return Document(doc["question"], options, LETTERS[options.index(doc["answer"])])
+
+    @property
+    def task_folders(self) -> Mapping[str, str]:
+        return {name: subtask.folder for name, subtask in SUBTASKS.items()}
+
+    def elsewhere(self, video: str) -> tuple[str, ...]:
+        inside = video.removeprefix(f"{self.data_dir}/")
+        folder, name = inside.rsplit("/", 1)
+        old = _FOLDERS_BEFORE.get(folder)
+        places = (f"data0613/{folder}", f"video/{folder}", *((old, f"data0613/{old}") if old else ()))
+        return tuple(f"{self.data_dir}/{place}/{name}" for place in places)
 
     def credit(self, sample: Mapping[str, Any]) -> Credit:
         result = sample[self.metric]

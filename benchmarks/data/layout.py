@@ -192,6 +192,12 @@ class MediaIndex:
         self._changed = True
         return found
 
+    def remember(self, path: Path, digest: str) -> None:
+        """Take over the digest of a file that was just written."""
+        st = path.stat()
+        self._known[os.path.relpath(path, self.hf_home)] = [st.st_size, st.st_mtime_ns, digest]
+        self._changed = True
+
     def fingerprint(self, b: Benchmark, relative: Iterable[str]) -> str:
         """SHA-256 over names and bytes of a benchmark's videos (paths relative to HF_HOME, any order); a missing one counts as missing."""
         lines = []

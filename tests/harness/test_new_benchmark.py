@@ -111,7 +111,7 @@ def test_its_judge_is_never_asked() -> None:
     guesses = Guesses()
     guesses.watch("madeup_val", type("Task", (), {"config": config}))
     assert config.process_results({}, ["hm"]) == {"made_acc": ("nothing",)}
-    assert guesses.by_task["madeup_val"] == [True]
+    assert guesses.by_task["madeup_val"] == ["judge"]
 
 
 def test_tables_have_its_column_and_the_mean_does_not(home: Path) -> None:
