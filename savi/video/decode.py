@@ -19,6 +19,7 @@ import numpy as np
 from savi.video.containers import inspect
 from savi.video.crosscheck import cross_checked
 from savi.video.frames import Decoder, Frames, Pixels, VideoError, segment_indices
+from savi.video.holes import has_hole, nal_length_bytes
 from savi.video.limits import Limits
 from savi.video.track import Track, check_size, import_av, opened, read_track, words
 
@@ -38,13 +39,13 @@ def decode_video(
         VideoError: the file gives no such frames; its `kind` says why.
         MemoryError: the process may not have as much memory.
     """
-    _check_file(file)
-    with opened(file, limits) as container:
-        track = read_track(container, file, limits)
+    kind = _check_file(file)
+    with opened(file, kind, limits) as (container, log):
+        track = read_track(container, log, file, kind, limits)
         total = len(track.shown)
         indices = segment_indices(total, num_frames)
         film = _Film(file, container, track, limits)
-        found = film.by_packets(indices) if track.timed else None
+        found = film.by_packets(indices) if track.ordered else None
         if found is None:
             total, found = film.by_counting(num_frames)
             indices = segment_indices(total, num_frames)
@@ -56,7 +57,8 @@ def decode_video(
     return Frames(pixels, tuple(indices), track.fps, duration_s, total, str(file), used)
 
 
-def _check_file(file: Path) -> None:
+def _check_file(file: Path) -> str | None:
+    """The container's kind, and every error that needs no decoder."""
     try:
         if file.is_dir():
             raise VideoError(file, "is a folder, not a video", "not_a_video")
@@ -71,6 +73,7 @@ def _check_file(file: Path) -> None:
         raise VideoError(file, container.cut, "truncated")
     if container.damage is not None:
         raise VideoError(file, container.damage, "damaged")
+    return container.kind
 
 
 def _stacked(found: dict[int, Pixels], indices: Sequence[int], quarter_turns: int, allocate: Allocate) -> Pixels:
@@ -108,6 +111,7 @@ class _Film:
         self._rank = {number: rank for rank, number in enumerate(track.shown)}
         self._by_time = {track.packets[number].pts: number for number in track.shown} if track.timed else {}
         self._interlaced = False
+        self._length_bytes = nal_length_bytes(track.codec, self._context.extradata or b"")
 
     def by_packets(self, indices: Sequence[int]) -> dict[int, Pixels] | None:
         """The wanted frames by index, or None where they do not come out as the packets' times and numbers say."""
@@ -170,10 +174,15 @@ class _Film:
         found: dict[int, Pixels] = {}
         counted = 0
         undecodable = self._undecodable()
+        reordered, latest = self._track.timed and list(self._track.shown) != sorted(self._track.shown), -1
         missing = dict.fromkeys(self._rank)
         for _, frames in self._decoded(0, lenient=undecodable.__contains__):
             for number, frame in frames:
                 missing.pop(number, None)
+                if reordered and number not in undecodable:
+                    if self._rank.get(number, -1) <= latest:
+                        raise _DamageError(number, "its picture comes out at another place than its container says")
+                    latest = self._rank[number]
                 if counted in wanted:
                     found[counted] = self._rgb(frame)
                 counted += 1
@@ -187,7 +196,7 @@ class _Film:
         from somewhere on, in the file before it."""
         first = next((number for number, packet in enumerate(self._track.packets) if packet.key), 0)
         first_rank = self._rank.get(first, 0) if self._track.timed else 0
-        cut_in = self._track.kind is None
+        cut_in = self._track.kind in (None, "mpegts")
         return {number for number, rank in self._rank.items() if (rank < first_rank and number > first) or (cut_in and number < first)}
 
     def _decoded(self, start: int, lenient: Callable[[int], bool]) -> Iterator[tuple[int, list[tuple[int, Any]]]]:
@@ -203,6 +212,8 @@ class _Film:
                 packet.opaque = number
                 if self._track.packets[number].corrupt and not lenient(number):
                     raise _DamageError(number, "its container marks it as corrupt")
+                if not lenient(number) and has_hole(self._track.codec, self._length_bytes, bytes(packet)):
+                    raise _DamageError(number, "zeros where its data should be")
             try:
                 frames = self._context.decode(packet)
             except av.FFmpegError as error:
@@ -227,7 +238,7 @@ class _Film:
         if self._track.held is not None:
             yield from zip(count(start), self._track.held[start:])
             return
-        with opened(self._file, self._limits) as again:
+        with opened(self._file, self._track.kind, self._limits) as (again, _):
             stream = again.streams[self._track.stream]
             every = (packet for packet in again.demux(stream) if packet.size)
             yield from islice(enumerate(every), start, None)

@@ -12,7 +12,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from savi.video.containers import inspect
 from savi.video.frames import VideoError
 from savi.video.limits import Limits
 
@@ -28,6 +27,10 @@ that look into the first pictures: it makes room for as many as there are tracks
 
 _HELD_BYTES = 256 << 20
 """Packets of a film up to this size stay in memory; a bigger film is read a second time."""
+
+
+Log = list[tuple[int, str, str]]
+"""FFmpeg's messages of level error: (level, who, text)."""
 
 
 class Packet(NamedTuple):
@@ -67,26 +70,40 @@ class Track:
         times = [packet.pts for packet in self.packets if packet.shown]
         return self.kind != "avi" and None not in times and len(set(times)) == len(times)
 
+    @cached_property
+    def ordered(self) -> bool:
+        """The times can be right: what is decoded before a key frame is shown before it."""
+        rank = {number: rank for rank, number in enumerate(self.shown)}
+        latest = -1
+        for number, packet in enumerate(self.packets):
+            if packet.key and rank.get(number, latest) < latest:
+                return False
+            latest = max(latest, rank.get(number, -1))
+        return self.timed
+
 
 @contextmanager
-def opened(file: Path, limits: Limits) -> Iterator[Any]:
-    """The file in PyAV; no file but this one is read, and FFmpeg's errors become a `VideoError`."""
+def opened(file: Path, kind: str | None, limits: Limits) -> Iterator[tuple[Any, Log]]:
+    """The file in PyAV, and the errors that FFmpeg tells of; no file but this one is read, and what ends FFmpeg becomes a `VideoError`."""
     av = import_av()
-    kind = inspect(file).kind
     only_this_file = {"format_whitelist": _ALL_TRACKS_IN_HEADER.get(kind or "", CONTAINERS), "protocol_whitelist": "file"}
     while_opening = {"threads": "1", "max_pixels": str(limits.max_pixels)} if kind in _ALL_TRACKS_IN_HEADER else {}
     known = False
     try:
-        with av.open(str(file.absolute()), metadata_errors="replace", container_options=only_this_file, options=while_opening) as container:
+        av.logging.set_level(av.logging.ERROR)
+        with (
+            av.logging.Capture() as log,
+            av.open(str(file.absolute()), metadata_errors="replace", container_options=only_this_file, options=while_opening) as container,
+        ):
             known = True
-            yield container
+            yield container, log
     except av.FFmpegError as error:
         if not known and isinstance(error, ValueError) and kind is None:
             raise VideoError(file, "not a video (no container that is read here)", "not_a_video") from error
         raise VideoError(file, f"cannot be decoded: {words(error)}", "unreadable") from error
 
 
-def read_track(container: Any, file: Path, limits: Limits) -> Track:
+def read_track(container: Any, log: Log, file: Path, kind: str | None, limits: Limits) -> Track:
     """Choose the film among the video tracks and read its packets.
 
     Cover art, a track of one picture before the film, is passed over.
@@ -102,8 +119,9 @@ def read_track(container: Any, file: Path, limits: Limits) -> Track:
         raise VideoError(file, f"has no video stream (it holds: {kinds})", "no_video_stream")
     facts: dict[int, list[Packet]] = {stream.index: [] for stream in streams}
     held: dict[int, list[Any]] = {stream.index: [] for stream in streams}
-    held_bytes = 0
+    held_bytes = empty = 0
     for packet in container.demux(*streams):
+        empty += not packet.size and packet.dts is not None  # the last one of each track is none of the file's
         if packet.size:
             facts[packet.stream_index].append(Packet(packet.pts, packet.is_keyframe, not packet.is_discard, packet.is_corrupt))
             held[packet.stream_index].append(packet)
@@ -111,6 +129,12 @@ def read_track(container: Any, file: Path, limits: Limits) -> Track:
             if held_bytes > _HELD_BYTES:
                 for packets in held.values():
                     packets.clear()
+    if lost := next((message for _, name, message in log if name == container.format.name), None):
+        raise VideoError(file, f"its container is damaged: {lost.strip()}", "damaged")  # with packets lost, no frame is sure of its number
+    if kind == "avi" and streams[0].frames > (held_packets := sum(map(len, facts.values())) + empty):
+        raise VideoError(file, f"its header names {streams[0].frames:,} pictures, it holds {held_packets:,}", "damaged")
+    if short := _lost_end(container, streams, facts):
+        raise VideoError(file, short, "truncated")
     stream = max(streams, key=lambda stream: min(len(facts[stream.index]), 2))  # the first of more than one picture
     if not any(packet.shown for packet in facts[stream.index]):
         raise VideoError(file, "0 decodable frames", "zero_frames")
@@ -120,7 +144,7 @@ def read_track(container: Any, file: Path, limits: Limits) -> Track:
     check_size(file, context.width, context.height, limits)
     rate = stream.average_rate or stream.guessed_rate
     return Track(
-        inspect(file).kind,
+        kind,
         context.name,
         stream.index,
         (context.width, context.height),
@@ -139,6 +163,19 @@ def check_size(file: Path, width: int, height: int, limits: Limits) -> None:
         raise VideoError(
             file, f"pictures of {width} x {height} are above the limit of {limits.max_pixels:,} pixels (--max-pixels)", "too_large"
         )
+
+
+def _lost_end(container: Any, streams: list[Any], facts: dict[int, list[Packet]]) -> str | None:
+    """That pictures end long before the header says; for containers that are read to wherever they end."""
+    if container.format.name not in ("flv", "asf") or len(container.streams) > 1 or not container.duration:
+        return None
+    stream = streams[0]
+    times = sorted(packet.pts for packet in facts[stream.index] if packet.pts is not None)
+    if len(times) < 2:
+        return None
+    step = (times[-1] - times[0]) / (len(times) - 1)
+    end_s, said_s = float((times[-1] + step) * stream.time_base), container.duration / 1_000_000
+    return f"truncated at {end_s:.1f} s of {said_s:.1f} s" if said_s > end_s + 2.5 * step * float(stream.time_base) else None
 
 
 def _duration_s(container: Any, stream: Any) -> float | None:
