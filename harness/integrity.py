@@ -1,4 +1,4 @@
-"""May these scores be compared at all? Each doubt is an `IntegrityProblem` with a code, a place and what would mend it.
+"""May these scores be compared at all? Each doubt is an `IntegrityProblem` with a code, a place and what would fix it.
 
 Checked before any statistics: a score that may not be compared is not compared. Reads only records and scores; knows no model, no
 lmms-eval and no files.
@@ -13,6 +13,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
 
+from benchmarks.benchmark import Benchmark
 from harness.reading import read_letter, read_yes_no
 from harness.records import (
     QUESTIONS_FILE,
@@ -38,24 +39,28 @@ SAME_PIXELS = frozenset({"decord", "pyav"})
 
 @dataclass(frozen=True)
 class StatusLimits:
-    """Largest share (percent of questions) of each way an answer can be doubtful, before the score itself is doubtful (ours)."""
+    """Largest share (percent of questions) of answers that were never made or that an outside judge read (ours). Answers that cannot be
+    read (unparsed, empty, degenerate) are the model's own doing: the gate decides on them, see `harness.gate.evidence.formats`."""
 
-    unparsed: float = 10.0
-    empty: float = 1.0
-    degenerate: float = 1.0
     judged: float = 0.0
     failed: float = 0.0
 
 
 @dataclass(frozen=True)
 class IntegrityProblem:
-    """One reason not to compare. `code` is stable and machine-readable; `message` names place and mend."""
+    """One reason not to compare, or (`warns`) to look twice. `code` is stable and machine-readable; `message` names place and fix."""
 
     benchmark: str
     side: Side
     code: str
     message: str
     excused_by: str | None = None
+    warns: bool = False
+
+    @property
+    def stops(self) -> bool:
+        """Whether it forbids the comparison."""
+        return not self.warns and self.excused_by is None
 
 
 def _some(items: Iterable[str], total: int | None = None) -> str:
@@ -83,7 +88,7 @@ def task_mean_pct(records: Sequence[QuestionRecord], credit: Literal["strict", "
 
 
 def edited(e: Evaluation) -> str | None:
-    """What is wrong where the records are not byte for byte those the score was made of (or nothing says what they were), and the mend.
+    """What is wrong where the records are not byte for byte those the score was made of (or nothing says what they were), and the fix.
 
     A score older than the checksum is refused too: taking the field out of the file must not be the way past it.
     """
@@ -248,6 +253,21 @@ def _check_score(e: Evaluation, side: Side) -> list[IntegrityProblem]:
     return out
 
 
+def check_whole(e: Evaluation, b: Benchmark) -> list[IntegrityProblem]:
+    """Whether an evaluation is of the benchmark's whole set, as a published number is: its tasks, their questions and the videos are the
+    catalog's."""
+    found, sizes = Counter(r.task for r in e.records), dict(zip(b.tasks, b.sizes, strict=True))
+    videos = len({r.video_id for r in e.records})
+    differ = [f"{t}: {found[t]:,} of {sizes.get(t, 0):,}" for t in sorted(found | sizes) if found[t] != sizes.get(t, 0)]
+    if videos != b.videos:
+        differ.append(f"videos: {videos:,} of {b.videos:,}")
+    if not differ:
+        return []
+    shown = "; ".join(differ[:EXAMPLES]) + (f" and {len(differ) - EXAMPLES} more" if len(differ) > EXAMPLES else "")
+    message = f"not the whole set that the published number is of ({shown}): evaluate every question, without --limit"
+    return [IntegrityProblem(b.name, "candidate", "whole_set", message)]
+
+
 def check_pair(candidate: Evaluation, baseline: Evaluation) -> list[IntegrityProblem]:
     """Whether two evaluations of one benchmark saw the same questions in the same way (everything but the weights)."""
     name = candidate.score.benchmark
@@ -285,11 +305,29 @@ def check_pair(candidate: Evaluation, baseline: Evaluation) -> list[IntegrityPro
         _compare("reading", p.reading, q.reading, problem_to=out, name=name)
     frames = [{**x.frames, "decoder": "pyav"} if x.frames.get("decoder") in SAME_PIXELS else x.frames for x in (p, q)]
     _compare("frame_settings", frames[0], frames[1], problem_to=out, name=name)
-    versions = [{k: v for k, v in x.versions.items() if k not in IGNORED_VERSIONS} for x in (p, q)]
-    _compare("versions", versions[0], versions[1], problem_to=out, name=name)
+    out += _compare_versions(name, p.versions, q.versions)
     if p.seed != q.seed:
         problem("seed", f"seed {p.seed} against {q.seed}")
     return out
+
+
+_RELEASE = re.compile(r"(\d+)\.(\d+)")
+
+
+def _compare_versions(name: str, a: Mapping[str, str], b: Mapping[str, str]) -> list[IntegrityProblem]:
+    """Another release (major.minor) may read or answer otherwise, so it stops; a patch level or a build tag warns, as does a version that
+    only one side states."""
+    shown: dict[bool, list[str]] = {True: [], False: []}
+    for k in sorted((a.keys() | b.keys()) - IGNORED_VERSIONS):
+        x, y = a.get(k), b.get(k)
+        if x != y:
+            releases = [m.groups() if m else v for v in (x, y) for m in [_RELEASE.match(v or "")]]
+            shown[x is None or y is None or releases[0] == releases[1]].append(f"{k}: {x or 'unknown'} against {y or 'unknown'}")
+    return [
+        IntegrityProblem(name, "both", "versions", f"versions differ: {'; '.join(texts)}", warns=warns)
+        for warns, texts in shown.items()
+        if texts
+    ]
 
 
 def _compare(code: str, a: Mapping[str, object], b: Mapping[str, object], *, problem_to: list[IntegrityProblem], name: str) -> None:
@@ -309,6 +347,5 @@ def check_sets(
     for name in names:
         for side, has in sides:
             if name not in has:
-                mend = f"the {side} has no {name}: evaluate it, or name the benchmarks to compare"
-                out.append(IntegrityProblem(name, side, "missing", mend))
+                out.append(IntegrityProblem(name, side, "missing", f"the {side} has no {name}: evaluate it, or name those to compare"))
     return out

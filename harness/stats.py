@@ -21,9 +21,6 @@ from scipy.optimize import brentq
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 
-FEW_DISCORDANT = 5
-"""Below this many videos that changed, the data say nothing about clustering: whole videos are taken to change together."""
-
 
 @dataclass(frozen=True)
 class Design:
@@ -52,6 +49,11 @@ class Design:
     def cluster_weight(self) -> Floats:
         """Weight of each video in the score [G]; sums to 1."""
         return np.asarray(self.task_weight.sum(axis=1))
+
+    @property
+    def leverage(self) -> Floats:
+        """Share of its tasks that each video holds [G], by weight; 1 where a task has no other video."""
+        return np.asarray((self.task_weight**2 / self.task_weight.sum(axis=0)).sum(axis=1) / self.cluster_weight)
 
     def totals(self, values: Floats) -> Floats:
         """Weighted sum of `values` [..., Q] in each video [..., G]."""
@@ -99,6 +101,12 @@ class ClusterMean:
     df: int
     totals: Floats
     """Weighted sum of the values in each video [..., G]."""
+    influence: Floats
+    """Weighted sum of each video's deviations from its tasks' means [..., G]; sums to 0."""
+    weights: Floats
+    """Weight of each video [G]; sums to 1."""
+    leverage: Floats
+    """`Design.leverage` of each video [G]."""
 
 
 def cluster_mean(values: Floats, d: Design) -> ClusterMean:
@@ -117,37 +125,112 @@ def cluster_mean(values: Floats, d: Design) -> ClusterMean:
         se = np.sqrt(factor * (influence**2).sum(axis=-1)) if g > 1 else np.full(v.shape[:-1], np.inf)
     est = totals.sum(axis=-1)
     scalar = v.ndim == 1
-    return ClusterMean(float(est) if scalar else est, float(se) if scalar else se, g - 1, totals)
+    return ClusterMean(float(est) if scalar else est, float(se) if scalar else se, g - 1, totals, influence, d.cluster_weight, d.leverage)
 
 
-def null_se(d: Design, loss: float, together: Any = False) -> Any:
-    """Least standard error of a paired difference whose mean is -`loss`: at least that share of the questions must have changed.
+def pool(means: Sequence[ClusterMean]) -> ClusterMean:
+    """The unweighted mean of several means (benchmarks). Their errors are added as independent: a video is a draw of its benchmark."""
+    k = len(means)
+    return ClusterMean(
+        sum(m.estimate for m in means) / k,
+        np.sqrt(sum(np.asarray(m.se) ** 2 for m in means))[()] / k,
+        sum(m.df for m in means),
+        np.concatenate([m.totals for m in means], axis=-1) / k,
+        np.concatenate([m.influence for m in means], axis=-1) / k,
+        np.concatenate([m.weights for m in means]) / k,
+        np.concatenate([m.leverage for m in means]),
+    )
 
-    The score-test idea (Tango 1998; Yang et al. 2012 for clusters): without it a handful of changed answers gives a tiny estimated error
-    and a too easy pass. `together` (bool or array): the changed questions of a video change together, the worst case.
+
+def null_se(weights: Floats, loss: float) -> float:
+    """Least standard error of a paired difference whose mean is -`loss`: whole videos break, the worst case, the larger ones more often.
+
+    The score-test idea (Tango 1998; Yang et al. 2012 for clusters): without it a few changed videos give a tiny estimated error and a too
+    easy pass. `weights` [G] sum to 1; a video breaks with a probability proportional to its weight.
     """
-    var = loss * (1.0 - loss)
-    alone, whole = math.sqrt(var * float((d.weights**2).sum())), math.sqrt(var * float((d.cluster_weight**2).sum()))
-    return np.where(together, whole, alone) if np.ndim(together) else (whole if together else alone)
+    return math.sqrt(loss * (1.0 - loss) * float((weights**3).sum() / (weights**2).sum()))
 
 
-def paired_se(mean: ClusterMean, d: Design, margin: float) -> Any:
-    """Standard error the verdicts use: the clustered one, but never below what the null hypothesis itself implies (see `null_se`)."""
-    changed = (np.abs(mean.totals) > 1e-15).sum(axis=-1)
-    return np.maximum(mean.se, null_se(d, margin, changed < FEW_DISCORDANT))
+@dataclass(frozen=True)
+class MeanTest:
+    """Both one-sided tests of a mean against `null`, and the error they use; arrays where the mean has leading axes."""
+
+    p_above: Any
+    """p value of H0: mean <= null."""
+    p_below: Any
+    """p value of H0: mean >= null."""
+    se: Any
+    df: float
+    floored: Any
+    """Whether the error is the null's rather than the data's."""
 
 
-def t_upper(estimate: Any, se: Any, df: int, null: float) -> Any:
+def mean_test(mean: ClusterMean, null: float) -> MeanTest:
+    """Test a mean against `null` (fractions); each p value is the larger of two tests'.
+
+    The t test has the jackknife's standard error, never below `null_se`, and as many degrees of freedom as the weights leave (a video that
+    holds half of the questions leaves about one). The second test allows for skewness: see `tilted_p`.
+    """
+    est, weights, influence = np.asarray(mean.estimate, dtype=np.float64), mean.weights, mean.influence
+    g = len(weights)
+    if g < 2:
+        ones = np.ones_like(est)[()]
+        return MeanTest(ones, ones, np.full_like(est, np.inf)[()], 0, np.zeros_like(est, dtype=bool)[()])
+    squares = weights**2
+    df = max(1.0, min(g - 1.0, float(squares.sum() ** 2 / (squares**2).sum()) - 1.0))
+    jackknife = np.sqrt((g - 1) / g * ((influence / (1.0 - np.minimum(mean.leverage, 0.99))) ** 2).sum(axis=-1))
+    floor = null_se(weights, abs(null)) if null else 0.0
+    se = np.maximum(jackknife, floor)
+    scores = influence + (est - null)[..., None] * weights
+    above = np.maximum(t_upper(est, se, df, null), tilted_p(scores, df))
+    below = np.maximum(t_lower(est, se, df, null), tilted_p(-scores, df))
+    return MeanTest(above[()], below[()], se[()], df, (se > jackknife)[()])
+
+
+def tilted_p(scores: Floats, df: float) -> Any:
+    """One-sided p value of H0: the `scores` [..., G] have mean at most 0, allowing for their skewness.
+
+    Nonparametric tilting (Efron 1981; DiCiccio and Romano 1990): the scores are reweighted exponentially until their mean is 0, so the
+    null's own skewness counts (few whole videos that break), and the tail beyond the observed mean comes from the saddlepoint
+    approximation (Lugannani and Rice 1980, in Barndorff-Nielsen's form), read on Student's t. Where no score is below 0 there is nothing to
+    tilt: 0, and the t test beside it decides.
+    """
+    u = scores / np.maximum(np.sqrt((scores**2).sum(axis=-1, keepdims=True)), 1e-300)
+    mean = u.mean(axis=-1)
+    tilt = np.zeros(u.shape[:-1])
+    for _ in range(30):
+        e = tilt[..., None] * u
+        w = np.exp(e - e.max(axis=-1, keepdims=True))
+        w /= w.sum(axis=-1, keepdims=True)
+        at = (w * u).sum(axis=-1)
+        slope = np.maximum((w * u * u).sum(axis=-1) - at * at, 1e-300)
+        bound = 3.0 + np.abs(tilt)
+        tilt = tilt - np.clip(at / slope, -bound, bound)
+        if np.all(np.abs(at) < 1e-12):
+            break
+    e = tilt[..., None] * u
+    top = e.max(axis=-1)
+    log_mean = top + np.log(np.exp(e - top[..., None]).mean(axis=-1))
+    g = u.shape[-1]
+    root = np.sign(mean) * np.sqrt(np.maximum(2.0 * g * (-tilt * mean + log_mean), 0.0))
+    spread = -tilt * np.sqrt(np.maximum(g * ((u * u).mean(axis=-1) - mean**2), 0.0))
+    with np.errstate(divide="ignore", invalid="ignore"):
+        corrected = np.where(np.abs(root) > 1e-4, root + np.log(spread / root) / root, root)
+    p = sps.t.sf(np.where(np.isfinite(corrected), corrected, root), df)
+    return np.where((u.min(axis=-1) < 0) & (u.max(axis=-1) > 0), p, np.where(mean > 0, 0.0, 1.0))
+
+
+def t_upper(estimate: Any, se: Any, df: float, null: float) -> Any:
     """One-sided p value of H0: mean <= `null` (one-sample t, `df` degrees of freedom)."""
     return _t_p(np.asarray(estimate) - null, se, df)
 
 
-def t_lower(estimate: Any, se: Any, df: int, null: float) -> Any:
+def t_lower(estimate: Any, se: Any, df: float, null: float) -> Any:
     """One-sided p value of H0: mean >= `null`."""
     return _t_p(null - np.asarray(estimate), se, df)
 
 
-def _t_p(diff: Any, se: Any, df: int) -> Any:
+def _t_p(diff: Any, se: Any, df: float) -> Any:
     if df < 1:
         return np.ones_like(diff)[()]
     with np.errstate(divide="ignore", invalid="ignore"):
@@ -158,34 +241,41 @@ def _t_p(diff: Any, se: Any, df: int) -> Any:
 
 
 @lru_cache(maxsize=4096)
-def t_quantile(p: float, df: int) -> float:
+def t_quantile(p: float, df: float) -> float:
     """Quantile of Student's t; infinite for no degrees of freedom."""
     return float(sps.t.ppf(p, df)) if df >= 1 else math.inf
+
+
+EXACT_FLIPS = 16
+"""Up to this many changed videos all their sign flips are enumerated."""
 
 
 def sign_flip(totals: Floats, *, draws: int = 99_999, seed: int = 0) -> tuple[float, float]:
     """Cluster sign-flip permutation test: one-sided p values (mean > 0, mean < 0).
 
     `totals` [G]: the weighted difference of each video, whose sign is a coin toss when the two models are exchangeable. Exact where
-    the totals are whole multiples of their smallest step (one task: counts); otherwise `draws` seeded flips, drawn as one binomial for each
-    distinct size, with the observed arrangement counted among them (so that p is never 0).
+    few videos changed, and where the totals are whole multiples of their smallest step (one task: counts); otherwise `draws` seeded flips,
+    drawn as one binomial for each distinct size, with the observed arrangement counted among them (so that p is never 0).
     """
-    sizes = np.abs(totals)
-    sizes = sizes[sizes > 1e-15]
-    if len(sizes) == 0:
+    changed = totals[np.abs(totals) > 1e-15]
+    if len(changed) == 0:
         return 1.0, 1.0
-    observed = float(totals.sum())
-    step = float(sizes.min())
-    whole = np.rint(sizes / step)
-    if np.allclose(whole * step, sizes, rtol=1e-9, atol=0) and whole.sum() <= 50_000:
-        return _sign_flip_exact(whole.astype(int), round(observed / step))
-    value, count = np.unique(np.round(sizes / step, 9), return_counts=True)
+    # In units of the smallest total, rounded once: the observed sum is made of the very numbers that are flipped.
+    steps = np.round(changed / np.abs(changed).min(), 9)
+    sizes, observed = np.abs(steps), float(steps.sum())
+    whole = np.rint(sizes)
+    if np.allclose(whole, sizes, rtol=1e-9, atol=0) and whole.sum() <= 50_000:
+        return _sign_flip_exact(whole.astype(int), round(observed))
+    if len(sizes) <= EXACT_FLIPS:
+        sums = np.zeros(1)
+        for size in sizes:
+            sums = np.concatenate([sums - size, sums + size])
+        return float((sums >= observed - 1e-6).mean()), float((sums <= observed + 1e-6).mean())
     rng = np.random.default_rng(seed)
     sums = np.zeros(draws)
-    for v, c in zip(value * step, count, strict=True):
+    for v, c in zip(*np.unique(sizes, return_counts=True), strict=True):
         sums += v * (2.0 * rng.binomial(int(c), 0.5, size=draws) - c)
-    tie = 1e-9 * step
-    return float((1 + (sums >= observed - tie).sum()) / (draws + 1)), float((1 + (sums <= observed + tie).sum()) / (draws + 1))
+    return float((1 + (sums >= observed - 1e-6).sum()) / (draws + 1)), float((1 + (sums <= observed + 1e-6).sum()) / (draws + 1))
 
 
 def _sign_flip_exact(sizes: NDArray[np.int_], observed: int) -> tuple[float, float]:
@@ -227,7 +317,7 @@ def holm(p: Sequence[float] | Floats) -> Floats:
     return out
 
 
-def t_power(effect: float, se: float, df: int, alpha: float) -> float:
+def t_power(effect: float, se: float, df: float, alpha: float) -> float:
     """Power of the one-sided one-sample t test at a true `effect` (noncentral t)."""
     if df < 1 or not math.isfinite(se):
         return 0.0
@@ -236,7 +326,7 @@ def t_power(effect: float, se: float, df: int, alpha: float) -> float:
     return float(sps.nct.sf(t_quantile(1 - alpha, df), df, effect / se))
 
 
-def mde(se: float, df: int, alpha: float, power: float = 0.8) -> float:
+def mde(se: float, df: float, alpha: float, power: float = 0.8) -> float:
     """Smallest true effect (same unit as `se`) the one-sided t test sees with `power`; infinite where there is no error estimate."""
     if df < 1 or not math.isfinite(se):
         return math.inf
@@ -246,7 +336,7 @@ def mde(se: float, df: int, alpha: float, power: float = 0.8) -> float:
 
 
 @lru_cache(maxsize=4096)
-def _unit_mde(df: int, alpha: float, power: float) -> float:
+def _unit_mde(df: float, alpha: float, power: float) -> float:
     guess = t_quantile(1 - alpha, df) + t_quantile(power, df)
     return float(brentq(lambda x: t_power(x, 1.0, df, alpha) - power, 0.0, 4.0 * guess + 10.0, xtol=1e-12))
 

@@ -12,7 +12,22 @@ from typing import Annotated
 
 import typer
 
-from harness.gate.output.console import Against, Alpha, AsJson, Benchmarks, Candidate, Junit, Margin, Summary, known, names, publish, stop
+from harness.gate.output.console import (
+    Against,
+    Alpha,
+    AsJson,
+    Benchmarks,
+    Candidate,
+    InconclusiveOption,
+    Junit,
+    Margin,
+    RequireOption,
+    Summary,
+    known,
+    names,
+    publish,
+    stop,
+)
 
 
 def gate(
@@ -26,7 +41,12 @@ def gate(
     summary: Summary = None,
     out: Annotated[Path | None, typer.Option(help="Also write the result as gate.json to this file.")] = None,
     row: Annotated[str | None, typer.Option(help="With --against paper: another row of the table.")] = None,
-    require_improvement: Annotated[bool, typer.Option(help="Fail unless the candidate is better, not only no worse.")] = False,
+    require: RequireOption = "mean",
+    require_improvement: Annotated[bool, typer.Option(help="Pass only if the candidate is better, not only no worse.")] = False,
+    inconclusive: InconclusiveOption = "fail",
+    rerun: Annotated[
+        list[Path] | None, typer.Option(help="Against published numbers: another evaluation of the same weights, to measure run noise.")
+    ] = None,
 ) -> None:
     """Decide whether a run reproduces the paper or regressed against another run."""
     from harness.gate.decision import EXIT_CODES, GateUsageError
@@ -46,7 +66,9 @@ def gate(
             alpha=alpha,
             margin=margin,
             benchmarks=wanted,
+            require=require,
             require_improvement=require_improvement,
+            inconclusive=inconclusive,
             exceptions=committed_exceptions(Path.cwd()),
             run=run_name(candidate),
         )
@@ -61,6 +83,7 @@ def gate(
                 reference.published,
                 settings,
                 published_base=reference.published_base,
+                reruns=[load_run(r) for r in rerun or ()],
                 candidate_name=str(candidate),
                 reference_name=reference.name,
             )

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
 
-from harness.gate.decision import ALL, EXIT_CODES, QUESTION_TEXT, Decision, Evidence, GateResult, Overall, Question, Verdict
+from harness.gate.decision import ALL, QUESTION_TEXT, Changed, Decision, Evidence, GateResult, Overall, Question, Verdict, exit_code
 from harness.gate.exceptions import EXCUSABLE_PROBLEMS
-from harness.gate.multiplicity import HOLM, Multiplicity
 from harness.gate.settings import GateSettings
 from harness.integrity import IntegrityProblem
 
@@ -16,26 +15,26 @@ ADJUST_PASS = frozenset({"improved"})
 each is tested at alpha (intersection-union; Berger 1982). A fail of any benchmark fails all, so fails are always adjusted."""
 
 
-def decide(
-    evidence: Sequence[Evidence], *, alpha: float, rule: Multiplicity = HOLM, optional: frozenset[str] = frozenset()
-) -> list[Decision]:
-    """Verdicts at level `alpha`. `rule` adjusts for the benchmarks that are asked the same question; the mean over all stands by itself.
-    Decisions on `optional` questions, and on the mean, are information."""
+def decide(evidence: Sequence[Evidence], s: GateSettings) -> list[Decision]:
+    """Verdicts at level alpha. The settings' rule adjusts for the benchmarks that are asked the same question; their mean stands by
+    itself."""
     out: list[Decision] = []
     for question in dict.fromkeys(e.question for e in evidence):
         group = [e for e in evidence if e.question == question and e.benchmark != ALL]
-        adjusted = zip(group, rule.adjust([e.p_value for e in group]), rule.adjust([e.p_fail for e in group]), strict=True)
+        adjust = s.multiplicity.adjust
+        adjusted = zip(group, adjust([e.p_value for e in group]), adjust([e.p_fail for e in group]), strict=True)
         alone = [(e, e.p_value, e.p_fail) for e in evidence if e.question == question and e.benchmark == ALL]
         for e, p_adjusted, p_fail in (*adjusted, *alone):
             p_pass = p_adjusted if question in ADJUST_PASS else e.p_value
-            verdict: Verdict = "pass" if p_pass <= alpha else "fail" if p_fail <= alpha else "inconclusive"
+            verdict: Verdict = "pass" if p_pass <= s.alpha else "fail" if p_fail <= s.alpha else "inconclusive"
             out.append(
                 Decision(
                     **{**asdict(e), "note": e.note or _NOTES[e.question](e, verdict)},
                     verdict=verdict,
                     p_adjusted=float(p_adjusted),
                     p_fail_adjusted=float(p_fail),
-                    required=question not in optional and e.benchmark != ALL,
+                    required=s.is_required(question, e.benchmark, mean=bool(alone)),
+                    veto=s.has_veto(question),
                 )
             )
     return out
@@ -45,7 +44,8 @@ def _needs(e: Evidence) -> str:
     need = f"; about {e.n_needed:,} questions would settle a difference of {e.margin:g}" if e.n_needed and e.n_needed > e.n else ""
     if e.mde is None:
         return "too few videos for any statement"
-    return f"smallest effect seen with this many questions: {e.mde:.1f} points{need}"
+    power = f"; power {e.power:.2f} if nothing changed" if e.power is not None else ""
+    return f"smallest effect seen with this many questions: {e.mde:.1f} points{need}{power}"
 
 
 def _no_regression_note(e: Evidence, verdict: Verdict) -> str:
@@ -64,6 +64,18 @@ def _improved_note(e: Evidence, verdict: Verdict) -> str:
     return f"no improvement shown; {_needs(e)}"
 
 
+def _format_note(e: Evidence, verdict: Verdict) -> str:
+    if e.reference_pct is None:
+        said = {"pass": "below", "fail": "above"}.get(verdict, "not shown to be below")
+        return f"{e.candidate_pct:.1f} % of the answers cannot be read, {said} {e.margin:g} %"
+    shares = f"{e.candidate_pct:.1f} % of the answers cannot be read, {e.reference_pct:.1f} % before"
+    if verdict == "pass":
+        return f"{shares}; a rise of {e.margin:g} points or more is ruled out"
+    if verdict == "fail":
+        return f"{shares}; risen by more than {e.margin:g} points"
+    return f"{shares}; a rise of {e.margin:g} points is neither shown nor ruled out"
+
+
 def _published_note(e: Evidence, verdict: Verdict) -> str:
     what = "score" if e.question == "published_score" else "gain"
     if verdict == "pass":
@@ -71,14 +83,14 @@ def _published_note(e: Evidence, verdict: Verdict) -> str:
     if verdict == "fail":
         side = "above" if e.estimate > 0 else "below"
         return f"the {what} is {abs(e.estimate):.1f} points {side} the published one (either way means a different measurement)"
-    need = f"; about {e.n_needed:,} questions would be needed" if e.n_needed and e.n_needed > e.n else ""
     seen = f"{e.mde:.1f} points" if e.mde is not None else "nothing"
-    return f"neither agreement nor difference is shown; this many questions can show agreement within {seen}{need}"
+    return f"neither agreement nor difference is shown; with this rerun noise agreement within {seen} can be shown"
 
 
 _NOTES: dict[Question, Callable[[Evidence, Verdict], str]] = {
     "no_regression": _no_regression_note,
     "improved": _improved_note,
+    "format": _format_note,
     "published_score": _published_note,
     "published_gain": _published_note,
 }
@@ -101,24 +113,38 @@ def conclude(
     candidate: str = "",
     reference: str = "",
     scale: str = "",
+    changed: Mapping[str, Changed] | None = None,
 ) -> GateResult:
-    """Combine decisions into a result: integrity before everything, then any required `fail`, then any required `inconclusive`, then
+    """Combine decisions into a result: integrity before everything, then any `fail` that counts, then any required `inconclusive`, then
     `pass`."""
     problems = excuse(problems, s)
     decided = [
-        replace(d, excused_by=_exception_for(d.benchmark, d.question, s)) if d.verdict != "pass" and d.required else d for d in decisions
+        replace(d, excused_by=_exception_for(d.benchmark, d.question, s)) if d.verdict != "pass" and (d.required or d.veto) else d
+        for d in decisions
     ]
-    open_problems = [p for p in problems if p.excused_by is None]
-    counted = [d for d in decided if d.required and d.excused_by is None]
+    stopping = [p for p in problems if p.stops]
+    counted = [d for d in decided if d.counts]
     verdict: Overall
-    if open_problems:
+    if stopping:
         verdict = "integrity"
-        reasons = [f"{p.benchmark} ({p.side}): {p.message}" for p in open_problems]
+        reasons = [f"{p.benchmark} ({p.side}): {p.message}" for p in stopping]
     elif not any(d.required for d in decided):
         verdict, reasons = "inconclusive", ["nothing was decided"]
     else:
         found = {d.verdict for d in counted}
         verdict = "fail" if "fail" in found else "inconclusive" if "inconclusive" in found else "pass"
         reasons = [f"{d.benchmark}: {d.note or QUESTION_TEXT[d.question]}" for d in counted if d.verdict == verdict != "pass"]
-    concerned = [e.text(s.day) for e in s.exceptions if e.run == s.run]
-    return GateResult(decided, problems, verdict, EXIT_CODES[verdict], concerned, candidate, reference, scale, s.alpha, reasons)
+    return GateResult(
+        decisions=decided,
+        integrity=problems,
+        verdict=verdict,
+        exit_code=exit_code(verdict, s.inconclusive),
+        exceptions=[e.text(s.day) for e in s.exceptions if e.run == s.run],
+        candidate=candidate,
+        reference=reference,
+        scale=scale,
+        alpha=s.alpha,
+        reasons=reasons,
+        inconclusive=s.inconclusive,
+        changed=dict(changed or {}),
+    )

@@ -16,7 +16,9 @@ from savi.base.errors import ExitCode, SaviError
 
 Verdict = Literal["pass", "fail", "inconclusive"]
 Overall = Literal["pass", "fail", "inconclusive", "integrity"]
-Question = Literal["no_regression", "improved", "published_score", "published_gain"]
+Question = Literal["no_regression", "improved", "format", "published_score", "published_gain"]
+Inconclusive = Literal["fail", "warn", "pass"]
+"""What an inconclusive verdict does to the exit code: 3, or 0 with a warning, or 0."""
 
 EXIT_CODES: dict[str, int] = {
     "pass": ExitCode.DONE,
@@ -29,11 +31,12 @@ EXIT_CODES: dict[str, int] = {
 QUESTION_TEXT: dict[str, str] = {
     "no_regression": "no worse than the baseline by more than the margin",
     "improved": "better than the baseline",
+    "format": "answers that cannot be read (unparsed, empty, degenerate) rose by no more than the margin",
     "published_score": "score equal to the published one within the margin",
     "published_gain": "gain over the base model equal to the published gain within the margin",
 }
 ALL = "all"
-"""Benchmark name of the decision on the unweighted mean over benchmarks."""
+"""Benchmark name of the decisions on the unweighted mean over benchmarks."""
 GATE_SCHEMA = 1
 
 
@@ -75,19 +78,38 @@ class Evidence:
     candidate_pct: float | None = None
     reference_pct: float | None = None
     gained: int | None = None
-    """Questions right now and wrong before."""
+    """Questions right now and wrong before (format: readable now and not before)."""
     lost: int | None = None
+    power: float | None = None
+    """Chance of a pass if nothing changed at all."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Decision(Evidence):
-    """Evidence with the verdict it leads to. `p_adjusted` and `p_fail_adjusted` allow for the other benchmarks asked the same question."""
+    """Evidence with the verdict it leads to. `p_adjusted` and `p_fail_adjusted` allow for the other benchmarks asked the same question.
+
+    A `required` decision must pass; one with a `veto` fails the whole by a fail; the others are information.
+    """
 
     verdict: Verdict
     p_adjusted: float
     p_fail_adjusted: float = 1.0
     required: bool = True
+    veto: bool = False
     excused_by: str | None = None
+
+    @property
+    def counts(self) -> bool:
+        """Whether the verdict has a say in the overall one."""
+        return self.excused_by is None and (self.required or (self.veto and self.verdict == "fail"))
+
+
+@dataclass(frozen=True)
+class Changed:
+    """Questions of a benchmark whose strict credit rose or fell, as `TASK/DOCUMENT on VIDEO`."""
+
+    gained: list[str]
+    lost: list[str]
 
 
 @dataclass(frozen=True)
@@ -106,6 +128,9 @@ class GateResult:
     alpha: float = 0.05
     reasons: list[str] = field(default_factory=list)
     """What made the verdict what it is, in words."""
+    inconclusive: Inconclusive = "fail"
+    changed: dict[str, Changed] = field(default_factory=dict)
+    """Questions gained and lost, by benchmark."""
 
     def to_json(self) -> str:
         """JSON text; infinite values become null."""
@@ -126,10 +151,11 @@ class GateResult:
                 Decision(**{**d, **{k: _bound(d[k], s) for k, s in (("low", -math.inf), ("high", math.inf))}}) for d in raw["decisions"]
             ]
             raw["integrity"] = [IntegrityProblem(**p) for p in raw["integrity"]]
+            raw["changed"] = {k: Changed(**c) for k, c in raw.get("changed", {}).items()}
             result = cls(**raw)
         except (KeyError, TypeError, AttributeError, json.JSONDecodeError) as e:
             raise GateFileError(f"not a gate result: {type(e).__name__}: {e}") from e
-        if result.verdict not in get_args(Overall) or result.exit_code != EXIT_CODES[result.verdict]:
+        if result.verdict not in get_args(Overall) or result.exit_code != exit_code(result.verdict, result.inconclusive):
             raise GateFileError(f"verdict {result.verdict!r} with exit code {result.exit_code}: the file was changed")
         return result
 
@@ -139,6 +165,11 @@ class GateResult:
             if (d.question, d.benchmark) == (question, benchmark):
                 return d
         raise KeyError(f"no decision on {question} for {benchmark}")
+
+
+def exit_code(verdict: str, inconclusive: Inconclusive = "fail") -> int:
+    """The process's exit status for an overall verdict."""
+    return 0 if verdict == "inconclusive" and inconclusive != "fail" else EXIT_CODES[verdict]
 
 
 def _bound(value: float | None, infinite: float) -> float:

@@ -18,13 +18,11 @@ from savi.base.errors import ExitCode, SaviError
 
 EXCEPTIONS_FILE = "gate-exceptions.yaml"
 
-Excusable = Literal[
-    "no_regression", "improved", "published_score", "published_gain", "versions", "unparsed", "empty", "degenerate", "judged"
-]
-"""What an exception may cover: a decision's verdict, differing tool versions, a share over its limit. Missing, changed or differing
+Excusable = Literal["no_regression", "improved", "format", "published_score", "published_gain", "versions", "judged"]
+"""What an exception may cover: a decision's verdict, differing tool versions, judged answers. Missing, changed or differing
 questions, frames and failed answers cannot be excused: the comparison would mean nothing."""
 
-EXCUSABLE_PROBLEMS = frozenset({"versions", "unparsed", "empty", "degenerate", "judged"})
+EXCUSABLE_PROBLEMS = frozenset({"versions", "judged"})
 """Codes of integrity problems that an exception may cover."""
 
 

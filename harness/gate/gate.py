@@ -12,11 +12,12 @@ from typing import Literal
 
 from benchmarks.catalog import CATALOG, in_mean
 from harness.gate.decide import conclude, decide, excuse
-from harness.gate.decision import Evidence, GateResult, GateUsageError
-from harness.gate.evidence.paired import compare_pair, mean_evidence
-from harness.gate.evidence.published import compare_gain, compare_score
+from harness.gate.decision import Changed, Evidence, GateResult, GateUsageError
+from harness.gate.evidence.formats import format_evidence
+from harness.gate.evidence.paired import pair, paired_evidence
+from harness.gate.evidence.published import compare_gain, compare_score, rerun_noise
 from harness.gate.settings import GateSettings
-from harness.integrity import IntegrityProblem, check_evaluation, check_pair, check_sets
+from harness.integrity import IntegrityProblem, check_evaluation, check_pair, check_sets, check_whole
 from harness.records import Evaluation
 
 
@@ -38,7 +39,7 @@ def _checked(
 
 
 def _comparable(problems: Sequence[IntegrityProblem], s: GateSettings) -> bool:
-    return all(p.excused_by is not None for p in excuse(problems, s))
+    return not any(p.stops for p in excuse(problems, s))
 
 
 def _scale(evaluations: Mapping[str, Evaluation]) -> str:
@@ -68,15 +69,14 @@ def gate_runs(
     for n in names:
         problems += check_pair(candidate[n], baseline[n])
     evidence: list[Evidence] = []
+    changed: dict[str, Changed] = {}
     if _comparable(problems, s):
-        pairs = [compare_pair(candidate[n], baseline[n], s.margin_of(n), s) for n in names]
-        evidence = [p.no_regression for p in pairs] + [p.improved for p in pairs]
-        averaged = [p for n, p in zip(names, pairs, strict=True) if n in in_mean(names)]
-        if len(averaged) > 1:
-            evidence += mean_evidence(averaged, s)
-    optional: frozenset[str] = frozenset() if s.require_improvement else frozenset({"improved"})
-    decisions = decide(evidence, alpha=s.alpha, rule=s.multiplicity, optional=optional)
-    return conclude(decisions, problems, s, candidate=candidate_name, reference=reference_name, scale=_scale(candidate))
+        pairs = [pair(candidate[n], baseline[n], s.margin_of(n)) for n in names]
+        evidence = paired_evidence(pairs, in_mean(names), s)
+        changed = {n: changed_questions(candidate[n], baseline[n]) for n in names}
+    return conclude(
+        decide(evidence, s), problems, s, candidate=candidate_name, reference=reference_name, scale=_scale(candidate), changed=changed
+    )
 
 
 def gate_published(
@@ -86,11 +86,12 @@ def gate_published(
     settings: GateSettings | None = None,
     *,
     published_base: Mapping[str, float] | None = None,
+    reruns: Sequence[Mapping[str, Evaluation]] = (),
     candidate_name: str = "",
     reference_name: str = "paper",
 ) -> GateResult:
     """Candidate against published scores (0-100), on the score exactly as lmms-eval reports it; with `base` and `published_base` the
-    gain too.
+    gain too. `reruns` are other evaluations of the same weights, which measure the noise between two runs.
 
     Raises:
         GateUsageError: an evaluation on synthetic data (never compared with a paper's number), a number out of range, nothing in common.
@@ -114,6 +115,10 @@ def gate_published(
     problems = check_sets(candidate, published, wanted)
     names = _names(wanted, candidate, published)
     problems += _checked(candidate, names, "candidate", s)
+    problems += [p for n in names if n in CATALOG for p in check_whole(candidate[n], CATALOG[n])]
+    again = {n: [r[n] for r in reruns if n in r] for n in names}
+    for n in names:
+        problems += _check_reruns(candidate[n], again[n], s)
     gains = [n for n in names if base and published_base and n in base and n in published_base]
     if base:
         problems += _checked(base, gains, "baseline", s)
@@ -121,8 +126,27 @@ def gate_published(
             problems += check_pair(candidate[n], base[n])
     evidence: list[Evidence] = []
     if _comparable(problems, s):
-        evidence = [compare_score(candidate[n], published[n], s.margin_of(n), s) for n in names]
+        noise = {n: rerun_noise(candidate[n], again[n]) for n in names}
+        evidence = [compare_score(candidate[n], published[n], s.margin_of(n), noise[n], s) for n in names]
         if base and published_base:
-            evidence += [compare_gain(candidate[n], base[n], published[n] - published_base[n], s.margin_of(n), s) for n in gains]
-    decisions = decide(evidence, alpha=s.alpha, rule=s.multiplicity)
-    return conclude(decisions, problems, s, candidate=candidate_name, reference=reference_name, scale=_scale(candidate))
+            evidence += [compare_gain(candidate[n], base[n], published[n] - published_base[n], s.margin_of(n), noise[n], s) for n in gains]
+        evidence += [format_evidence(candidate[n], s) for n in names]
+    return conclude(decide(evidence, s), problems, s, candidate=candidate_name, reference=reference_name, scale=_scale(candidate))
+
+
+def _check_reruns(e: Evaluation, reruns: Sequence[Evaluation], s: GateSettings) -> list[IntegrityProblem]:
+    """Reruns measure noise only where they are whole, of the same weights, on the same questions."""
+    out: list[IntegrityProblem] = []
+    for r in reruns:
+        out += check_evaluation(r, side="candidate", limits=s.limits) + check_pair(r, e)
+        if r.score.provenance.weights != e.score.provenance.weights:
+            out.append(IntegrityProblem(e.score.benchmark, "both", "weights", "a rerun is of other weights than the candidate"))
+    return out
+
+
+def changed_questions(candidate: Evaluation, baseline: Evaluation) -> Changed:
+    """Questions whose strict credit rose or fell."""
+    mine = {r.question_id: r for r in candidate.records}
+    both = [(r, mine[r.question_id].strict - r.strict) for r in baseline.records if r.question_id in mine]
+    name = "{0.task}/{0.doc_id} on {0.video_id}".format
+    return Changed([name(r) for r, d in both if d > 0], [name(r) for r, d in both if d < 0])

@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 
+from benchmarks.catalog import CATALOG
 from harness.integrity import task_mean_pct
 from harness.records import Evaluation, Provenance, QuestionRecord, Score, prompts_fingerprint, records_sha256
 
@@ -18,6 +19,8 @@ def records(
 ) -> list[QuestionRecord]:
     """`n` questions spread over `videos` videos and `tasks` tasks; right with probability `accuracy`."""
     rng = np.random.default_rng(seed)
+    own = CATALOG[benchmark].tasks if benchmark in CATALOG else ()
+    names = own if len(own) == tasks else [f"{benchmark}_{t}" for t in range(tasks)]
     out = []
     for i in range(n):
         target = LETTERS[i % 4]
@@ -26,7 +29,7 @@ def records(
         out.append(
             QuestionRecord(
                 benchmark=benchmark,
-                task=f"{benchmark}_{i % tasks}",
+                task=names[i % tasks],
                 doc_id=i,
                 question_id=f"q{i:05d}",
                 video_id=f"v{i % videos:04d}",

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from harness.gate.gate import gate_runs
+from harness.gate.settings import GateSettings
 from harness.integrity import IntegrityProblem, StatusLimits, check_evaluation, check_pair, check_sets, edited
 from harness.records import Evaluation, QuestionRecord
 from tests.harness.made import evaluation, records
@@ -62,7 +63,7 @@ TAMPERED: dict[str, Callable[[Evaluation], Evaluation]] = {
     "schema": lambda e: replace(e, score=replace(e.score, schema_version=2)),
     "score": lambda e: replace(e, score=replace(e.score, strict_pct=e.score.strict_pct + 0.5)),
     "upstream": lambda e: replace(e, score=replace(e.score, upstream_pct=e.score.upstream_pct + 0.5)),
-    "subtask": lambda e: replace(e, score=replace(e.score, subtasks={"egoschema_0": 1.0})),
+    "subtask": lambda e: replace(e, score=replace(e.score, subtasks={"egoschema_subset": 1.0})),
     "frames unknown": lambda e: replace(e, score=replace(e.score, provenance=replace(e.score.provenance, frames={}))),
     "no records": lambda e: replace(e, records=[]),
     "videos": lambda e: replace(e, score=replace(e.score, videos=7)),
@@ -127,6 +128,24 @@ def test_different_frames_of_one_question_are_seen() -> None:
     assert "frames" in codes(check_pair(changed, both[1]))
 
 
+@pytest.mark.parametrize(
+    ("version", "warns"), [("0.7.4", True), ("0.7.3+cpu", True), ("0.8.0", False), ("1.7.3", False), ("source", False)]
+)
+def test_a_patch_level_or_a_build_tag_warns_another_release_stops(version: str, warns: bool) -> None:
+    candidate = other(versions={"lmms_eval": version, "savi": "0.1"})
+    (p,) = check_pair(candidate, evaluation())
+    assert (p.code, p.warns, p.stops) == ("versions", warns, not warns)
+    r = gate_runs({"egoschema": candidate}, {"egoschema": evaluation()}, GateSettings(margin=40))
+    assert r.exit_code == (0 if warns else 4)
+    assert version in r.integrity[0].message
+
+
+def test_a_version_only_one_side_states_warns() -> None:
+    (p,) = check_pair(other(versions={"lmms_eval": "0.7.3", "torch": "2.13.0"}), evaluation())
+    assert p.warns
+    assert "torch: 2.13.0 against unknown" in p.message
+
+
 def test_own_version_may_differ() -> None:
     assert check_pair(other(versions={"lmms_eval": "0.7.3", "savi": "9.9"}), evaluation()) == []
 
@@ -149,15 +168,27 @@ def doubtful(status: str, count: int) -> Evaluation:
     return evaluation([change(r) if i < count else r for i, r in enumerate(rs)])
 
 
-@pytest.mark.parametrize(
-    ("status", "allowed", "too_many"), [("unparsed", 20, 21), ("empty", 2, 3), ("degenerate", 2, 3), ("judged", 0, 1), ("failed", 0, 1)]
-)
-def test_shares_of_doubtful_answers_have_limits(status: str, allowed: int, too_many: int) -> None:
-    assert check_evaluation(doubtful(status, allowed)) == []
+@pytest.mark.parametrize(("status", "too_many"), [("judged", 1), ("failed", 1)])
+def test_answers_never_made_or_judged_have_limits(status: str, too_many: int) -> None:
+    assert check_evaluation(doubtful(status, 0)) == []
     problems = check_evaluation(doubtful(status, too_many))
     assert codes(problems) == {status}
     assert "at most" in problems[0].message
-    assert check_evaluation(doubtful(status, too_many), limits=StatusLimits(100, 100, 100, 100, 100)) == []
+    assert check_evaluation(doubtful(status, too_many), limits=StatusLimits(100, 100)) == []
+
+
+@pytest.mark.parametrize("status", ["unparsed", "empty", "degenerate"])
+def test_unreadable_answers_can_be_compared_and_their_rise_is_a_fail(status: str) -> None:
+    """Before, 10 % unparsed or 1 % empty was "may not be compared" (exit 4), which hid every decision."""
+    few, many = doubtful(status, 21), doubtful(status, 60)
+    assert check_evaluation(many) == []
+    r = gate_runs({"egoschema": many}, {"egoschema": few})
+    assert (r.verdict, r.exit_code) == ("fail", 1)
+    d = r.of("format", "egoschema")
+    assert (d.verdict, d.estimate, d.veto, d.required) == ("fail", pytest.approx(19.5), True, False)
+    assert "cannot be read" in d.note
+    assert gate_runs({"egoschema": few}, {"egoschema": few}).of("format", "egoschema").verdict == "pass"
+    assert gate_runs({"egoschema": few}, {"egoschema": many}).of("format", "egoschema").verdict == "pass"
 
 
 def test_upstream_may_leave_empty_answers_out_of_its_denominator() -> None:

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy import optimize
 from scipy import stats as sps
 
 from harness import stats
@@ -153,12 +154,79 @@ def test_nothing_changed_is_no_evidence() -> None:
     d = stats.design(np.arange(40) // 4, np.zeros(40, int))
     mean = stats.cluster_mean(x, d)
     assert mean.se == 0
-    assert stats.paired_se(mean, d, 0.02) > 0  # the null hypothesis itself implies some error
+    assert stats.mean_test(mean, -0.02).se > 0  # the null hypothesis itself implies some error
 
 
-def test_floor_is_binomial_for_single_questions() -> None:
-    d = stats.design(np.arange(100), np.zeros(100, int))
-    assert stats.null_se(d, 0.02) == pytest.approx(math.sqrt(0.02 * 0.98 / 100))
+def test_floor_is_binomial_for_equal_videos_and_grows_with_a_giant() -> None:
+    assert stats.null_se(np.full(100, 0.01), 0.02) == pytest.approx(math.sqrt(0.02 * 0.98 / 100))
+    giant = np.array([0.5, *np.full(100, 0.005)])
+    assert stats.null_se(giant, 0.02) == pytest.approx(math.sqrt(0.02 * 0.98 * 0.495), rel=0.02)
+
+
+def test_the_floor_is_kept_however_many_videos_changed() -> None:
+    """Before, it was switched off once five videos had changed: six changed answers on 40 videos ruled a loss out."""
+    d = stats.design(np.repeat(np.arange(40), 13), np.zeros(520, int))
+    x = np.zeros(520)
+    x[::90] = [1, -1, 1, -1, 1, -1]
+    test = stats.mean_test(stats.cluster_mean(x, d), -0.015)
+    assert test.floored
+    assert test.p_above > 0.05
+
+
+def test_jackknife_is_the_usual_error_for_equal_videos_and_brute_force_else() -> None:
+    x, d = clustered(8)
+    sizes = np.bincount(d.clusters)
+    mean = stats.cluster_mean(x, d)
+    left = np.array([x[d.clusters != g].mean() for g in range(d.videos)])
+    by_hand = math.sqrt((d.videos - 1) / d.videos * ((left - x.mean()) ** 2).sum())
+    assert stats.mean_test(mean, 0.0).se == pytest.approx(by_hand, abs=1e-12)
+    assert stats.mean_test(mean, 0.0).df < d.videos - 1 < len(sizes)
+    equal = stats.design(np.repeat(np.arange(40), 6), np.zeros(240, int))
+    mean = stats.cluster_mean(x, equal)
+    test = stats.mean_test(mean, 0.0)
+    assert (test.se, test.df) == (pytest.approx(mean.se, abs=1e-12), pytest.approx(39))
+
+
+def test_a_video_that_holds_half_leaves_few_degrees_of_freedom() -> None:
+    d = stats.design(np.repeat(np.arange(101), [1300] + [13] * 100), np.zeros(2600, int))
+    test = stats.mean_test(stats.cluster_mean(np.random.default_rng(0).choice([-1.0, 0, 0, 1], 2600), d), -0.015)
+    assert test.df == 1
+    assert test.p_above > 0.05
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_tilting_is_the_bootstrap_under_the_tilted_null(seed: int) -> None:
+    """The saddlepoint tail against a simulated one: draws from the scores, reweighted so that their mean is 0."""
+    rng = np.random.default_rng(seed)
+    scores = rng.gamma(0.5, 1.0, 60) - 0.35
+    lam = optimize.brentq(lambda t: (scores * np.exp(t * scores)).sum(), -20, 20)
+    p = np.exp(lam * scores)
+    sums = rng.choice(scores, (40_000, 60), p=p / p.sum()).sum(axis=1)
+    simulated = float((sums >= scores.sum()).mean())
+    assert float(stats.tilted_p(scores, 1e9)) == pytest.approx(simulated, abs=0.01)
+
+
+def test_tilting_is_the_z_test_for_normal_scores_and_keeps_leading_axes() -> None:
+    x = np.random.default_rng(3).normal(0.02, 1, (3, 5000))
+    z = x.sum(-1) / np.sqrt((x**2).sum(-1))
+    np.testing.assert_allclose(stats.tilted_p(x, 1e9), sps.norm.sf(z), atol=0.005)
+    np.testing.assert_allclose(stats.tilted_p(x, 1e9), [stats.tilted_p(row, 1e9) for row in x], atol=1e-12)
+
+
+def test_nothing_below_zero_cannot_be_tilted() -> None:
+    assert stats.tilted_p(np.array([0.0, 1.0]), 10) == 0
+    assert stats.tilted_p(np.array([0.0, -1.0]), 10) == 1
+    assert stats.tilted_p(np.zeros(5), 10) == 1
+
+
+def test_sign_flips_that_tie_count_whatever_the_sizes() -> None:
+    """Before, sizes were rounded and the observed sum was not: 1e-5 where ten equal signs give 2**-10 = 0.00098."""
+    x = np.array([1 / 1580, 1 / 2453, 1 / 1503, 2 / 1580, 1 / 1580 + 1 / 2453, 3 / 1503, 1 / 7, 1 / 11, 1 / 13, 5 / 2453]) / 3
+    assert stats.sign_flip(x)[0] == pytest.approx(2.0**-10)
+    assert stats.sign_flip(-x) == (1.0, pytest.approx(2.0**-10))
+    many = np.random.default_rng(0).random(30)
+    drawn = stats.sign_flip(np.concatenate([many, -many]), draws=2000)
+    assert all(0.4 < p < 0.6 for p in drawn)
 
 
 def test_one_video_gives_no_interval() -> None:

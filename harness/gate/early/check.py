@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from harness.gate.decide import conclude
 from harness.gate.decision import Decision, GateResult, GateUsageError, Verdict
 from harness.gate.early import sequence
-from harness.gate.evidence.paired import credits, design_of
+from harness.gate.evidence.clustered import credits, design_of
 from harness.gate.settings import GateSettings
 from harness.integrity import IntegrityProblem, StatusLimits, check_evaluation
 from harness.records import Evaluation, QuestionRecord
@@ -165,13 +165,11 @@ def _same_questions(name: str, wanted: Sequence[QuestionRecord], got: Sequence[Q
 
 
 def _shares(name: str, asked: Sequence[QuestionRecord], limits: StatusLimits) -> list[IntegrityProblem]:
-    out = []
-    for status in ("unparsed", "empty", "degenerate", "judged"):
-        share = 100.0 * sum(r.status == status for r in asked) / max(len(asked), 1)
-        if share > getattr(limits, status):
-            text = f"{share:.2f} % of the {len(asked):,} answers asked are {status}, at most {getattr(limits, status):g} % may be"
-            out.append(IntegrityProblem(name, "candidate", status, text))
-    return out
+    share = 100.0 * sum(r.status == "judged" for r in asked) / max(len(asked), 1)
+    if share <= limits.judged:
+        return []
+    text = f"{share:.2f} % of the {len(asked):,} answers asked are judged, at most {limits.judged:g} % may be"
+    return [IntegrityProblem(name, "candidate", "judged", text)]
 
 
 def _decision(

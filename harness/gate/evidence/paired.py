@@ -1,98 +1,96 @@
 """Evidence from two own runs: the same questions, so paired differences, clustered by video.
 
-`no_regression` tests the difference against the margin, `improved` tests it against zero (exact McNemar where every video has one
-question). Works on evaluations that passed integrity; knows no files.
+`no_regression` tests the difference against the margin, `improved` against zero, `format` the rise of answers that cannot be read. Each is
+asked of every benchmark and of their mean. Works on evaluations that passed integrity; knows no files.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from typing import Any, Literal
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
 from harness import stats
 from harness.gate.decision import ALL, Evidence
+from harness.gate.evidence.clustered import credits, design_of, ids, spread
+from harness.gate.evidence.formats import FORMAT_MARGIN, rise, unreadable_pct
 from harness.gate.settings import GateSettings
 from harness.records import Evaluation
 
 
 @dataclass(frozen=True)
-class PairEvidence:
-    """Evidence on both questions of a benchmark, with what the mean over benchmarks needs."""
+class Pair:
+    """A benchmark's paired differences and what is said beside them; `parts` benchmarks where it is their mean."""
 
-    no_regression: Evidence
-    improved: Evidence
-    totals: stats.Floats
-    se: float
+    benchmark: str
+    n: int
+    margin: float
+    difference: stats.ClusterMean
+    unreadable: stats.ClusterMean
+    counts: Mapping[str, int]
+    """gained, lost; better and worse formatted."""
+    strict_pct: tuple[float, float]
+    unreadable_pct: tuple[float, float]
+    same: bool
+    single: bool = False
+    """Every video has one question of equal weight."""
+    parts: int = 1
+
+    @property
+    def videos(self) -> int:
+        """Clusters."""
+        return len(self.difference.weights)
 
 
-def credits(e: Evaluation, kind: Literal["strict", "upstream"], order: Sequence[str] | None = None) -> np.ndarray:
-    """Credits [n] of the records (fractions), in the order of the given question ids."""
-    if order is None:
-        return np.array([getattr(r, kind) for r in e.records], dtype=np.float64)
-    by_id = {r.question_id: getattr(r, kind) for r in e.records}
-    return np.array([by_id[q] for q in order], dtype=np.float64)
-
-
-def design_of(e: Evaluation) -> stats.Design:
-    """Videos and tasks of an evaluation's questions, in the order of its records."""
-    return stats.design([r.video_id for r in e.records], [r.task for r in e.records])
-
-
-def compare_pair(candidate: Evaluation, baseline: Evaluation, margin: float, s: GateSettings) -> PairEvidence:
-    """Evidence on `no_regression` and `improved` for one benchmark, on strict credit."""
-    diff = credits(candidate, "strict", [r.question_id for r in baseline.records]) - credits(baseline, "strict")
+def pair(candidate: Evaluation, baseline: Evaluation, margin: float) -> Pair:
+    """The paired differences of one benchmark, on strict credit. `margin` in points."""
+    order = ids(baseline)
+    diff = credits(candidate, "strict", order) - credits(baseline, "strict")
+    unreadable = rise(candidate, baseline)
     d = design_of(baseline)
-    mean = stats.cluster_mean(diff, d)
-    if _same_model(candidate, baseline):
-        return PairEvidence(*_identical(candidate, d, margin), mean.totals, 0.0)
-    se = float(stats.paired_se(mean, d, margin / 100))
-    estimate = float(mean.estimate)
-    common: dict[str, Any] = {
-        "benchmark": candidate.score.benchmark,
-        "n": d.n,
-        "videos": d.videos,
-        "margin": margin,
-        "candidate_pct": candidate.score.strict_pct,
-        "reference_pct": baseline.score.strict_pct,
-        "gained": int((diff > 0).sum()),
-        "lost": int((diff < 0).sum()),
-    }
-    no_regression = Evidence(
-        question="no_regression",
-        p_value=float(stats.t_upper(estimate, se, mean.df, -margin / 100)),
-        p_fail=float(stats.t_lower(estimate, se, mean.df, -margin / 100)),
-        method=f"paired t, clustered by video ({mean.df} df)" + (", error floored at the null's" if se > float(mean.se) else ""),
-        **common,
-        **spread(100 * estimate, 100 * se, mean.df, d.n, margin, s),
+    return Pair(
+        benchmark=candidate.score.benchmark,
+        n=d.n,
+        margin=margin,
+        difference=stats.cluster_mean(diff, d),
+        unreadable=stats.cluster_mean(unreadable, d),
+        counts={
+            "gained": int((diff > 0).sum()),
+            "lost": int((diff < 0).sum()),
+            "readable": int((unreadable < 0).sum()),
+            "unreadable": int((unreadable > 0).sum()),
+        },
+        strict_pct=(candidate.score.strict_pct, baseline.score.strict_pct),
+        unreadable_pct=(unreadable_pct(candidate), unreadable_pct(baseline)),
+        same=_same_model(candidate, baseline),
+        single=d.videos == d.n and set(np.unique(diff)) <= {-1.0, 0.0, 1.0} and len(np.unique(d.weights)) == 1,
     )
-    single = d.videos == d.n and not np.any((np.abs(diff) > 0) & (np.abs(diff) < 1)) and len(np.unique(d.weights)) == 1
-    better, worse = stats.mcnemar(common["gained"], common["lost"]) if single else stats.sign_flip(mean.totals)
-    improved = Evidence(
-        question="improved",
-        p_value=better,
-        p_fail=worse,
-        method="exact McNemar" if single else "cluster sign-flip permutation",
-        **common,
-        **spread(100 * estimate, 100 * (float(mean.se) or se), mean.df, d.n, margin, s),
-    )
-    return PairEvidence(no_regression, improved, mean.totals, se)
 
 
-def spread(estimate: float, se: float, df: int, n: int, margin: float, s: GateSettings) -> dict[str, Any]:
-    """Estimate, bounds, MDE and n needed (points), the bounds cut at what a difference of percentages can be."""
-    half = stats.t_quantile(1 - s.alpha, df) * se
-    mde = stats.mde(se, df, s.alpha, s.power)
-    return {
-        "estimate": estimate,
-        "low": max(-100.0, estimate - half),
-        "high": min(100.0, estimate + half),
-        "mde": mde if math.isfinite(mde) else None,
-        "n_needed": stats.n_needed(n, mde, margin) if se > 0 else None,
-    }
+def mean_of(pairs: Sequence[Pair]) -> Pair:
+    """The unweighted mean of the benchmarks as one pair."""
+    k = len(pairs)
+    return Pair(
+        benchmark=ALL,
+        n=sum(p.n for p in pairs),
+        margin=sum(p.margin for p in pairs) / k,
+        difference=stats.pool([p.difference for p in pairs]),
+        unreadable=stats.pool([p.unreadable for p in pairs]),
+        counts={name: sum(p.counts[name] for p in pairs) for name in pairs[0].counts},
+        strict_pct=(sum(p.strict_pct[0] for p in pairs) / k, sum(p.strict_pct[1] for p in pairs) / k),
+        unreadable_pct=(sum(p.unreadable_pct[0] for p in pairs) / k, sum(p.unreadable_pct[1] for p in pairs) / k),
+        same=all(p.same for p in pairs),
+        parts=k,
+    )
+
+
+def paired_evidence(pairs: Sequence[Pair], averaged: Collection[str], s: GateSettings) -> list[Evidence]:
+    """Evidence on all three questions about every benchmark and about the mean of those `averaged`, where there are several."""
+    parts = [p for p in pairs if p.benchmark in averaged]
+    asked = [*pairs, mean_of(parts)] if len(parts) > 1 else list(pairs)
+    return [make(p, s) for make in (_no_regression, _improved, _format) for p in asked]
 
 
 def _same_model(a: Evaluation, b: Evaluation) -> bool:
@@ -100,65 +98,102 @@ def _same_model(a: Evaluation, b: Evaluation) -> bool:
     p, q = a.score.provenance, b.score.provenance
     if not p.weights or p.weights != q.weights:
         return False
-    mine = {r.question_id: (r.answer, r.strict) for r in a.records}
-    return all(mine[r.question_id] == (r.answer, r.strict) for r in b.records)
+    mine = {r.question_id: (r.answer, r.strict, r.status) for r in a.records}
+    return all(mine[r.question_id] == (r.answer, r.strict, r.status) for r in b.records)
 
 
-def _identical(e: Evaluation, d: stats.Design, margin: float) -> tuple[Evidence, Evidence]:
-    same = Evidence(
+def _common(p: Pair) -> dict[str, Any]:
+    return {
+        "benchmark": p.benchmark,
+        "n": p.n,
+        "videos": p.videos,
+        "margin": p.margin,
+        "candidate_pct": p.strict_pct[0],
+        "reference_pct": p.strict_pct[1],
+        "gained": p.counts["gained"],
+        "lost": p.counts["lost"],
+    }
+
+
+def _zero(p_value: float) -> dict[str, Any]:
+    """The figures where the same model gave the same answers."""
+    return {
+        "estimate": 0.0,
+        "low": 0.0,
+        "high": 0.0,
+        "mde": 0.0,
+        "n_needed": None,
+        "power": 1.0,
+        "p_value": p_value,
+        "p_fail": 1.0,
+        "method": "exact: same weights, same answers",
+        "note": "the same model gave the same answers to every question",
+    }
+
+
+def _over(p: Pair) -> str:
+    return f"unweighted mean of {p.parts} benchmarks, " if p.parts > 1 else ""
+
+
+def _method(p: Pair, test: stats.MeanTest) -> str:
+    floor = ", error floored at what whole videos that break would give" if test.floored else ""
+    return f"{_over(p)}paired t and tilting, clustered by video ({test.df:.0f} df){floor}"
+
+
+def _no_regression(p: Pair, s: GateSettings) -> Evidence:
+    if p.same:
+        return Evidence(question="no_regression", **_common(p), **_zero(0.0))
+    test = stats.mean_test(p.difference, -p.margin / 100)
+    return Evidence(
         question="no_regression",
-        benchmark=e.score.benchmark,
-        n=d.n,
-        videos=d.videos,
-        estimate=0.0,
-        low=0.0,
-        high=0.0,
-        margin=margin,
-        mde=0.0,
-        n_needed=None,
-        p_value=0.0,
-        p_fail=1.0,
-        method="exact: same weights, same answers",
-        note="the same model gave the same answers to every question",
-        candidate_pct=e.score.strict_pct,
-        reference_pct=e.score.strict_pct,
-        gained=0,
-        lost=0,
+        p_value=float(test.p_above),
+        p_fail=float(test.p_below),
+        method=_method(p, test),
+        **_common(p),
+        **spread(100 * float(p.difference.estimate), 100 * float(test.se), test.df, p.n, p.margin, s),
     )
-    return same, replace(same, question="improved", p_value=1.0)
 
 
-def mean_evidence(pairs: Sequence[PairEvidence], s: GateSettings) -> tuple[Evidence, Evidence]:
-    """The same two questions about the unweighted mean over benchmarks.
-
-    The benchmarks' errors are added as independent; videos shared between two benchmarks would make them slightly correlated.
-    """
-    k = len(pairs)
-    parts = [p.no_regression for p in pairs]
-    est = sum(e.estimate for e in parts) / k
-    se = 100 * math.sqrt(sum(p.se**2 for p in pairs)) / k
-    margin = sum(e.margin for e in parts) / k
-    n, videos = sum(e.n for e in parts), sum(e.videos for e in parts)
-    df = videos - k
-    better, worse = stats.sign_flip(np.concatenate([p.totals for p in pairs]) / k)
-    no_regression = Evidence(
-        question="no_regression",
-        benchmark=ALL,
-        n=n,
-        videos=videos,
-        margin=margin,
-        p_value=float(stats.t_upper(est, se, df, -margin)),
-        p_fail=float(stats.t_lower(est, se, df, -margin)),
-        method="mean over benchmarks, clustered by video",
-        candidate_pct=_mean([e.candidate_pct for e in parts]),
-        reference_pct=_mean([e.reference_pct for e in parts]),
-        gained=sum(e.gained or 0 for e in parts),
-        lost=sum(e.lost or 0 for e in parts),
-        **spread(est, se, df, n, margin, s),
+def _improved(p: Pair, s: GateSettings) -> Evidence:
+    """Sign flips test symmetry and the t test is approximate, so each p value is the larger of both; McNemar's test is exact."""
+    if p.same:
+        return Evidence(question="improved", **_common(p), **_zero(1.0))
+    test = stats.mean_test(p.difference, 0.0)
+    if p.single:
+        better, worse = stats.mcnemar(p.counts["gained"], p.counts["lost"])
+    else:
+        better, worse = (
+            max(flip, float(t)) for flip, t in zip(stats.sign_flip(p.difference.totals), (test.p_above, test.p_below), strict=True)
+        )
+    # Where nothing changed the data give no error; the margin's floor still bounds what could be seen.
+    se = float(test.se) or float(stats.mean_test(p.difference, -p.margin / 100).se)
+    return Evidence(
+        question="improved",
+        p_value=better,
+        p_fail=worse,
+        method=_over(p) + ("exact McNemar" if p.single else "cluster sign flips and paired t, the larger p"),
+        **_common(p),
+        **spread(100 * float(p.difference.estimate), 100 * se, test.df, p.n, p.margin, s),
     )
-    method = "mean over benchmarks, cluster sign-flip permutation"
-    return no_regression, replace(no_regression, question="improved", p_value=better, p_fail=worse, method=method)
 
 
-def _mean(values: Sequence[float | None]) -> float:
-    return sum(v for v in values if v is not None) / len(values)
+def _format(p: Pair, s: GateSettings) -> Evidence:
+    common = {
+        **_common(p),
+        "margin": FORMAT_MARGIN,
+        "candidate_pct": p.unreadable_pct[0],
+        "reference_pct": p.unreadable_pct[1],
+        "gained": p.counts["readable"],
+        "lost": p.counts["unreadable"],
+    }
+    if p.same:
+        return Evidence(question="format", **common, **_zero(0.0))
+    test = stats.mean_test(p.unreadable, FORMAT_MARGIN / 100)
+    return Evidence(
+        question="format",
+        p_value=float(test.p_below),
+        p_fail=float(test.p_above),
+        method=_method(p, test),
+        **common,
+        **spread(100 * float(p.unreadable.estimate), 100 * float(test.se), test.df, p.n, FORMAT_MARGIN, s),
+    )

@@ -12,6 +12,8 @@ from xml.etree import ElementTree as ET
 from harness.gate.decision import QUESTION_TEXT, Decision, GateResult
 
 MAX_MESSAGE = 2_000
+MAX_OUTPUT = 20_000
+MAX_CHANGED = 100
 _NOT_TEXT = re.compile("[^\t\n\r\x20-\x7e\xa0-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]|[\u200e\u200f\u202a-\u202e\u2066-\u2069]")
 MARKS = {"pass": "✅", "fail": "❌", "inconclusive": "❓", "integrity": "⛔"}
 
@@ -31,29 +33,48 @@ def decision_line(d: Decision) -> str:
     )
 
 
+def status(d: Decision) -> str:
+    """The verdict with what it counts for."""
+    note = "excused" if d.excused_by else "" if d.required else "can only fail" if d.veto else "information"
+    return f"{d.verdict} ({note})" if note else d.verdict
+
+
+def changed_text(result: GateResult, benchmark: str, limit: int = MAX_CHANGED) -> str:
+    """The questions of a benchmark that were gained and lost, one a line."""
+    found = result.changed.get(benchmark)
+    if found is None:
+        return ""
+    out = []
+    for what, names in (("lost", found.lost), ("gained", found.gained)):
+        out += [f"{what} {len(names):,} questions", *(f"  {what} {x}" for x in names[:limit])]
+        if len(names) > limit:
+            out.append(f"  and {len(names) - limit:,} more: python -m harness diff")
+    return "\n".join(out)
+
+
 def junit(result: GateResult, *, suite: str = "gate") -> str:
     """JUnit XML: one test a benchmark and a decision, and one for each integrity problem.
 
-    A fail is a `failure`; an inconclusive required decision too (a gate that cannot tell has not passed); integrity problems are `error`s;
-    decisions for information only, and excused ones, are `skipped` unless they pass.
+    A fail that counts is a `failure`, and so is a required decision that is inconclusive, unless the gate was told to let those be;
+    integrity problems are `error`s; everything else that is no pass is `skipped`. The output names the questions gained and lost.
     """
     counts = {"failures": 0, "errors": 0, "skipped": 0}
     root = ET.Element("testsuites")
     ts = ET.SubElement(root, "testsuite", name=plain(suite))
     for p in result.integrity:
         case = ET.SubElement(ts, "testcase", classname=f"{plain(suite)}.integrity", name=plain(f"{p.benchmark} {p.side} {p.code}"))
-        kind = "skipped" if p.excused_by else "error"
-        counts["skipped" if p.excused_by else "errors"] += 1
-        _add(case, kind, p.code, p.excused_by or p.message)
+        counts["errors" if p.stops else "skipped"] += 1
+        _add(case, "error" if p.stops else "skipped", p.code, p.excused_by or p.message)
     for d in result.decisions:
         case = ET.SubElement(ts, "testcase", classname=f"{plain(suite)}.{d.question}", name=plain(d.benchmark))
-        ET.SubElement(case, "system-out").text = plain(decision_line(d))
+        changed = changed_text(result, d.benchmark) if d.question == "no_regression" else ""
+        ET.SubElement(case, "system-out").text = plain(f"{decision_line(d)}\n{changed}".strip(), MAX_OUTPUT)
         if d.verdict == "pass":
             continue
-        informal = not d.required or d.excused_by is not None
-        counts["skipped" if informal else "failures"] += 1
-        _add(case, "skipped" if informal else "failure", d.verdict, f"{d.excused_by or d.note} ({decision_line(d)})")
-    if not result.decisions and not result.integrity:
+        red = d.counts and (d.verdict == "fail" or result.inconclusive == "fail")
+        counts["failures" if red else "skipped"] += 1
+        _add(case, "failure" if red else "skipped", d.verdict, f"{d.excused_by or d.note} ({decision_line(d)})")
+    if not result.decisions and not any(p.stops for p in result.integrity):
         counts["errors"] += 1
         _add(
             ET.SubElement(ts, "testcase", classname=f"{plain(suite)}.gate", name="decisions"), "error", "empty", "the gate decided nothing"
@@ -93,10 +114,14 @@ def summary(result: GateResult) -> str:
         f"{_cell(result.candidate or 'candidate')} against {_cell(result.reference or 'baseline')}, scale "
         f"{_cell(result.scale or 'unknown')}"
     )
-    out = [head, f"{who}, alpha {result.alpha:g}, exit code {result.exit_code}\n"]
+    out = [head, f"{who}, alpha {result.alpha:g}, exit code {result.exit_code}{policy(result)}\n"]
+    out += [f"\n- {_cell(x)}" for x in result.reasons] + ["\n"] * bool(result.reasons)
     if result.integrity:
         out.append("\n| integrity | side | problem |\n|---|---|---|\n")
-        out += [f"| {_cell(p.benchmark)} {_cell(p.code)} | {p.side} | {_cell(p.excused_by or p.message)} |\n" for p in result.integrity]
+        out += [
+            f"| {_cell(p.benchmark)} {_cell(p.code)}{' (warning)' * p.warns} | {p.side} | {_cell(p.excused_by or p.message)} |\n"
+            for p in result.integrity
+        ]
     if result.decisions:
         out.append("\n| benchmark | question | candidate | reference | difference (bounds) | margin | MDE | n (videos) | verdict | |\n")
         out.append("|---|---|---:|---:|---:|---:|---:|---:|---|---|\n")
@@ -105,11 +130,21 @@ def summary(result: GateResult) -> str:
             out.append(
                 f"| {_cell(d.benchmark)} | {_cell(QUESTION_TEXT[d.question])} | {_pct(d.candidate_pct)} | {_pct(d.reference_pct)} "
                 f"| {d.estimate:+.2f} ({d.low:+.2f} to {d.high:+.2f}) | {d.margin:g} | {mde} | {d.n:,} ({d.videos:,}) "
-                f"| {MARKS[d.verdict]} {d.verdict}{'' if d.required else ' (information)'} | {_cell(d.excused_by or d.note)} |\n"
+                f"| {MARKS[d.verdict]} {status(d)} | {_cell(d.excused_by or d.note)} |\n"
             )
+    for name, c in result.changed.items():
+        if c.gained or c.lost:
+            head = f"{name}: {len(c.lost):,} questions lost, {len(c.gained):,} gained"
+            lines = _cell(changed_text(result, name, 20)).replace("  ", "<br>")
+            out.append(f"\n<details><summary>{_cell(head)}</summary>\n\n{lines}\n\n</details>\n")
     if result.exceptions:
         out.append("\nApproved exceptions:\n\n" + "".join(f"- {_cell(x)}\n" for x in result.exceptions))
     return "".join(out)
+
+
+def policy(result: GateResult) -> str:
+    """What is done about an inconclusive verdict, where that matters."""
+    return f" (--inconclusive {result.inconclusive})" if result.verdict == "inconclusive" else ""
 
 
 def _pct(x: float | None) -> str:
@@ -129,10 +164,12 @@ def workflow_commands(result: GateResult) -> list[str]:
     exceptions."""
     out = []
     for p in result.integrity:
-        level = "notice" if p.excused_by else "error"
+        level = "error" if p.stops else "warning" if p.warns else "notice"
         out.append(f"::{level} title={_property(f'gate integrity: {p.benchmark} {p.code}')}::{_data(p.excused_by or p.message)}")
     for d in result.decisions:
-        if d.verdict == "pass" or not d.required:
+        if d.verdict == "pass" or not (d.counts or (d.excused_by and d.required)):
+            continue
+        if d.verdict == "inconclusive" and result.inconclusive == "pass":
             continue
         level = "notice" if d.excused_by else "error" if d.verdict == "fail" else "warning"
         out.append(

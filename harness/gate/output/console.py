@@ -13,9 +13,10 @@ from typing import Annotated, NoReturn
 import typer
 
 from benchmarks.catalog import CATALOG
-from harness.gate.decision import QUESTION_TEXT, GateResult, GateUsageError
+from harness.gate.decision import QUESTION_TEXT, GateResult, GateUsageError, Inconclusive
 from harness.gate.output import ci
-from harness.gate.output.ci import junit_error, plain
+from harness.gate.output.ci import junit_error, plain, policy, status
+from harness.gate.settings import Require
 from savi.base.files import write_text_atomic
 
 Candidate = Annotated[Path, typer.Argument(help="Run folder, evaluation folder or reference file of the candidate.", show_default=False)]
@@ -24,6 +25,10 @@ Benchmarks = Annotated[str | None, typer.Option(help="Comma-separated benchmarks
 Alpha = Annotated[float, typer.Option(help="Error rate of each one-sided test.")]
 Margin = Annotated[float | None, typer.Option(help="Margin in points, for every benchmark; default: each benchmark's frozen margin.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
+RequireOption = Annotated[
+    Require, typer.Option(help="Whose pass is required: the mean's over the benchmarks, each benchmark's, or both. Any fail fails.")
+]
+InconclusiveOption = Annotated[Inconclusive, typer.Option(help="What an inconclusive verdict does: exit 3, exit 0 with a warning, exit 0.")]
 Junit = Annotated[Path | None, typer.Option(help="Also write JUnit XML to this file.")]
 Summary = Annotated[Path | None, typer.Option(help="Also append a Markdown summary to this file (in GitHub: $GITHUB_STEP_SUMMARY).")]
 
@@ -92,14 +97,17 @@ def show(result: GateResult) -> None:
                 f"{d.margin:g}",
                 "?" if d.mde is None else f"{d.mde:.2f}",
                 f"{d.p_value:.3g}",
-                f"[{colours[d.verdict]}]{d.verdict}[/]" + ("" if d.required else " (information)") + (" (excused)" if d.excused_by else ""),
+                f"[{colours[d.verdict]}]{status(d)}[/]",
             )
         console.print(table)
         for d in group:
             if d.note:
                 console.print(f"  {text(d.benchmark)}: {text(d.note)}")
     for p in result.integrity:
-        console.print(f"integrity: {text(p.benchmark)} ({p.side}, {p.code}): {text(p.message)}" + (" (excused)" if p.excused_by else ""))
+        kind = "warning" if p.warns else "integrity"
+        console.print(f"{kind}: {text(p.benchmark)} ({p.side}, {p.code}): {text(p.message)}" + (" (excused)" if p.excused_by else ""))
     for x in result.exceptions:
         console.print(f"approved exception: {text(x)}")
-    console.print(f"verdict: [{colours[result.verdict]}]{result.verdict}[/] (exit code {result.exit_code})")
+    for x in result.reasons:
+        console.print(f"{result.verdict} because of {text(x)}")
+    console.print(f"verdict: [{colours[result.verdict]}]{result.verdict}[/] (exit code {result.exit_code}){policy(result)}")

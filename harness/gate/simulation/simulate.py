@@ -105,7 +105,7 @@ class GateSample:
     p_fail: Floats
     p_better: Floats | None
     se: Floats
-    df: int
+    df: float
 
 
 def gate_sample(
@@ -119,18 +119,21 @@ def gate_sample(
     rng: np.random.Generator,
     better: bool = False,
 ) -> GateSample:
-    """Simulate full runs and put them through the same functions as `gate_paired.decide_pair`."""
+    """Simulate full runs and put them through the same functions as the gate's evidence."""
     parts: list[tuple[Any, Any, Any, Any]] = []
-    df = 1
+    df = 1.0
     for size in chunks(sims, d.n):
-        diff = sampled(d, size, effect=effect, discordance=discordance, rho=rho, rng=rng)
-        mean = stats.cluster_mean(diff, d)
-        se = stats.paired_se(mean, d, margin)
-        df = mean.df
-        flip = np.array([stats.sign_flip(t, draws=1_999, seed=i)[0] for i, t in enumerate(mean.totals)]) if better else np.zeros(size)
-        parts.append((stats.t_upper(mean.estimate, se, df, -margin), stats.t_lower(mean.estimate, se, df, -margin), flip, se))
+        mean = stats.cluster_mean(sampled(d, size, effect=effect, discordance=discordance, rho=rho, rng=rng), d)
+        test = stats.mean_test(mean, -margin)
+        df = test.df
+        parts.append((test.p_above, test.p_below, _better(mean) if better else np.zeros(size), test.se))
     p_pass, p_fail, flips, ses = (np.concatenate(x) for x in zip(*parts, strict=True))
     return GateSample(p_pass, p_fail, flips if better else None, ses, df)
+
+
+def _better(mean: stats.ClusterMean) -> Floats:
+    flips = np.array([stats.sign_flip(t, draws=1_999, seed=i)[0] for i, t in enumerate(mean.totals)])
+    return np.maximum(flips, stats.mean_test(mean, 0.0).p_above)
 
 
 @dataclass(frozen=True)

@@ -116,8 +116,7 @@ EDITS: dict[str, tuple[str, Callable[[QuestionRecord], QuestionRecord]]] = {
     "target": ("targets", lambda r: replace(r, target="D", strict=0.0)),
     "question": ("questions", lambda r: replace(r, question_id=f"x{r.question_id}")),
     "failure": ("failed", lambda r: replace(r, status="failed", error="no frames", answer="", parsed=None, strict=0.0, upstream=0.0)),
-    "unparsed": ("unparsed", lambda r: replace(r, status="unparsed", parsed=None, strict=0.0)),
-    "empty": ("empty", lambda r: replace(r, status="empty", parsed=None, answer="", strict=0.0)),
+    "judge": ("judged", lambda r: replace(r, status="judged", parsed=None, strict=0.0)),
 }
 
 
