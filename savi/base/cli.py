@@ -43,9 +43,18 @@ def tell(sentence: str) -> None:
     typer.echo(sentence, err=True)
 
 
+def print_text(text: str) -> None:
+    """Write to stdout. A reader that has gone away (`| grep -q`, `| head`) is no failure of this command: the rest is dropped."""
+    try:
+        typer.echo(text)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # so that nothing written later, or at exit, breaks again
+
+
 def print_json(value: Any) -> None:
     """The `--json` output of a command, on stdout."""
-    typer.echo(json.dumps(value, indent=1, ensure_ascii=False))
+    print_text(json.dumps(value, indent=1, ensure_ascii=False))
 
 
 def run_app(app: typer.Typer, prog_name: str) -> NoReturn:

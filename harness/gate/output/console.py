@@ -17,6 +17,7 @@ from harness.gate.decision import QUESTION_TEXT, GateResult, GateUsageError, Inc
 from harness.gate.output import ci
 from harness.gate.output.ci import junit_error, plain, policy, status
 from harness.gate.settings import Require
+from savi.base.cli import print_text
 from savi.base.files import write_text_atomic
 
 Candidate = Annotated[Path, typer.Argument(help="Run folder, evaluation folder or reference file of the candidate.", show_default=False)]
@@ -64,13 +65,13 @@ def publish(result: GateResult, *, as_json: bool, junit: Path | None, summary: P
     if os.environ.get("GITHUB_ACTIONS") == "true":
         print("\n".join(ci.workflow_commands(result)), file=sys.stderr)
     if as_json:
-        typer.echo(result.to_json())
+        print_text(result.to_json())
     elif not quiet:
-        show(result)
+        print_text(table_text(result))
 
 
-def show(result: GateResult) -> None:
-    """The result as a table on the console."""
+def table_text(result: GateResult) -> str:
+    """The result as tables, coloured on a terminal."""
     from rich.console import Console
     from rich.markup import escape
     from rich.table import Table
@@ -80,34 +81,36 @@ def show(result: GateResult) -> None:
 
     console = Console(highlight=False, width=None if sys.stdout.isatty() else 150)
     colours = {"pass": "green", "fail": "red", "inconclusive": "yellow", "integrity": "red"}
-    console.print(text(f"{result.candidate} against {result.reference}; scale {result.scale}; alpha {result.alpha:g}; points, 0-100"))
-    for question in dict.fromkeys(d.question for d in result.decisions):
-        table = Table(title=QUESTION_TEXT[question], title_justify="left")
-        for c in ("benchmark", "n (videos)", "candidate", "reference", "difference", "bounds", "margin", "MDE", "p", "verdict"):
-            table.add_column(c, justify="left" if c in ("benchmark", "verdict") else "right", overflow="fold")
-        group = [d for d in result.decisions if d.question == question]
-        for d in group:
-            table.add_row(
-                text(d.benchmark),
-                f"{d.n:,} ({d.videos:,})",
-                "" if d.candidate_pct is None else f"{d.candidate_pct:.1f}",
-                "" if d.reference_pct is None else f"{d.reference_pct:.1f}",
-                f"{d.estimate:+.2f}",
-                f"{d.low:+.2f} to {d.high:+.2f}",
-                f"{d.margin:g}",
-                "?" if d.mde is None else f"{d.mde:.2f}",
-                f"{d.p_value:.3g}",
-                f"[{colours[d.verdict]}]{status(d)}[/]",
-            )
-        console.print(table)
-        for d in group:
-            if d.note:
-                console.print(f"  {text(d.benchmark)}: {text(d.note)}")
-    for p in result.integrity:
-        kind = "warning" if p.warns else "integrity"
-        console.print(f"{kind}: {text(p.benchmark)} ({p.side}, {p.code}): {text(p.message)}" + (" (excused)" if p.excused_by else ""))
-    for x in result.exceptions:
-        console.print(f"approved exception: {text(x)}")
-    for x in result.reasons:
-        console.print(f"{result.verdict} because of {text(x)}")
-    console.print(f"verdict: [{colours[result.verdict]}]{result.verdict}[/] (exit code {result.exit_code}){policy(result)}")
+    with console.capture() as captured:
+        console.print(text(f"{result.candidate} against {result.reference}; scale {result.scale}; alpha {result.alpha:g}; points, 0-100"))
+        for question in dict.fromkeys(d.question for d in result.decisions):
+            table = Table(title=QUESTION_TEXT[question], title_justify="left")
+            for c in ("benchmark", "n (videos)", "candidate", "reference", "difference", "bounds", "margin", "MDE", "p", "verdict"):
+                table.add_column(c, justify="left" if c in ("benchmark", "verdict") else "right", overflow="fold")
+            group = [d for d in result.decisions if d.question == question]
+            for d in group:
+                table.add_row(
+                    text(d.benchmark),
+                    f"{d.n:,} ({d.videos:,})",
+                    "" if d.candidate_pct is None else f"{d.candidate_pct:.1f}",
+                    "" if d.reference_pct is None else f"{d.reference_pct:.1f}",
+                    f"{d.estimate:+.2f}",
+                    f"{d.low:+.2f} to {d.high:+.2f}",
+                    f"{d.margin:g}",
+                    "?" if d.mde is None else f"{d.mde:.2f}",
+                    f"{d.p_value:.3g}",
+                    f"[{colours[d.verdict]}]{status(d)}[/]",
+                )
+            console.print(table)
+            for d in group:
+                if d.note:
+                    console.print(f"  {text(d.benchmark)}: {text(d.note)}")
+        for p in result.integrity:
+            kind = "warning" if p.warns else "integrity"
+            console.print(f"{kind}: {text(p.benchmark)} ({p.side}, {p.code}): {text(p.message)}" + (" (excused)" if p.excused_by else ""))
+        for x in result.exceptions:
+            console.print(f"approved exception: {text(x)}")
+        for x in result.reasons:
+            console.print(f"{result.verdict} because of {text(x)}")
+        console.print(f"verdict: [{colours[result.verdict]}]{result.verdict}[/] (exit code {result.exit_code}){policy(result)}")
+    return captured.get().rstrip("\n")

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 from xml.etree import ElementTree as ET
@@ -26,6 +29,7 @@ from tests.harness.tamper import EDITS, NAMED, rescore, rewrite, unseal
 
 HOSTILE = "<script>alert(1)</script> | `x` \x1b[31mred\x1b[0m \x00 \u202eevil\n::error::forged ]]> & %0A"
 
+ROOT = Path(__file__).resolve().parents[3]
 app = typer.Typer()
 for module in (gate_cli, check_cli, simulation_cli):
     module.register(app)
@@ -68,6 +72,18 @@ def test_exit_codes_and_files_of_a_gate(folders: dict[str, Path], tmp_path: Path
     assert summary.read_text().startswith("## ")
     assert read_gates(out)["gate"].exit_code == code
     assert "MDE" in r.output
+
+
+@pytest.mark.parametrize("more", [[], ["--json"]])
+@pytest.mark.parametrize(("candidate", "code"), [("same", 0), ("worse", 1)])
+def test_a_closed_pipe_leaves_the_verdict(folders: dict[str, Path], candidate: str, code: int, more: list[str]) -> None:
+    """Before, `harness gate A --against A | grep -q x` ended with 1, which means "fail"."""
+    read, write = os.pipe()
+    os.close(read)
+    args = [sys.executable, "-m", "harness", "gate", str(folders[candidate]), "--against", str(folders["base"]), *more]
+    done = subprocess.run(args, stdout=write, stderr=subprocess.PIPE, text=True, env={**os.environ, "PYTHONPATH": str(ROOT)}, check=False)
+    os.close(write)
+    assert (done.returncode, done.stderr) == (code, "")
 
 
 def test_json_is_all_of_stdout(folders: dict[str, Path]) -> None:

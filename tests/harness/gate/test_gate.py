@@ -291,9 +291,9 @@ def test_a_part_of_a_benchmark_is_not_compared_with_a_published_number(n: int) -
     """Before, five EgoSchema questions all right passed against 98.0, as a limit sets the expected number too."""
     r = gate_published({"egoschema": ego(n, n)}, None, {"egoschema": 98.0})
     assert (r.verdict, r.exit_code, r.decisions) == ("integrity", 4, [])
-    assert "evaluate without --limit" in r.integrity[0].message
+    assert f"{n} of 500" in r.integrity[0].message
     odd = evaluation([replace(r, task="egoschema_other") for r in ego().records], scale="8b")
-    assert "tasks" in gate_published({"egoschema": odd}, None, {"egoschema": 58.8}).integrity[0].message
+    assert "egoschema_other: 500 of 0" in gate_published({"egoschema": odd}, None, {"egoschema": 58.8}).integrity[0].message
 
 
 def test_unreadable_answers_of_a_run_without_a_baseline_have_a_limit() -> None:
