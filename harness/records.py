@@ -134,6 +134,8 @@ class Score:
     scores older than the field. A checksum, no signature: it shows an edited record, not an edited record with an edited checksum."""
     schema_version: int = SCHEMA_VERSION
     data: Data = ""
+    limit: Count | None = None
+    """At most so many questions of each lmms-eval task were asked for; `n_expected` is the whole set's number all the same."""
     to_judge: Count = 0
     """Answers that lmms-eval would send to an outside judge; `upstream_pct` is lmms-eval's only where no judge answers."""
 

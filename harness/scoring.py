@@ -128,9 +128,9 @@ def status_of(reply: Reply, parsed: str | None) -> Status:
     return "ok" if parsed is not None else "unparsed"
 
 
-def record(b: Benchmark, task: str, sample: Mapping[str, Any], reply: Reply, qid: str) -> QuestionRecord:
+def record(b: Benchmark, task: str, sample: Mapping[str, Any], reply: Reply, qid: str, *, asked: Asked | None = None) -> QuestionRecord:
     """One question's record. Strict credit needs upstream's credit, status `ok` and the right option named beyond doubt."""
-    asked = describe(b, task, sample["doc"])
+    asked = asked or describe(b, task, sample["doc"])
     upstream = upstream_credit(b, sample)
     parsed = read(asked, reply.text) if reply.error is None and reply.read_by == "rule" else None
     if (parsed == asked.target) != (upstream == 1):  # lmms-eval read another option
@@ -184,6 +184,7 @@ def score(
     n_expected: int,
     provenance: Provenance,
     wall_s: float,
+    limit: int | None = None,
     data: Data = "",
 ) -> Evaluation:
     """Aggregate records to a benchmark's score.
@@ -210,6 +211,7 @@ def score(
             scale=scale,
             n=len(records),
             n_expected=n_expected,
+            limit=limit,
             videos=len({r.video_id for r in records}),
             upstream_pct=sum(upstream_by_task[t] for t in b.tasks) / k,
             strict_pct=sum(subtasks.values()) / k,

@@ -251,6 +251,7 @@ class RealWork:
             limit=e.limit.value,
             seed=e.seed.value,
             progress=tell,
+            replace=True,  # the stage is run again only where its inputs changed
         )
         list_failed(found, x.run.iteration(t).name, failures)
         return score_line(found, read_evaluations(x.run.iteration(0)) if t else None)

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from savi.base.cli import KEPT, errors, print_json, stop
+from savi.base.cli import KEPT, errors, print_json, stop, tell
 from savi.base.errors import ExitCode
 
 if TYPE_CHECKING:
@@ -41,6 +41,7 @@ def evaluate(
     seed: Annotated[int, typer.Option(help="Seed of upstream's random guesses.")] = 0,
     batch: Annotated[int | None, typer.Option(help="Questions asked together (default: by the model's size).", min=1)] = None,
     max_new_tokens: Annotated[int | None, typer.Option(help="Longest answer where a task sets no limit.", min=1)] = None,
+    replace: Annotated[bool, typer.Option("--replace", help="Lose a finished result in --out that was made from something else.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the scores as JSON.")] = False,
 ) -> None:
     """Measure a checkpoint through lmms-eval's own tasks, offline. Run it again to go on after an interruption."""
@@ -55,16 +56,18 @@ def evaluate(
     names = [b.strip() for b in benchmarks.split(",") if b.strip()] if benchmarks else None
     with errors(kept=KEPT), _Bars(quiet=as_json) as bars:
         done = harness_evaluate.evaluate(
-                model, benchmarks=names, hf_home=home, out=out, num_frames=frames, scale=scale, limit=limit, seed=seed, progress=bars.show,
-                batch=batch, max_new_tokens=max_new_tokens,
-            )  # fmt: skip
+            model, benchmarks=names, hf_home=home, out=out, num_frames=frames, scale=scale, limit=limit, seed=seed, progress=bars.show,
+            batch=batch, max_new_tokens=max_new_tokens, replace=replace, tell=tell,
+        )  # fmt: skip
     if as_json:
         print_json({name: asdict(e.score) for name, e in done.items()})  # type: ignore[call-overload]
     else:
         print_scores(done, out)
-    short = [f"{e.score.benchmark}: {e.score.n:,} of {e.score.n_expected:,}" for e in done.values() if e.score.n != e.score.n_expected]
-    if short:
-        stop(f"not every question was asked ({'; '.join(short)}); these scores may not be compared", ExitCode.BROKEN)
+    parts = [f"{e.score.benchmark}: {e.score.n:,} of {e.score.n_expected:,}" for e in done.values() if e.score.n != e.score.n_expected]
+    if parts and limit is not None:
+        tell(f"a part of the questions was asked, as --limit {limit} says ({'; '.join(parts)}): no score to compare with others")
+    elif parts:
+        stop(f"not every question was asked ({'; '.join(parts)}); these scores may not be compared", ExitCode.BROKEN)
 
 
 def print_scores(done: Mapping[str, Evaluation], out: Path) -> None:

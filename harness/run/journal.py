@@ -1,8 +1,9 @@
 """Every answer on disk before the next batch is asked: a killed evaluation goes on where it stopped.
 
-JSON Lines, one answer a line, flushed and synced a batch at a time. A line's key hashes everything the answer depends on: weights, the
-question's content, the video's bytes, the prompt, generation and frame settings. So an answer is found again only where it would be made
-again. Failures (a video that could not be read) are not kept: they are tried again. The module knows no model and no lmms-eval.
+JSON Lines: a header that says what makes the answers (versions, code), then one answer a line, flushed and synced a batch at a time. An
+answer's key hashes everything else it depends on: weights, the question's content, the video's bytes, the prompt, generation and frame
+settings. So an answer is found again only where it would be made again; a file of another header is set aside, never mixed. Failures (a
+video that could not be read) are not kept: they are tried again. The module knows no model and no lmms-eval.
 """
 
 from __future__ import annotations
@@ -10,17 +11,20 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from savi.base.errors import SaviError
+from savi.base.errors import FileFormatError
+from savi.base.files import make_folder, sync_folder
 
 JOURNAL = "journal"
+_NAME = re.compile(rf"{JOURNAL}(-\d+)?\.jsonl")
 
 
-class JournalError(SaviError, ValueError):
+class JournalError(FileFormatError):
     """A journal with a broken line in its middle: somebody else wrote there. Names file and line."""
 
 
@@ -35,6 +39,9 @@ class Answer:
     frames: int
 
 
+_TYPES = {"key": str, "text": str, "tokens": int, "finished": bool, "frames": int}
+
+
 def answer_key(*, weights: str, question: str, media: str, prompt: str, generation: Mapping[str, Any], frames: Mapping[str, Any]) -> str:
     """Hash of all that an answer depends on."""
     parts = {
@@ -45,44 +52,50 @@ def answer_key(*, weights: str, question: str, media: str, prompt: str, generati
         "generation": dict(generation),
         "frames": dict(frames),
     }
-    return hashlib.sha256(json.dumps(parts, sort_keys=True, ensure_ascii=False).encode()).hexdigest()
+    return hashlib.sha256(json.dumps(parts, sort_keys=True, ensure_ascii=False).encode(errors="surrogatepass")).hexdigest()
 
 
 class Journal:
     """Answers below a folder, in `journal.jsonl` (`journal-1.jsonl` for rank 1, ...): each rank writes its own file and reads all.
 
+    `made_by` is the header; `tell` is given a sentence where a file of another header is set aside.
+
     Raises:
         JournalError: a line in the middle of a file is no answer.
     """
 
-    def __init__(self, folder: Path, *, rank: int = 0) -> None:
+    def __init__(
+        self, folder: Path, *, rank: int = 0, made_by: Mapping[str, str] | None = None, tell: Callable[[str], None] | None = None
+    ) -> None:
         self.folder = folder
         self.path = folder / f"{JOURNAL}{f'-{rank}' if rank else ''}.jsonl"
+        self._made_by = dict(made_by or {})
         self._answers: dict[str, Answer] = {}
         self._file: BinaryIO | None = None
         for path in _files(folder):
-            self._read(path)
+            other = self._read(path)
+            if other is not None and (path == self.path or rank == 0):
+                kept = _set_aside(path)
+                if tell is not None:
+                    tell(f"{path}: its answers were made by {other}; kept as {kept.name}, those questions are asked again")
 
-    def _read(self, path: Path) -> None:
-        good = 0
+    def _read(self, path: Path) -> str | None:
+        """Take a file's answers; where its header is another one, take nothing and return how it differs."""
         lines = path.read_bytes().split(b"\n")
-        for i, line in enumerate(lines):
-            last = i == len(lines) - 1
-            if not line:
-                continue
+        torn = lines.pop()
+        header, rows = _header_of(lines)
+        if rows and header != self._made_by:
+            return _difference(header, self._made_by)
+        for i, line in rows:
             try:
-                if last:
-                    raise ValueError("no line end")
-                answer = Answer(**json.loads(line))
-            except (ValueError, TypeError) as e:
-                if not last:
-                    raise JournalError(f"{path}:{i + 1}: no answer ({e}); delete the file to have its questions asked again") from e
-                break
+                answer = _answer(json.loads(line))
+            except (ValueError, RecursionError) as e:
+                raise JournalError(f"{path}:{i}: no answer ({e}); delete the file to have its questions asked again") from e
             self._answers[answer.key] = answer
-            good += len(line) + 1
-        if path == self.path and good < path.stat().st_size:
+        if path == self.path and (torn or not rows):
             with path.open("r+b") as f:  # cut what a killed writer left half done
-                f.truncate(good)
+                f.truncate(path.stat().st_size - len(torn) if rows else 0)
+        return None
 
     def __len__(self) -> int:
         return len(self._answers)
@@ -96,9 +109,12 @@ class Journal:
         if not answers:
             return
         if self._file is None:
-            self.folder.mkdir(parents=True, exist_ok=True)
+            make_folder(self.folder)
             self._file = self.path.open("ab")
-        self._file.write("".join(json.dumps(asdict(a), ensure_ascii=False) + "\n" for a in answers).encode())
+            if self._file.tell() == 0:
+                self._file.write(_line({"made_by": self._made_by}))
+                sync_folder(self.folder)
+        self._file.write(b"".join(_line(asdict(a)) for a in answers))
         self._file.flush()
         os.fsync(self._file.fileno())
         self._answers.update({a.key: a for a in answers})
@@ -110,11 +126,62 @@ class Journal:
             self._file = None
 
     def delete(self) -> None:
-        """Remove the journal of every rank: its answers now stand in the records."""
+        """Close and remove the journal of every rank."""
         self.close()
-        for path in _files(self.folder):
-            path.unlink(missing_ok=True)
+        delete_journals(self.folder)
+
+
+def delete_journals(folder: Path) -> None:
+    """Remove the journal of every rank: its answers now stand in the records. Files that were set aside stay."""
+    for path in _files(folder):
+        path.unlink(missing_ok=True)
+
+
+def _line(row: Mapping[str, Any]) -> bytes:
+    """Escaped to ASCII: lone surrogates come back as they were."""
+    return (json.dumps(row) + "\n").encode()
 
 
 def _files(folder: Path) -> list[Path]:
-    return sorted(folder.glob(f"{JOURNAL}*.jsonl"))
+    return sorted(p for p in folder.glob(f"{JOURNAL}*.jsonl") if _NAME.fullmatch(p.name))
+
+
+def _header_of(lines: Sequence[bytes]) -> tuple[dict[str, str], list[tuple[int, bytes]]]:
+    """What the first line says made the answers (nothing in journals older than headers), and the numbered rows after it."""
+    rows = [(i, line) for i, line in enumerate(lines, 1) if line]
+    if rows:
+        try:
+            first = json.loads(rows[0][1])
+        except (ValueError, RecursionError):
+            return {}, rows
+        if isinstance(first, dict) and isinstance(made_by := first.get("made_by"), dict):
+            return {str(k): str(v) for k, v in made_by.items()}, rows[1:]
+    return {}, rows
+
+
+def _answer(row: object) -> Answer:
+    """A row as an answer, its types checked by hand: pydantic takes no lone surrogates, which a model may have written.
+
+    Raises:
+        ValueError: it is none; says why.
+    """
+    if not isinstance(row, dict) or row.keys() != _TYPES.keys():
+        raise ValueError(f"its fields are not {', '.join(_TYPES)}")
+    wrong = [name for name, kind in _TYPES.items() if type(row[name]) is not kind]
+    if wrong:
+        raise ValueError(f"{wrong[0]} is no {_TYPES[wrong[0]].__name__}")
+    return Answer(**row)
+
+
+def _difference(there: Mapping[str, str], here: Mapping[str, str]) -> str:
+    if not there:
+        return "an older version, which does not say its parts"
+    names = [k for k in sorted({*there, *here}) if there.get(k) != here.get(k)]
+    return ", ".join(f"{k} {there.get(k, 'absent')} (now {here.get(k, 'absent')})" for k in names)
+
+
+def _set_aside(path: Path) -> Path:
+    number = 1
+    while (kept := path.with_name(f"{path.name}.old-{number}")).exists():
+        number += 1
+    return path.rename(kept)

@@ -8,7 +8,9 @@ that knows savi.
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,6 +26,7 @@ from lmms_eval.api.model import lmms  # noqa: E402
 from benchmarks.catalog import of_task  # noqa: E402
 from benchmarks.data.layout import MediaIndex  # noqa: E402
 from harness.run.journal import Answer, Journal, answer_key  # noqa: E402
+from harness.run.made_from import made_by  # noqa: E402
 from harness.run.offline import InfrastructureError  # noqa: E402
 from harness.scoring import describe, question_id  # noqa: E402
 from savi.engine.sampling import GenerationSettings  # noqa: E402
@@ -38,7 +41,6 @@ DEFAULT_MAX_NEW_TOKENS = 1024
 SAMPLING_RULE = "middle of equal segments"
 _SMALL_PARAMETERS = 100_000_000
 _ROWS_SMALL, _ROWS_BIG = 384, 8
-_SAMPLED_KEYS = ("max_new_tokens", "temperature", "top_p", "do_sample", "num_beams")
 
 Progress = Callable[[int, int], None]
 
@@ -138,8 +140,8 @@ class SaviLmms(lmms):
 
     Arguments (`--model_args pretrained=PATH,num_frames=8,...`): `pretrained` a checkpoint; `num_frames` shown of each video; `rows`
     questions asked in one batch (default: by the model's size); `max_new_tokens` where the task sets none; `decoder` pyav, decord or
-    torchcodec;
-    `journal` a folder for the journal; `dtype`, `attn_implementation`, `seed`. `lm` hands over a model in memory instead of `pretrained`.
+    torchcodec; `journal` a folder for the journal; `dtype`, `attn_implementation`, `seed`. `lm` hands over a model in memory instead of
+    `pretrained`, `media` the digests of videos.
     lmms-eval's `batch_size` and `max_batch_size` are accepted and mean nothing here: batches are made of videos.
     """
 
@@ -159,6 +161,7 @@ class SaviLmms(lmms):
         journal: str = "",
         seed: int = 0,
         lm: VideoLM | None = None,
+        media: MediaIndex | None = None,
         batch_size: int | str | None = None,
         max_batch_size: int | None = None,
     ) -> None:
@@ -182,8 +185,8 @@ class SaviLmms(lmms):
         self.seed = int(seed)
         small = sum(p.numel() for p in self.lm.model.parameters()) < _SMALL_PARAMETERS
         self.rows = int(rows) if rows else _ROWS_SMALL if small else _ROWS_BIG
-        self.journal: Journal | None = Journal(Path(journal), rank=self._rank) if journal else None
-        self.media: MediaIndex | None = None
+        self.journal = Journal(Path(journal), rank=self._rank, made_by=made_by(), tell=warnings.warn) if journal else None
+        self.media = media if media is not None else MediaIndex(Path(os.environ.get("HF_HOME") or "."))
         self.progress: Progress | None = None
         self.notes: dict[tuple[str, int], Note] = {}
         self.generation: dict[str, dict[str, str | int | float | bool | None]] = {}
@@ -200,6 +203,17 @@ class SaviLmms(lmms):
         if self._world_size > 1:
             return str(self.accelerator.device)
         return device or "auto"
+
+    @contextmanager
+    def session(self, journal: Journal, progress: Progress | None = None) -> Iterator[None]:
+        """One evaluation: what is asked inside goes into `journal`, `notes` begins empty, and the journal is closed at the end."""
+        self.notes.clear()
+        self.journal, self.progress = journal, progress
+        try:
+            yield
+        finally:
+            journal.close()
+            self.journal = self.progress = None
 
     @property
     def frame_settings(self) -> dict[str, str | int | float | bool | None]:
@@ -220,8 +234,6 @@ class SaviLmms(lmms):
     def generate_until(self, requests: list[Any]) -> list[str]:
         """Answer all requests, in their order; a padding document of a multi-process run gets an empty answer without being asked."""
         rows = [self._row(i, r) for i, r in enumerate(requests) if not (r.metadata or {}).get("__padding_only__")]
-        if self.media is None:
-            self.media = MediaIndex(Path(os.environ.get("HF_HOME") or "."))
         for row in rows:
             self._seal(row)
         self.media.save()
@@ -275,7 +287,7 @@ class SaviLmms(lmms):
 
     def _seal(self, row: _Row) -> None:
         """Give a row its journal key."""
-        if row.error is not None or self.media is None:
+        if row.error is not None:
             return
         media = "pictures"
         if row.pictures is None:

@@ -6,6 +6,7 @@ that prompts and scoring are exactly those of a full evaluation.
 
 from __future__ import annotations
 
+import warnings
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -15,10 +16,12 @@ from benchmarks.benchmark import Benchmark
 from benchmarks.catalog import CATALOG
 from benchmarks.data.layout import MediaIndex, has_twins
 from harness.records import Evaluation, QuestionRecord
-from harness.run.evaluate import PAPER_MAX_NEW_TOKENS, SMALL_MAX_NEW_TOKENS, raw_of, text_of
+from harness.run.collect import reply_of
+from harness.run.evaluate import PAPER_MAX_NEW_TOKENS, SMALL_MAX_NEW_TOKENS, run_tasks
 from harness.run.journal import Journal
-from harness.run.offline import Guesses, check_environment, default_arguments, quiet_upstream, refuse_network, task_manager
-from harness.scoring import Reply, describe, question_id, record, unique_ids
+from harness.run.made_from import made_by
+from harness.run.offline import Guesses, check_environment, quiet_upstream, refuse_network, refuse_several_processes, task_manager
+from harness.scoring import describe, question_id, record, unique_ids
 
 if TYPE_CHECKING:
     from harness.run.lmms_model import SaviLmms
@@ -42,6 +45,7 @@ class VideoAsker:
         """
         from harness.run.lmms_model import SaviLmms, load_model
 
+        refuse_several_processes("harness check")
         check_environment(hf_home)
         self.hf_home, self.out = Path(hf_home).resolve(), Path(out)
         settings = {(e.score.provenance.frames.get("num_frames"), e.score.provenance.seed, e.score.scale) for e in baseline.values()}
@@ -55,9 +59,9 @@ class VideoAsker:
             rows=batch,
             max_new_tokens=SMALL_MAX_NEW_TOKENS if has_twins(self.hf_home) else PAPER_MAX_NEW_TOKENS,
             seed=self.seed,
+            media=MediaIndex(self.hf_home),
         )
         self._wanted = {name: {r.question_id for r in e.records} for name, e in baseline.items()}
-        self.adapter.media = MediaIndex(self.hf_home)
         self.guesses = Guesses()
         self._ids: dict[tuple[str, str], list[str]] = {}
         self._where: dict[str, dict[str, list[tuple[str, int]]]] = {}
@@ -68,8 +72,6 @@ class VideoAsker:
         Raises:
             KeyError: a video the benchmark does not have.
         """
-        from lmms_eval.evaluator import simple_evaluate
-
         b = CATALOG[benchmark]
         with refuse_network(), quiet_upstream():
             where = self._index(b)
@@ -81,31 +83,14 @@ class VideoAsker:
             load = manager.load_task_or_group
             manager.load_task_or_group = lambda *a, **k: _narrowed(load(*a, **k), chosen)
             self.guesses.by_task.clear()
-            self.adapter.notes.clear()
-            self.adapter.journal = Journal(self.out / b.name, rank=self.adapter.rank)
-            try:
-                results = simple_evaluate(
-                    model=self.adapter,
-                    tasks=[t for t in b.tasks if chosen[t]],
-                    batch_size=1,
-                    bootstrap_iters=0,
-                    log_samples=True,
-                    task_manager=manager,
-                    random_seed=self.seed,
-                    verbosity="ERROR",
-                    process_docs_parallel=1,
-                    cli_args=default_arguments(),
-                )
-            finally:
-                self.adapter.journal.close()
+            with self.adapter.session(Journal(self.out / b.name, made_by=made_by(), tell=warnings.warn)):
+                results = run_tasks(self.adapter, [t for t in b.tasks if chosen[t]], manager, seed=self.seed)
         out: list[QuestionRecord] = []
         for task in (t for t in b.tasks if chosen[t]):
             guessed = self.guesses.by_task[task]
             for sample, read_by, doc in zip(results["samples"][task], guessed, sorted(chosen[task]), strict=True):
-                note = self.adapter.notes[(task, int(sample["doc_id"]))]
-                qid = self._ids[(b.name, task)][doc]
-                reply = Reply(text_of(sample), note.frames, note.error, read_by, raw_of(sample))
-                out.append(record(b, task, {**sample, "doc_id": doc}, reply, qid))
+                reply = reply_of(sample, self.adapter.notes[task, int(sample["doc_id"])], read_by)
+                out.append(record(b, task, {**sample, "doc_id": doc}, reply, self._ids[b.name, task][doc]))
         return out
 
     def _index(self, b: Benchmark) -> dict[str, list[tuple[str, int]]]:

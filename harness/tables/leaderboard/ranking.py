@@ -252,8 +252,11 @@ def _a(scores: Sequence[EntryScore | None], i: int) -> Answers:
 def _comparable(scores: Sequence[EntryScore | None]) -> tuple[list[int], dict[int, str]]:
     unranked: dict[int, str] = {}
     with_answers = []
+    whole = any(s is not None and s.n == s.n_expected for s in scores)
     for i, s in enumerate(scores):
-        if s is not None and s.answers is None:
+        if s is not None and whole and s.n != s.n_expected:
+            unranked[i] = f"a part only, {s.n} of {s.n_expected} questions"
+        elif s is not None and s.answers is None:
             unranked[i] = s.note or "no per-question answers"
         elif s is not None:
             with_answers.append(i)

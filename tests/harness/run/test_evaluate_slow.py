@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -113,13 +114,21 @@ def test_a_finished_evaluation_is_not_repeated(whole: Path, checkpoint: Path, tw
     once = without_times(whole)
     score = whole / "egoschema/score.json"
     score.write_text(score.read_text()[:100])  # half a file is none: that benchmark alone is measured again
-    assert evaluate(checkpoint, twins.hf_home, whole).returncode == 0
+    again = evaluate(checkpoint, twins.hf_home, whole)
+    assert again.returncode == 0
+    assert "score.json.damaged-1" in again.stderr
+    kept = sorted((whole / "egoschema").glob("*.damaged-1"))
+    assert [p.name for p in kept] == ["questions.jsonl.damaged-1", "score.json.damaged-1"]
+    for path in kept:
+        path.unlink()
     assert without_times(whole) == once
     first = read_evaluations(whole)["mvbench"].records[0]
     questions = whole / "mvbench/questions.jsonl"
     edited = [replace(first, answer=first.answer + " edited"), *read_evaluations(whole)["mvbench"].records[1:]]
     write_records(questions, edited)
     assert evaluate(checkpoint, twins.hf_home, whole).returncode == 0
+    for path in (whole / "mvbench").glob("*.damaged-1"):
+        path.unlink()
     assert without_times(whole) == once, "an edited record is none of this model's answers"
     assert (whole / "nextqa/score.json").stat().st_mtime_ns == before[whole / "nextqa/score.json"]
 
@@ -218,10 +227,49 @@ def test_killed_and_started_again_is_the_same(whole: Path, checkpoint: Path, twi
     assert without_times(out) == without_times(whole)
 
 
-def test_limit_is_said_in_what_is_expected(checkpoint: Path, twins: TwinSet, tmp_path: Path) -> None:
-    assert evaluate(checkpoint, twins.hf_home, tmp_path, "--limit", "2", "--benchmarks", "mvbench,tempcompass").returncode == 0
-    found = read_evaluations(tmp_path)
-    assert {n: (e.score.n, e.score.n_expected) for n, e in found.items()} == {"tempcompass": (6, 6), "mvbench": (40, 40)}
+def test_a_limit_is_said_and_never_takes_a_whole_results_place(whole: Path, checkpoint: Path, twins: TwinSet, tmp_path: Path) -> None:
+    done = evaluate(checkpoint, twins.hf_home, tmp_path / "part", "--limit", "2", "--benchmarks", "mvbench,tempcompass")
+    assert done.returncode == 0
+    assert "--limit 2" in done.stderr
+    found = read_evaluations(tmp_path / "part")
+    assert {n: (e.score.n, e.score.n_expected, e.score.limit) for n, e in found.items()} == {
+        "tempcompass": (6, twins.n["tempcompass"], 2),
+        "mvbench": (40, twins.n["mvbench"], 2),
+    }
+    assert {p.code for e in found.values() for p in check_evaluation(e, limits=LOOSE)} == {"count"}
+    before = without_times(whole)
+    refused = evaluate(checkpoint, twins.hf_home, whole, "--limit", "3", "--benchmarks", "egoschema")
+    assert refused.returncode == 2
+    assert "limit: none there, 3 here" in refused.stderr
+    assert without_times(whole) == before
+
+
+def test_another_model_never_takes_a_results_place(whole: Path, twins: TwinSet, tmp_path: Path) -> None:
+    before = without_times(whole)
+    other = tiny_checkpoint(tmp_path / "other", seed=6)
+    refused = evaluate(other, twins.hf_home, whole, "--benchmarks", "nextqa")
+    assert refused.returncode == 2
+    assert str(other) in refused.stderr
+    assert f"{whole}/nextqa holds a finished result of" in refused.stderr
+    assert len(refused.stderr.strip().splitlines()) == 1
+    assert without_times(whole) == before
+    copy = tmp_path / "copy"
+    shutil.copytree(whole / "nextqa", copy / "nextqa")
+    assert evaluate(other, twins.hf_home, copy, "--benchmarks", "nextqa", "--replace").returncode == 0
+    assert read_score(copy / "nextqa/score.json").provenance.weights != read_score(whole / "nextqa/score.json").provenance.weights
+
+
+@pytest.mark.parametrize("command_name", ["evaluate", "check"])
+def test_several_processes_are_refused_by_name(command_name: str, whole: Path, checkpoint: Path, twins: TwinSet, tmp_path: Path) -> None:
+    more = ["--out", str(tmp_path / "out")]
+    more += ["--hf-home", str(twins.hf_home)] if command_name == "evaluate" else ["--data", str(twins.hf_home), "--against", str(whole)]
+    done = subprocess.run(
+        [sys.executable, "-m", "harness", command_name, str(checkpoint), *more],
+        capture_output=True, text=True, env={**environment(twins.hf_home), "WORLD_SIZE": "2", "RANK": "1"}, cwd=ROOT, check=False,
+    )  # fmt: skip
+    assert done.returncode == 2, done.stderr[-2000:]
+    assert f"harness {command_name} runs in one process, and WORLD_SIZE is 2" in done.stderr
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_missing_video_fails_its_questions_only(checkpoint: Path, tmp_path: Path) -> None:

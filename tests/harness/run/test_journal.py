@@ -45,12 +45,44 @@ def test_broken_line_in_the_middle_is_named(tmp_path: Path) -> None:
     Journal(tmp_path).add(answers(3))
     path = tmp_path / "journal.jsonl"
     lines = path.read_text().splitlines()
-    path.write_text("\n".join([lines[0], '{"key": 1', lines[2]]) + "\n")
-    with pytest.raises(JournalError, match=r"journal\.jsonl:2"):
-        Journal(tmp_path)
-    path.write_text(lines[0] + '\n{"key": "k", "other": 1}\n' + lines[2] + "\n")
-    with pytest.raises(JournalError, match=":2"):
-        Journal(tmp_path)
+    for bad in ('{"key": 1', '{"key": "k", "other": 1}', "5", "null", lines[2].replace("true", '"yes"'), lines[2].replace("3,", "[3],")):
+        path.write_text("\n".join([lines[0], lines[1], bad, lines[3]]) + "\n")
+        with pytest.raises(JournalError, match=r"journal\.jsonl:3"):
+            Journal(tmp_path)
+
+
+def test_answers_of_other_versions_are_kept_beside_and_not_mixed(tmp_path: Path) -> None:
+    Journal(tmp_path, made_by={"torch": "2.13.0", "code": "a"}).add(answers(3))
+    assert len(Journal(tmp_path, made_by={"code": "a", "torch": "2.13.0"})) == 3
+    said: list[str] = []
+    j = Journal(tmp_path, made_by={"torch": "2.14.0", "code": "a"}, tell=said.append)
+    assert len(j) == 0
+    assert said == [
+        f"{tmp_path / 'journal.jsonl'}: its answers were made by torch 2.13.0 (now 2.14.0); kept as journal.jsonl.old-1, "
+        "those questions are asked again"
+    ]
+    j.add(answers(1))
+    j.delete()
+    kept = tmp_path / "journal.jsonl.old-1"
+    assert [p.name for p in tmp_path.iterdir()] == [kept.name]
+    kept.rename(tmp_path / "journal.jsonl")  # nothing was lost
+    assert len(Journal(tmp_path, made_by={"torch": "2.13.0", "code": "a"})) == 3
+
+
+def test_a_journal_that_does_not_say_what_made_it_is_set_aside(tmp_path: Path) -> None:
+    Journal(tmp_path).add(answers(2))
+    path = tmp_path / "journal.jsonl"
+    path.write_bytes(b"".join(path.read_bytes().splitlines(keepends=True)[1:]))  # as before headers
+    said: list[str] = []
+    assert len(Journal(tmp_path, made_by={"torch": "2.13.0"}, tell=said.append)) == 0
+    assert "an older version" in said[0]
+    assert (tmp_path / "journal.jsonl.old-1").exists()
+
+
+def test_lone_surrogates_and_separators_come_back(tmp_path: Path) -> None:
+    odd = Answer("k", "a\ud800b\u2028c\x85d\n", 1, True, 8)
+    Journal(tmp_path).add([odd])
+    assert Journal(tmp_path).get("k") == odd
 
 
 def test_ranks_write_apart_and_read_together(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from benchmarks.data.layout import MediaIndex
 from benchmarks.micro.world.videos import build_videos
 from harness.run.journal import Journal
 from harness.run.lmms_model import SaviLmms, generation_settings, weights_of
+from harness.run.made_from import made_by
 from harness.run.offline import InfrastructureError
 from savi.engine.sampling import GenerationSettings
 from savi.video.read import read_frames
@@ -155,8 +156,8 @@ def test_journalled_answers_are_not_asked_again(lm: Any, videos: list[Path], tmp
     found = first.generate_until(mixed(first, videos))
     path = tmp_path / "j/journal.jsonl"
     lines = path.read_bytes().splitlines(keepends=True)
-    assert len(lines) == 12
-    path.write_bytes(b"".join(lines[:6]))  # killed in the middle of the second batch
+    assert len(lines) == 1 + 12
+    path.write_bytes(b"".join(lines[:7]))  # killed in the middle of the second batch
 
     asked: list[int] = []
     real = type(lm).ask
@@ -219,5 +220,5 @@ def test_from_an_argument_string_as_on_lmms_evals_command_line(tmp_path: Path, v
     m.generate_until([request(m, 0, "yes", videos[0])])
     assert m.frame_settings["num_frames"] == 4
     assert m.notes[("some_task", 0)].frames == 4
-    assert len(Journal(tmp_path / "j")) == 1
+    assert len(Journal(tmp_path / "j", made_by=made_by())) == 1
     assert weights_of(checkpoint) == m.lm.fingerprint

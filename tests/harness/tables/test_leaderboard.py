@@ -38,6 +38,7 @@ def write_run(
     a_video: int = 1,
     salt: str = "",
     data: Literal["", "real", "micro"] = "",
+    expected: int | None = None,
 ) -> Path:
     """An eval folder of ours with one benchmark."""
     task = CATALOG[benchmark].tasks[0]
@@ -50,7 +51,8 @@ def write_run(
     ]  # fmt: skip
     pct = 100 * sum(right) / len(right)
     score = Score(
-        benchmark=benchmark, scale=scale, n=len(right), n_expected=len(right), videos=len({r.video_id for r in records}), upstream_pct=pct,
+        benchmark=benchmark, scale=scale, n=len(right), n_expected=expected or len(right),
+        videos=len({r.video_id for r in records}), upstream_pct=pct,
         strict_pct=pct, se_pct=1.0, chance_pct=20.0, subtasks={task: pct}, statuses={"ok": len(right)},
         provenance=Provenance(model="m", weights="w", media="x", prompts="p", generation={}, frames={}, versions={}), data=data,
     )  # fmt: skip
@@ -103,6 +105,17 @@ def write_stock(
 def ranks(tmp: Path, **options: Any) -> dict[str, int | None]:
     (table,) = leaderboard(discover([tmp], **options).entries)
     return {r.label: r.cells[1].rank for r in table.rows}
+
+
+def test_a_part_of_the_questions_never_beats_the_whole(tmp_path: Path) -> None:
+    write_run(tmp_path / "whole", credits(200, 90))
+    for name in ("part1", "part2"):  # two of them, so that the questions most entries share are the part's
+        write_run(tmp_path / name, [1, 1, 1], expected=200, salt=name)
+    (table,) = leaderboard(discover([tmp_path]).entries)
+    assert {r.label: r.cells[0].rank for r in table.rows} == {"whole": 1, "part1": None, "part2": None}
+    assert table.rows[0].label == "whole"
+    assert "(part)" in table.rows[1].cells[1].text
+    assert "a part only, 3 of 200" in table.rows[1].cells[1].note
 
 
 def test_a_clear_winner_and_two_alike(tmp_path: Path) -> None:

@@ -1,0 +1,66 @@
+"""From what lmms-eval returns for one benchmark to its records and score."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from benchmarks.benchmark import Benchmark
+from benchmarks.data.layout import MediaIndex, expected_n, has_twins
+from harness.reading import READING_VERSION
+from harness.records import Evaluation, Provenance, QuestionRecord, ReadBy, prompts_fingerprint
+from harness.run.made_from import Plan, versions
+from harness.run.offline import Guesses, InfrastructureError, default_arguments
+from harness.scoring import Reply, describe, question_id, record, score, unique_ids
+
+if TYPE_CHECKING:
+    from harness.run.lmms_model import Note, SaviLmms
+
+
+def collect(
+    adapter: SaviLmms, plan: Plan, b: Benchmark, results: Mapping[str, Any], guesses: Guesses, media: MediaIndex, wall_s: float
+) -> Evaluation:
+    """The benchmark's evaluation, records in document order.
+
+    Raises:
+        InfrastructureError: lmms-eval returned other documents than it scored.
+    """
+    records: list[QuestionRecord] = []
+    chances: list[float] = []
+    upstream: dict[str, float] = {}
+    for task in b.tasks:
+        samples, read_by = results["samples"][task], guesses.by_task[task]
+        if len(read_by) != len(samples):
+            raise InfrastructureError(f"{task}: lmms-eval returned {len(samples)} samples for {len(read_by)} scored documents")
+        pairs = sorted(zip(samples, read_by, strict=True), key=lambda p: int(p[0]["doc_id"]))
+        asked = [describe(b, task, sample["doc"]) for sample, _ in pairs]
+        ids = unique_ids([question_id(task, a) for a in asked])
+        for (sample, by), a, qid in zip(pairs, asked, ids, strict=True):
+            reply = reply_of(sample, adapter.notes[task, int(sample["doc_id"])], by)
+            records.append(record(b, task, sample, reply, qid, asked=a))
+            chances.append(a.chance)
+        upstream[task] = float(results["results"][task][f"{b.metric},none"]) * 100.0 / b.unit
+    return score(
+        b, records, chances, upstream, scale=plan.scale, n_expected=expected_n(plan.hf_home, b), limit=plan.limit,
+        provenance=_provenance(adapter, plan, b, records, media), wall_s=wall_s, data="micro" if has_twins(plan.hf_home) else "real",
+    )  # fmt: skip
+
+
+def reply_of(sample: Mapping[str, Any], note: Note, read_by: ReadBy) -> Reply:
+    """A sample's reply as lmms-eval scored it (its reasoning tags removed), and as the model gave it where more than blanks was removed."""
+    text, raw = str(sample["filtered_resps"][0]), note.text
+    return Reply(text, note.frames, note.error, read_by, None if raw.strip() == text.strip() else raw)
+
+
+def _provenance(adapter: SaviLmms, plan: Plan, b: Benchmark, records: Sequence[QuestionRecord], media: MediaIndex) -> Provenance:
+    return Provenance(
+        model=plan.name,
+        weights=plan.weights,
+        media=media.fingerprint(b, (r.video_path for r in records)),
+        prompts=prompts_fingerprint(records),
+        generation=dict(adapter.generation.get(b.tasks[0], {})),
+        frames=adapter.frame_settings,
+        versions=versions(),
+        seed=plan.seed,
+        reading={"reasoning_tags": str(default_arguments().reasoning_tags), "rule": READING_VERSION},
+    )
