@@ -59,8 +59,9 @@ class Frames:
 
 
 def printable(text: str) -> str:
-    """Text that any stream can print: bytes of a file name that are no UTF-8 are written as \\xNN."""
-    return text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+    """Text for one line of any stream: bytes of a file name that are no UTF-8, and what moves a cursor, are written as \\xNN."""
+    readable = text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+    return "".join(letter if letter.isprintable() else letter.encode("unicode_escape").decode() for letter in readable)
 
 
 def segment_indices(total: int, num_frames: int) -> list[int]:

@@ -28,6 +28,8 @@ from savi.video.link import receive, send
 _GRACE_S = 10.0
 """A worker ends itself at its time limit; one that cannot (a file system that hangs) is given up after so many seconds more."""
 
+_CODE = "import sys; sys.path.insert(0, sys.argv[2]); from savi.video.serve import main; main(int(sys.argv[1]))"
+
 
 def read_frames(path: str | Path, *, num_frames: int, decoder: Decoder = "pyav", limits: Limits | None = None) -> Frames:
     """Decode `num_frames` frames of a video, by `segment_indices`.
@@ -48,9 +50,10 @@ def read_frames(path: str | Path, *, num_frames: int, decoder: Decoder = "pyav",
     try:
         return _read(str(path), num_frames, decoder, bounds)
     except VideoError as error:
-        if error.kind != "crashed" or decoder == "pyav":
+        if error.kind != "crashed":
             raise
-        return _read(str(path), num_frames, "pyav", bounds)  # it may have been the other library
+    close_workers()  # it may have been the other library, or something that an earlier video left behind
+    return _read(str(path), num_frames, "pyav", bounds)
 
 
 def _read(path: str, num_frames: int, decoder: Decoder, limits: Limits) -> Frames:
@@ -73,18 +76,19 @@ class _Worker:
 
     def __init__(self) -> None:
         self._link, other = socket.socketpair()
-        root = Path(__file__).resolve().parents[2]
-        code = f"import sys; sys.path.insert(0, {str(root)!r}); from savi.video.serve import main; main({other.fileno()})"
         with other:
             self._process = subprocess.Popen(
-                [sys.executable, "-P", "-W", "ignore", "-c", code],
+                [sys.executable, "-P", "-W", "ignore", "-c", _CODE, str(other.fileno()), str(Path(__file__).resolve().parents[2])],
                 pass_fds=[other.fileno()],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.DEVNULL,
                 cwd="/",
             )
-        self.alive = True
+
+    @property
+    def alive(self) -> bool:
+        return self._process.poll() is None
 
     def ask(self, request: dict[str, Any], timeout_s: float) -> dict[str, Any]:
         """The worker's answer; its death is an answer too."""
@@ -100,7 +104,6 @@ class _Worker:
         except BaseException:  # interrupted: the answer would be taken for that of the next request
             self.close()
             raise
-        self.alive = False
         status = self._process.wait()
         if status == -signal.SIGALRM:
             return _too_slow(timeout_s)
@@ -108,7 +111,6 @@ class _Worker:
         return {"reason": f"ended the decoder's process ({how})", "kind": "crashed"}
 
     def close(self) -> None:
-        self.alive = False
         self._link.close()
         self._process.kill()
         self._process.wait()
@@ -131,8 +133,9 @@ def _worker() -> Iterator[_Worker]:
         if _owner != os.getpid():  # after a fork the workers are the parent's
             _idle.clear()
             _owner = os.getpid()
-        worker = _idle.pop() if _idle else None
-    worker = worker or _Worker()
+        while _idle and not _idle[-1].alive:
+            _idle.pop()
+        worker = _idle.pop() if _idle else _Worker()
     try:
         yield worker
     finally:

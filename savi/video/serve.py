@@ -12,6 +12,7 @@ import signal
 import socket
 import tempfile
 import warnings
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from savi.video.decode import decode_video
 from savi.video.frames import Pixels, VideoError
 from savi.video.limits import Limits
 from savi.video.link import receive, send
+from savi.video.track import import_av
 
 
 def main(handle: int) -> None:
@@ -28,6 +30,8 @@ def main(handle: int) -> None:
     warnings.simplefilter("ignore")
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
     signal.signal(signal.SIGALRM, signal.SIG_DFL)  # ends the process also inside a decoder
+    with suppress(ModuleNotFoundError):
+        import_av()  # before the first limit on memory; a request will tell that it is missing
     with socket.socket(fileno=handle) as link:
         while request := receive(link):
             answer, memory = _answer(request)

@@ -98,6 +98,8 @@ def opened(file: Path, kind: str | None, limits: Limits) -> Iterator[tuple[Any, 
             known = True
             yield container, log
     except av.FFmpegError as error:
+        if isinstance(error, MemoryError):
+            raise
         if not known and isinstance(error, ValueError) and kind is None:
             raise VideoError(file, "not a video (no container that is read here)", "not_a_video") from error
         raise VideoError(file, f"cannot be decoded: {words(error)}", "unreadable") from error
