@@ -13,11 +13,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from decimal import Decimal, InvalidOperation
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Any
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import ValidationError
 
+from harness.tables.manifest import External, Manifest, TableInfo
 from savi.base.errors import ExitCode, SaviError
 
 MANIFEST_FILE = "manifest.yaml"
@@ -30,175 +31,6 @@ class PublishedError(SaviError, ValueError):
     """A folder of published tables that cannot be read: names the file, the place and the fix."""
 
     exit_code = ExitCode.USAGE
-
-
-class _Model(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class Variant(_Model):
-    """Another question count that a benchmark's number may rest on, where the source does not say which."""
-
-    n: int = Field(gt=0)
-    meaning: str
-
-
-class BenchmarkInfo(_Model):
-    """What a column rests on: number of questions and videos, and whether a score is a share of n right answers."""
-
-    title: str
-    n: int = Field(gt=0)
-    videos: int | None = Field(default=None, gt=0)
-    source: str
-    granularity: Literal["single", "mean", "unknown"] = "single"
-    """single: right answers / n. mean: unweighted mean of equal subtasks, so still a multiple of 1/n. unknown: aggregation undocumented."""
-    variants: tuple[Variant, ...] = ()
-    undocumented: str = ""
-    """What is not documented about how the number came about; becomes a finding of its own."""
-
-
-class Exclusion(_Model):
-    """Rows whose numbers may rest on other questions: their GRIM result is reported with this reason, not counted as impossible."""
-
-    column: str
-    value: str
-    reason: str
-
-
-class GapRow(_Model):
-    """A row that states the mean of all other rows minus one reference row."""
-
-    label: str
-    reference: str
-
-
-class Gain(_Model):
-    """A candidate row claimed to be better than a baseline row of the same table."""
-
-    candidate: str
-    baseline: str
-    family: str = ""
-    """Gains of one family are corrected together (Holm); empty: this gain's own benchmarks are the family."""
-
-
-class TableInfo(_Model):
-    """One CSV file and what is in it."""
-
-    file: str
-    title: str
-    label: str
-    """Column with the rows' names."""
-    kind: Literal["accuracy", "counts"]
-    decimals: int = Field(default=1, ge=0, le=6)
-    columns: dict[str, str] = {}
-    """Numeric column -> benchmark it measures; columns of no benchmark map to ''."""
-    text_columns: tuple[str, ...] = ()
-    scale: str | None = None
-    """Scale of every row (8b, ...), for standing beside measured rows; None: no row does, but those in `row_scales`."""
-    row_scales: dict[str, str] = {}
-    exclusions: tuple[Exclusion, ...] = ()
-    total_row: str | None = None
-    gap_row: GapRow | None = None
-    gains: tuple[Gain, ...] = ()
-
-
-class CellRef(_Model):
-    """One cell of one table."""
-
-    table: str
-    row: str
-    column: str
-
-
-class _Claim(_Model):
-    id: str
-    text: str
-    """What is stated, in our words with the source's numbers."""
-    source: str
-
-
-class ValueClaim(_Claim):
-    """The text restates a table's value."""
-
-    kind: Literal["value"]
-    cell: CellRef
-    value: Decimal
-
-
-class DifferenceClaim(_Claim):
-    """The text states cell minus other."""
-
-    kind: Literal["difference"]
-    cell: CellRef
-    other: CellRef
-    value: Decimal
-    unit: Literal["points", "percent"] = "points"
-    """What the text calls the difference; a difference of percentages called `%` is noted."""
-
-
-class BestClaim(_Claim):
-    """The text states that a row leads a column (`among`: only these rows; all by default)."""
-
-    kind: Literal["best"]
-    cell: CellRef
-    among: tuple[str, ...] = ()
-
-
-class AboveClaim(_Claim):
-    """The text states that one row is above another in all the named columns (`comparable`: or not clearly below)."""
-
-    kind: Literal["above"]
-    table: str
-    row: str
-    other: str
-    columns: tuple[str, ...]
-    comparable: bool = False
-
-
-class SameClaim(_Claim):
-    """Two tables give the same rows, so shared columns must agree."""
-
-    kind: Literal["same"]
-    table: str
-    row: str
-    other_table: str
-    other_row: str
-
-
-Claim = Annotated[ValueClaim | DifferenceClaim | BestClaim | AboveClaim | SameClaim, Field(discriminator="kind")]
-
-
-class Manifest(_Model):
-    """What manifest.yaml holds."""
-
-    title: str
-    source: str
-    link: str | None = None
-    alpha: float = Field(default=0.05, gt=0, lt=0.5)
-    benchmarks: dict[str, BenchmarkInfo]
-    tables: tuple[TableInfo, ...]
-    claims: tuple[Claim, ...] = ()
-    missing: tuple[str, ...] = ()
-    """What is known to be left out, and why."""
-
-    @model_validator(mode="after")
-    def _names_exist(self) -> Manifest:
-        files = [t.file for t in self.tables]
-        if len(set(files)) != len(files):
-            raise ValueError("a file is listed twice in tables")
-        for t in self.tables:
-            unknown = sorted({b for b in t.columns.values() if b and b not in self.benchmarks})
-            if unknown:
-                raise ValueError(f"table {t.file}: columns measure {unknown}, which benchmarks does not list")
-            excluded = sorted({x.column for x in t.exclusions} - set(t.text_columns))
-            if excluded:
-                raise ValueError(f"table {t.file}: exclusions name {excluded}, which text_columns does not list")
-            if Path(t.file).name != t.file:
-                raise ValueError(f"table file {t.file!r} must be a plain file name next to the manifest")
-        ids = [c.id for c in self.claims]
-        if len(set(ids)) != len(ids):
-            raise ValueError("two claims share an id")
-        return self
 
 
 @dataclass(frozen=True)
@@ -259,6 +91,8 @@ class Published:
     manifest: Manifest
     tables: Mapping[str, PublishedTable]
     """By file name."""
+    external: tuple[External, ...] = ()
+    """Measurements by others."""
 
     def table(self, file: str) -> PublishedTable:
         """The table of that file name.
@@ -338,7 +172,8 @@ def load_published(folder: Path = PAPER_DIR) -> Published:
     except ValidationError as e:
         first = e.errors()[0]
         raise PublishedError(f"{path}: {'.'.join(map(str, first['loc'])) or 'manifest'}: {first['msg']}") from e
-    return Published(folder, manifest, {t.file: _read_table(folder / t.file, t) for t in manifest.tables})
+    tables = {t.file: _read_table(folder / t.file, t) for t in manifest.tables}
+    return Published(folder, manifest, tables, _read_external(folder, manifest) if manifest.external else ())
 
 
 def _read(path: Path) -> str:
@@ -355,26 +190,45 @@ def _read(path: Path) -> str:
 _NUMBER = re.compile(r"[+-]?\d{1,12}(\.\d{1,12})?")
 
 
-def _read_table(path: Path, info: TableInfo) -> PublishedTable:
+def _read_csv(path: Path, wanted: set[str]) -> list[dict[str, Any]]:
+    """The rows of a CSV file with exactly these columns; strict where pandas would fill up or cut a row of another length."""
     try:
         reader = csv.DictReader(io.StringIO(_read(path)), strict=True)
         header = list(reader.fieldnames or ())
         rows = list(reader)
     except csv.Error as e:
         raise PublishedError(f"{path}: no valid CSV: {e}") from e
-    wanted = {info.label, *info.columns, *info.text_columns}
     if set(header) != wanted or len(header) != len(wanted):
         raise PublishedError(f"{path}: columns are {header}, the manifest says {sorted(wanted)}")
     if not rows:
         raise PublishedError(f"{path}: no rows")
-    labels, values, texts = [], [], []
     for i, row in enumerate(rows, 2):
         if None in row or any(v is None for v in row.values()):
             raise PublishedError(f"{path}:{i}: not as many fields as the header has ({len(header)})")
-        labels.append(row[info.label])
-        values.append({c: _number(path, i, c, row[c], info) for c in info.columns})
-        texts.append({c: row[c] for c in info.text_columns})
-    return PublishedTable(info, tuple(labels), tuple(values), tuple(texts))
+    return rows
+
+
+def _read_table(path: Path, info: TableInfo) -> PublishedTable:
+    rows = _read_csv(path, {info.label, *info.columns, *info.text_columns})
+    return PublishedTable(
+        info,
+        tuple(row[info.label] for row in rows),
+        tuple({c: _number(path, i, c, row[c], info) for c in info.columns} for i, row in enumerate(rows, 2)),
+        tuple({c: row[c] for c in info.text_columns} for row in rows),
+    )
+
+
+def _read_external(folder: Path, manifest: Manifest) -> tuple[External, ...]:
+    path = folder / (manifest.external.file if manifest.external else "")
+    out = []
+    for i, row in enumerate(_read_csv(path, set(External.model_fields)), 2):
+        try:
+            out.append(External.model_validate(row))
+        except ValidationError as e:
+            raise PublishedError(f"{path}:{i}: {e.errors()[0]['loc'][0]}: {e.errors()[0]['msg']}") from e
+        if out[-1].benchmark not in manifest.benchmarks:
+            raise PublishedError(f"{path}:{i}: benchmark {out[-1].benchmark!r}; {MANIFEST_FILE} lists {sorted(manifest.benchmarks)}")
+    return tuple(out)
 
 
 def _number(path: Path, line: int, column: str, text: str, info: TableInfo) -> Decimal | None:

@@ -6,6 +6,7 @@ GRIM: Brown and Heathers 2017. Paired bound: McNemar 1947.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 from fractions import Fraction
@@ -34,11 +35,26 @@ def grim(value: Decimal, n: int, decimals: int) -> Grim:
     return Grim(rounded, truncated, float(Fraction(100 * under, n)), float(Fraction(100 * (under + 1), n)))
 
 
+UNANSWERED = 5
+"""How many questions a run may have left unanswered and uncounted before its number is called impossible (ours)."""
+
+
+def fitting_share(grids: Sequence[int], decimals: int) -> float:
+    """Share (0-1) of all percentages with `decimals` decimals that are, rounded, a multiple of 1 / grid for one of the grids."""
+    values = [Decimal(k).scaleb(-decimals) for k in range(100 * 10**decimals + 1)]
+    return sum(any(grim(v, grid, decimals).rounded for grid in grids) for v in values) / len(values)
+
+
 def unpaired_z(candidate_pct: float, base_pct: float, n: int) -> float:
     """z of a difference of two accuracies on n questions each, taken as independent (variances not pooled)."""
     p, q = candidate_pct / 100, base_pct / 100
     variance = (p * (1 - p) + q * (1 - q)) / n
     return (p - q) / math.sqrt(variance) if variance > 0 else math.copysign(math.inf, p - q) if p != q else 0.0
+
+
+def p_below(z: float) -> float:
+    """One-sided p-value against "not below": small where z is far under 0."""
+    return math.erfc(-z / math.sqrt(2)) / 2
 
 
 def two_sided(z: float) -> float:

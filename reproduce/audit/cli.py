@@ -13,7 +13,7 @@ from savi.base.errors import ExitCode
 from savi.base.files import write_text_atomic
 
 if TYPE_CHECKING:
-    from reproduce.audit.audit import Audit, Finding
+    from reproduce.audit.finding import Audit, Finding
 
 _MEANING = {
     "fault": "the numbers contradict each other or cannot be",
@@ -34,7 +34,7 @@ def audit_command(
     markdown: Annotated[Path | None, typer.Option(help="Also write the audit as Markdown to this file.")] = None,
     strict: Annotated[bool, typer.Option("--strict", help="Exit 1 where there is a fault.")] = False,
 ) -> None:
-    """Check published tables without any model: GRIM, sums, restated differences, and what each claimed gain can carry."""
+    """Check published tables without any model: GRIM, sums, restated differences, and what each claimed gain and its base can carry."""
     from harness.tables.published import PAPER_DIR, load_published
     from reproduce.audit.audit import audit
 
@@ -64,11 +64,14 @@ def _print(result: Audit) -> None:
     from rich.text import Text
 
     from harness.escape import visible
-    from reproduce.audit.audit import VERDICTS
+    from reproduce.audit.finding import VERDICTS
 
     console = Console(highlight=False, soft_wrap=False)
     console.print(Text(f"Audit of {visible(result.title)} ({visible(result.source, 1000)}); no model was run.", style="bold"))
     colours = {"fault": "bold red", "doubt": "bold yellow", "note": "bold cyan", "ok": "bold green"}
+    for words, verdict, checks in result.claims():
+        said = "" if verdict == "ok" else f" ({checks})"
+        console.print(Text(f"  {verdict:5} ", style=colours[verdict]) + Text(visible(words, 1000) + said, style="default"))
     for verdict in VERDICTS:
         found = result.of(verdict)
         if not found:
@@ -82,12 +85,15 @@ def _print(result: Audit) -> None:
 
 
 def to_markdown(result: Audit) -> str:
-    """The whole audit as one Markdown page: the gains' table first, then every finding with its arithmetic."""
+    """The whole audit as one Markdown page: a line a claim, the gains' table, then every finding with its arithmetic."""
     from harness.escape import markdown
-    from reproduce.audit.audit import VERDICTS, gains_table
+    from reproduce.audit.audit import gains_table
+    from reproduce.audit.finding import VERDICTS
 
     out = [f"# Audit of {markdown(result.title)}\n"]
     out.append(f"From {markdown(result.source, 1000)}. No model was run; every line can be redone by hand.\n")
+    out += [f"- {v}: {markdown(words, 1000)}" + ("" if v == "ok" else f" ({checks})") for words, v, checks in result.claims()]
+    out.append("")
     if result.gains:
         out.append(gains_table(result).to_markdown())
     for verdict in VERDICTS:

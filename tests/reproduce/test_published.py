@@ -35,7 +35,8 @@ def test_table1_by_benchmark() -> None:
 
 def test_every_file_of_the_folder_is_listed_and_columns_are_the_catalogs() -> None:
     p = load_published()
-    assert {f.name for f in PAPER_DIR.glob("*.csv")} == set(p.tables)
+    assert p.manifest.external is not None
+    assert {f.name for f in PAPER_DIR.glob("*.csv")} == {*p.tables, p.manifest.external.file}
     assert not any("4" in t.info.title.split()[-1] for t in p.tables.values()), "Table 4 is not published on the site"
     assert any("Table 4" in m for m in p.manifest.missing)
     assert list(p.table(TABLE1).info.columns) == list(PAPER)
