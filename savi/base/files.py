@@ -120,8 +120,11 @@ def new_folder(target: Path) -> Iterator[Path]:
 
 
 def replace_folder(partial: Path, target: Path) -> None:
-    """Put a finished folder in `target`'s place; see `new_folder`."""
-    sync_files((path for path in partial.rglob("*") if path.is_file()), partial)
+    """Put a finished folder in `target`'s place; see `new_folder`. Its files follow the umask, as the folder did when it was made."""
+    files, mode = [path for path in partial.rglob("*") if path.is_file()], partial.stat().st_mode & 0o666
+    for path in files:
+        path.chmod(mode)
+    sync_files(files, partial)
     old = target.with_name(f".{target.name}.old")
     if target.exists():
         target.rename(old)

@@ -19,8 +19,9 @@ from typing import TYPE_CHECKING, Any
 
 from savi.base.digest_memory import remembered_sha256
 from savi.base.digests import sha256_file, sha256_json
-from savi.base.files import write_json_atomic
+from savi.base.files import replace_folder, write_json_atomic
 from savi.base.hub import is_internvl_chat
+from savi.base.stamp import Stamp, files_below, read_stamp
 from savi.conversion.config import ChatConfig, CheckpointError, NoRoomError, TargetError, native_config, read_config, read_json
 from savi.conversion.keys import HEAD_KEYS, UnknownKey, convert_tensor
 
@@ -53,20 +54,22 @@ def convert(src_dir: str | Path, dst_dir: str | Path, *, progress: Progress | No
         raise CheckpointError(f"{source}: no such checkpoint folder")
     config = read_config(source)
     shards = _shards(source)
-    stamp = _stamp(source, shards)
-    if _finished(target, stamp):
+    inputs = _inputs(source, shards)
+    if _finished(target, inputs):
         return target
     plan = _plan(source, config, shards)
     part = target.parent / f".{target.name}.converting"
-    _prepare_part(part, stamp, needed=sum(shard.stat().st_size for shard in shards))
+    _prepare_part(part, inputs, needed=sum(shard.stat().st_size for shard in shards))
     steps = len(shards) + 1
     for done, shard in enumerate(plan.shards, start=1):
         _convert_shard(source, config, shard, part)
         _tell(progress, f"{shard.source} -> {shard.target}", done, steps)
-    _write_rest(part, plan, stamp)
+    _write_rest(part, plan)
+    made = [path for path in files_below(part) if path.name != STAMP_FILE]
+    Stamp.of(inputs, part, made, {}, remembered_sha256).write(part / STAMP_FILE)
     if target.exists():
         target.rmdir()  # empty, or _finished would have refused it
-    part.replace(target)
+    replace_folder(part, target)
     _tell(progress, f"tokenizer and config -> {target}", steps, steps)
     return target
 
@@ -116,34 +119,37 @@ def _shards(source: Path) -> list[Path]:
     raise CheckpointError(f"{source}: no weights (looked for {', '.join(_SINGLE)} and their .index.json)")
 
 
-def _stamp(source: Path, shards: list[Path]) -> dict[str, Any]:
-    """What the conversion depends on. Weights by size and time of change: hashing them would read the whole checkpoint twice."""
+def _inputs(source: Path, shards: list[Path]) -> dict[str, Any]:
+    """What the conversion depends on: the digests of weights, configs and tokenizer."""
     small = [source / name for name in (*_ABOUT_WEIGHTS, *_ABOUT_TEXT, "conversation.py")]
-    weights = {shard.name: [shard.stat().st_size, shard.stat().st_mtime_ns] for shard in shards}
-    return {"schema": 1, "weights": weights, "files": {path.name: sha256_file(path) for path in small if path.is_file()}}
+    return {path.name: remembered_sha256(path) for path in (*shards, *small) if path.is_file()}
 
 
-def _finished(target: Path, stamp: dict[str, Any]) -> bool:
+def _finished(target: Path, inputs: dict[str, Any]) -> bool:
     if not target.exists():
         return False
     if not target.is_dir():
         raise TargetError(f"{target}: is a file; name a folder to write to")
     if not any(target.iterdir()):
         return False
-    if (target / STAMP_FILE).is_file() and read_json(target / STAMP_FILE) == stamp:
-        return True
-    raise TargetError(f"{target}: holds something else than this conversion; name another folder or delete it")
+    stamp = read_stamp(target / STAMP_FILE)
+    if stamp is None or not stamp.done or stamp.differing(inputs):
+        raise TargetError(f"{target}: holds something else than this conversion; name another folder or delete it")
+    if changed := stamp.changed(target, remembered_sha256):
+        raise TargetError(f"{target / changed[0]}: is missing or was changed after the conversion; name another folder or delete this one")
+    return True
 
 
-def _prepare_part(part: Path, stamp: dict[str, Any], *, needed: int) -> None:
-    if part.exists() and not ((part / STAMP_FILE).is_file() and read_json(part / STAMP_FILE) == stamp):
+def _prepare_part(part: Path, inputs: dict[str, Any], *, needed: int) -> None:
+    begun = read_stamp(part / STAMP_FILE)
+    if part.exists() and (begun is None or begun.differing(inputs)):
         shutil.rmtree(part)  # begun from other files
     part.mkdir(parents=True, exist_ok=True)
     present = sum(path.stat().st_size for path in part.glob("*.safetensors"))
     free = shutil.disk_usage(part).free
     if needed - present > free:
         raise NoRoomError(f"{part.parent}: {(needed - present) / 1e9:.1f} GB needed and {free / 1e9:.1f} GB free")
-    write_json_atomic(part / STAMP_FILE, stamp)
+    Stamp(inputs).write(part / STAMP_FILE)
 
 
 def _plan(source: Path, config: ChatConfig, shards: list[Path]) -> _Plan:
@@ -262,7 +268,7 @@ def _convert_shard(source: Path, config: ChatConfig, shard: _Shard, part: Path) 
     temporary.replace(path)
 
 
-def _write_rest(part: Path, plan: _Plan, stamp: dict[str, Any]) -> None:
+def _write_rest(part: Path, plan: _Plan) -> None:
     """Index, config, tokenizer and preprocessor settings; the weights are all there by now."""
     from transformers import GenerationConfig
 
@@ -278,7 +284,6 @@ def _write_rest(part: Path, plan: _Plan, stamp: dict[str, Any]) -> None:
     if len(plan.shards) > 1:
         where = {key: shard.target for shard in plan.shards for key in shard.keys}
         write_json_atomic(part / "model.safetensors.index.json", {"metadata": {"total_size": plan.total_bytes}, "weight_map": where})
-    write_json_atomic(part / STAMP_FILE, stamp)
 
 
 def _stored_type(path: Path) -> Any:

@@ -211,6 +211,13 @@ def test_a_source_that_changed_is_converted_from_the_start(source: Path, tmp_pat
     assert not list(tmp_path.glob(".native*"))
 
 
+def damage(path: Path) -> None:
+    """Flip the last bit, or flip it back."""
+    data = bytearray(path.read_bytes())
+    data[-1] ^= 1
+    path.write_bytes(bytes(data))
+
+
 def test_an_existing_target(source: Path, tmp_path: Path) -> None:
     target = tmp_path / "native"
     target.mkdir()
@@ -218,8 +225,16 @@ def test_an_existing_target(source: Path, tmp_path: Path) -> None:
     before = {path.name: path.stat().st_mtime_ns for path in target.iterdir()}
     assert convert(source, target) == target
     assert {path.name: path.stat().st_mtime_ns for path in target.iterdir()} == before
-    os.utime(source / "model-00001-of-00003.safetensors", ns=(1, 1))
+    shard = source / "model-00001-of-00003.safetensors"
+    os.utime(shard, ns=(1, 1))
+    assert convert(source, target) == target  # a copy of the same files
+    damage(shard)
+    os.utime(shard, ns=(1, 1))
     with pytest.raises(CheckpointError, match="holds something else"):
+        convert(source, target)
+    damage(shard)
+    damage(target / "model-00002-of-00003.safetensors")
+    with pytest.raises(CheckpointError, match=r"model-00002-of-00003\.safetensors: is missing or was changed"):
         convert(source, target)
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "thesis.tex").touch()
@@ -247,9 +262,7 @@ def test_fingerprints(converted: tuple, tmp_path: Path) -> None:
         (copy / name).write_text(text.replace(old, new))
         seen.add(weights_fingerprint(copy))
     shard = copy / "model-00002-of-00003.safetensors"
-    data = bytearray(shard.read_bytes())
-    data[-1] ^= 1
-    shard.write_bytes(bytes(data))
+    damage(shard)
     seen.add(weights_fingerprint(copy))
     assert len(seen) == 4
     with pytest.raises(CheckpointError, match=r"no \*\.safetensors"):
