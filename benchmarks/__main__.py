@@ -170,6 +170,30 @@ def _print_findings(found: Sequence[Finding], most: int = 20) -> None:
 
 
 @app.command()
+def overlap(
+    benchmarks: Annotated[list[str] | None, typer.Argument(help="Benchmarks (default: the paper's six).")] = None,
+    videos: Annotated[Path | None, typer.Option("--videos", help="Folder of training videos.")] = None,
+    hf_home: Home = None,
+    out: Annotated[Path | None, typer.Option("--out", help="Write the table as CSV.")] = None,
+    measure: Annotated[
+        int | None, typer.Option("--measure", help="Measure instead, on so many made clips: rates of copies found, false alarms, time.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Training videos that are benchmark videos: by name, by bytes, by look (also re-encoded, scaled, trimmed, mirrored). Code 1: some."""
+    from benchmarks.overlap import command
+
+    with errors():
+        if measure is not None:
+            command.measure(measure, as_json=as_json)
+            return
+        if videos is None or not videos.is_dir():
+            stop(f"--videos {videos}: no such folder" if videos else "give --videos DIR, or --measure N", ExitCode.USAGE)
+        found = command.run(videos, _home(hf_home), select(benchmarks), out=out, as_json=as_json)
+    raise typer.Exit(ExitCode.FAIL if found else ExitCode.DONE)
+
+
+@app.command()
 def micro(
     build_twins: Annotated[Path | None, typer.Option(help="Make the twins of the paper's six benchmarks in this folder.")] = None,
     build_videos: Annotated[Path | None, typer.Option(help="Make unlabelled videos in this folder.")] = None,
