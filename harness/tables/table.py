@@ -58,6 +58,8 @@ class Cell:
     source: CellSource = "measured"
     link: str | None = None
     note: str = ""
+    worst_rank: int | None = None
+    """Where the ranks are intervals: `rank` is the best possible one, this the worst."""
 
 
 @dataclass(frozen=True)
@@ -154,6 +156,7 @@ class Table:
         records: list[dict[str, object]] = []
         spans = [any(r.cells[i].interval for r in self.rows) for i in range(len(self.columns))]
         ranks = [any(r.cells[i].rank is not None for r in self.rows) for i in range(len(self.columns))]
+        worst = [any(r.cells[i].worst_rank is not None for r in self.rows) for i in range(len(self.columns))]
         names = _unique([escape.csv_text(c) for c in self.columns])
         for row in self.rows:
             rec: dict[str, object] = {"scale": escape.csv_text(self.scale), "group": escape.csv_text(row.group)}
@@ -164,6 +167,8 @@ class Table:
                     rec[f"{names[i]} low"], rec[f"{names[i]} high"] = cell.interval or (None, None)
                 if ranks[i]:
                     rec[f"{names[i]} rank"] = cell.rank
+                if worst[i]:
+                    rec[f"{names[i]} worst rank"] = cell.worst_rank
                 rec[f"{names[i]} source"] = cell.source if cell.value is not None else ""
             records.append(rec)
         # Objects, so that a column with gaps keeps its whole numbers whole.

@@ -49,13 +49,13 @@ def leaderboard_command(
     rule: Annotated[RuleChoice, typer.Option(help="upstream: as lmms-eval reports. strict: only our runs.")] = RuleChoice.upstream,
     stock_scale: Annotated[str | None, typer.Option(help="Scale of the stock results (8b, micro, ...).")] = None,
     stock_data: Annotated[DataChoice, typer.Option(help="Data of the stock results: real, or micro (the twins).")] = DataChoice.real,
-    alpha: Annotated[float, typer.Option(min=0.0001, max=0.4999, help="Error rate of telling two models of a column apart.")] = 0.05,
+    alpha: Annotated[float, typer.Option(min=0.0001, max=0.4999, help="Error rate of a column's ranks.")] = 0.05,
     benchmarks: Annotated[list[str] | None, typer.Option("--benchmark", help="Only this benchmark (may be repeated).")] = None,
     all_stages: Annotated[bool, typer.Option("--all-stages", help="Every iteration of a run, not only base and the last.")] = False,
     published: Annotated[bool, typer.Option(help="Show published rows found below the paths.")] = True,
     keep_going: Annotated[bool, typer.Option("--keep-going", help="Leave out what cannot be trusted; exit code stays 4.")] = False,
 ) -> None:
-    """Rank models; those that cannot be told apart share a rank, and scales are never mixed."""
+    """Rank models, with the ranks that their answers leave possible; scales are never mixed."""
     from benchmarks.catalog import UnknownBenchmarkError, select
     from harness.escape import visible
     from harness.tables.leaderboard.ranking import leaderboard, render

@@ -1,9 +1,9 @@
-"""Ranks that respect uncertainty: one table a scale, models that cannot be told apart share a rank.
+"""Ranks that respect uncertainty: one table a scale, and for each model the ranks that its answers leave possible.
 
-Two models are told apart by the paired difference of their answers to the same questions, clustered by video (t test with videos - 1
-degrees of freedom; an exact sign-flip test as well where few videos changed), corrected over all pairs of a column by Holm. A
-boundary between ranks is drawn where every model above is significantly better than every model below: then any two models whose
-difference is not significant share a rank. Published numbers have no answers and therefore no rank.
+Two models differ by the paired difference of their answers to the same questions, clustered by video (t test with videos - 1 degrees of
+freedom; an exact sign-flip test as well where few videos changed), corrected over all pairs of a column by Holm. A model's rank lies
+between 1 + the number of models significantly better and the number of models less those significantly worse: all these intervals hold
+together with probability 1 - alpha (Mogstad, Romano, Shaikh and Wilhelm 2024). Published numbers have no answers and therefore no rank.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import math
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import combinations
 from typing import TYPE_CHECKING
 
@@ -44,20 +44,24 @@ class Difference:
 
 @dataclass(frozen=True)
 class Ranking:
-    """Ranks of one column by entry position; what has none says why."""
+    """(best, worst) rank in one column by entry position; what has none says why."""
 
-    ranks: Mapping[int, int]
+    ranks: Mapping[int, tuple[int, int]]
     unranked: Mapping[int, str]
-    wins: Mapping[int, int] = field(default_factory=dict)
-    """How many ranked entries each is significantly better than."""
     differences: Mapping[tuple[int, int], Difference] = field(default_factory=dict)
     """Of every ranked pair (i < j)."""
 
     def note(self, i: int) -> str:
         """What a reader may want to know of entry i's rank."""
         if i in self.ranks and len(self.ranks) > 1:
-            return f"significantly better than {self.wins[i]} of {len(self.ranks) - 1} others"
+            (best, worst), k = self.ranks[i], len(self.ranks)
+            return f"significantly better than {k - worst} and worse than {best - 1} of {k - 1} others"
         return self.unranked.get(i, "")
+
+
+def rank_text(rank: tuple[int, int] | None) -> str:
+    """`2`, `1–3`, a dash for none."""
+    return "–" if rank is None else f"{rank[0]}" if rank[0] == rank[1] else f"{rank[0]}–{rank[1]}"
 
 
 class Designs:
@@ -123,20 +127,21 @@ def _table(entries: Sequence[Entry], scale: str, names: Sequence[str], rule: Sco
         e, mean = entries[i], means[i]
         if e.kind == "published":
             return True, 0.0, 1.0 if mean is None else -mean, e.label
-        best = overall.ranks.get(measured.index(e), math.inf)
-        return False, best, 1.0 - len(e.scores) / 100 if mean is None else -mean, e.label
+        ranked = measured.index(e) in overall.ranks
+        return False, 0.0 if ranked else 1.0, 1.0 - len(e.scores) / 100 if mean is None else -mean, e.label
 
     rows = []
     for i in sorted(range(len(entries)), key=order):
         e = entries[i]
         at = measured.index(e) if e.kind != "published" else -1
         place = overall.ranks.get(at)
-        cells = [Cell(place, "–" if place is None else str(place), rank=place, source="derived", note=overall.note(at))]
+        best, worst = place or (None, None)
+        cells = [Cell(best, rank_text(place), rank=best, worst_rank=worst, source="derived", note=overall.note(at))]
         if e.kind == "published":
             cells = [Cell(None, "published", source="published", link=e.link, note=e.place)]
         for b in shown:
             cells.append(_cell(e, b, rankings[b], at, intervals.get(id(e), {}).get(b)))
-        cells.append(pct_cell(means[i], source="derived", rank=place, note="" if means[i] is not None else "a benchmark is missing"))
+        cells.append(pct_cell(means[i], source="derived", rank=best, note="" if means[i] is not None else "a benchmark is missing"))
         group = _GROUP_TITLES["published"] if e.kind == "published" else _measured_group(measured)
         rows.append(Row(e.label + e.marks, tuple(cells), group))
     mean_title = "Mean" if len(averaged) == len(PAPER) else f"Mean of {len(averaged)}"
@@ -157,10 +162,10 @@ def _cell(e: Entry, b: str, ranking: Ranking, at: int, interval: tuple[float, fl
         return pct_cell(s.pct, source="published", note=e.place)
     rank = ranking.ranks.get(at)
     sizes = f"n = {s.n}" if s.n == s.n_expected else f"n = {s.n} of {s.n_expected}"
-    cell = pct_cell(s.pct, interval, rank=rank, link=e.link, note="; ".join(x for x in (sizes, s.note, ranking.note(at)) if x))
+    best, worst = rank or (None, None)
+    cell = pct_cell(s.pct, interval, rank=best, link=e.link, note="; ".join(x for x in (sizes, s.note, ranking.note(at)) if x))
     part = "" if s.n == s.n_expected else " (part)"
-    text = cell.text + part + (f" · {rank}" if rank is not None else "")
-    return Cell(cell.value, text, interval, rank, "measured", cell.link, cell.note)
+    return replace(cell, text=cell.text + part + (f" · {rank_text(rank)}" if rank else ""), worst_rank=worst)
 
 
 def _notes(
@@ -169,8 +174,9 @@ def _notes(
     out = [f"Accuracy in percent; {RULE_NOTES[rule]}."]
     if any(r.ranks for r in rankings.values()):
         out.append(
-            f"After the dot: rank. Models share one unless all above are better than all below, paired by question, clustered by video, "
-            f"alpha {alpha:g} after Holm over the column's pairs. In parentheses: 95 % interval of the score alone, clustered by video."
+            "After the dot: the ranks that the answers leave possible (1 + models significantly better, to all but those significantly "
+            f"worse; paired by question, clustered by video, alpha {alpha:g} after Holm over the column's pairs). In parentheses: 95 % "
+            "interval of the score alone, clustered by video."
         )
     if scale == UNSTATED:
         out.append("Stock results do not state their scale: give it, to have them ranked with others of theirs.")
@@ -212,15 +218,9 @@ def p_value(parts: Sequence[Difference]) -> float:
     return p
 
 
-def clusters_of_rank(order: Sequence[int], better: Mapping[tuple[int, int], bool]) -> dict[int, int]:
-    """Ranks of `order` (best first): a new rank starts where everyone before is significantly better than everyone from there on."""
-    ranks: dict[int, int] = {}
-    start = 0
-    for i in range(len(order)):
-        if i > 0 and all(better[x, y] for x in order[:i] for y in order[i:]):
-            start = i
-        ranks[order[i]] = start + 1
-    return ranks
+def rank_intervals(models: Sequence[int], better: Mapping[tuple[int, int], bool]) -> dict[int, tuple[int, int]]:
+    """(best, worst) possible rank of each model: 1 + those significantly better, and all but those significantly worse."""
+    return {x: (1 + sum(better[y, x] for y in models if y != x), len(models) - sum(better[x, y] for y in models if y != x)) for x in models}
 
 
 def rank_benchmark(scores: Sequence[EntryScore | None], benchmark: str, alpha: float, designs: Designs) -> Ranking:
@@ -238,8 +238,7 @@ def rank_benchmark(scores: Sequence[EntryScore | None], benchmark: str, alpha: f
     for i, j in combinations(comparable, 2):
         m = cluster_mean(credits[i] - credits[j], d)
         diffs[i, j] = Difference(float(m.estimate), float(m.se) * widen, int(m.df), m.totals)
-    order = sorted(comparable, key=lambda i: (-(s.pct if (s := scores[i]) else 0.0), i))
-    return Ranking(*_ranks(order, {pair: [x] for pair, x in diffs.items()}, alpha, unranked), diffs)
+    return Ranking(_ranks(comparable, {pair: [x] for pair, x in diffs.items()}, alpha), unranked, diffs)
 
 
 def _a(scores: Sequence[EntryScore | None], i: int) -> Answers:
@@ -276,30 +275,26 @@ def _comparable(scores: Sequence[EntryScore | None]) -> tuple[list[int], dict[in
     return [i for i in same if i not in differing], unranked
 
 
-def _ranks(
-    order: Sequence[int], diffs: Mapping[tuple[int, int], Sequence[Difference]], alpha: float, unranked: Mapping[int, str]
-) -> tuple[dict[int, int], Mapping[int, str], dict[int, int]]:
-    """(ranks, unranked as given, wins) of `order` (best first), Holm-corrected over all its pairs."""
+def _ranks(models: Sequence[int], diffs: Mapping[tuple[int, int], Sequence[Difference]], alpha: float) -> dict[int, tuple[int, int]]:
+    """The rank intervals of `models`, Holm-corrected over all their pairs."""
     from harness.stats import holm
 
     pairs = list(diffs)
     adjusted = dict(zip(pairs, (float(p) for p in holm([p_value(diffs[x]) for x in pairs])), strict=True)) if pairs else {}
 
-    def better(x: int, y: int) -> bool:
-        pair = (min(x, y), max(x, y))
-        sign = sum(d.estimate for d in diffs[pair]) * (1 if x < y else -1)
+    def better(one: int, other: int) -> bool:
+        pair = (min(one, other), max(one, other))
+        sign = sum(d.estimate for d in diffs[pair]) * (1 if one < other else -1)
         return sign > 0 and adjusted[pair] <= alpha
 
-    won = {(x, y): better(x, y) for x in order for y in order if x != y}
-    return clusters_of_rank(order, won), unranked, {x: sum(won[x, y] for y in order if y != x) for x in order}
+    return rank_intervals(models, {(x, y): better(x, y) for x in models for y in models if x != y})
 
 
 def _rank_mean(measured: Sequence[Entry], shown: Sequence[str], alpha: float, rankings: Mapping[str, Ranking]) -> Ranking:
     full = [i for i in range(len(measured)) if shown and all(i in rankings[b].ranks for b in shown)]
     unranked = {i: "not comparable on every benchmark" for i in range(len(measured)) if i not in full}
     diffs = {pair: [rankings[b].differences[pair] for b in shown] for pair in combinations(full, 2)}
-    order = sorted(full, key=lambda i: (-(_mean(measured[i], shown) or 0.0), measured[i].label))
-    return Ranking(*_ranks(order, diffs, alpha, unranked))
+    return Ranking(_ranks(full, diffs, alpha), unranked)
 
 
 def _interval(s: EntryScore, benchmark: str, designs: Designs) -> tuple[float, float] | None:

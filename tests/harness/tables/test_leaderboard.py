@@ -17,7 +17,7 @@ from typer.testing import CliRunner
 from benchmarks.catalog import CATALOG
 from harness.records import Evaluation, Provenance, QuestionRecord, Score, write_evaluation
 from harness.tables.leaderboard.cli import register
-from harness.tables.leaderboard.ranking import Designs, Difference, clusters_of_rank, leaderboard, p_value, rank_benchmark, render
+from harness.tables.leaderboard.ranking import Designs, Difference, leaderboard, p_value, rank_benchmark, rank_intervals, render
 from harness.tables.leaderboard.read import Answers, Entry, EntryScore, LeaderboardError, discover
 
 REPO = Path(__file__).resolve().parents[3]
@@ -127,8 +127,10 @@ def test_a_clear_winner_and_two_alike(tmp_path: Path) -> None:
     assert ranks(tmp_path) == {"high": 1, "low": 2, "twin": 2}
     (table,) = leaderboard(discover([tmp_path]).entries)
     assert table.rows[0].label == "high"
-    assert "better than 2 of 2 others" in table.rows[0].cells[0].note
-    assert "better than 0 of 2 others" in table.rows[1].cells[1].note
+    assert [r.cells[0].text for r in table.rows] == ["1", "2–3", "2–3"]
+    assert "better than 2 and worse than 0 of 2 others" in table.rows[0].cells[0].note
+    assert "better than 0 and worse than 1 of 2 others" in table.rows[1].cells[1].note
+    assert list(csv.DictReader(io.StringIO(table.to_csv())))[1]["EgoSchema worst rank"] == "3"
 
 
 def test_pairing_sees_what_intervals_do_not(tmp_path: Path) -> None:
@@ -155,29 +157,50 @@ def test_questions_on_one_video_are_not_independent(tmp_path: Path) -> None:
     assert ranks(tmp_path) == {"better": 1, "plain": 2}, "on sixteen videos it is a difference"
 
 
-def test_ranks_are_shared_unless_all_above_beat_all_below() -> None:
-    def rank(beats: set[tuple[int, int]]) -> dict[int, int]:
-        return clusters_of_rank([0, 1, 2], {(x, y): (x, y) in beats for x in range(3) for y in range(3) if x != y})
+def test_rank_intervals_by_hand() -> None:
+    def rank(beats: set[tuple[int, int]]) -> dict[int, tuple[int, int]]:
+        return rank_intervals([0, 1, 2], {(x, y): (x, y) in beats for x in range(3) for y in range(3) if x != y})
 
-    assert rank({(0, 1), (0, 2), (1, 2)}) == {0: 1, 1: 2, 2: 3}
-    assert rank({(0, 2)}) == {0: 1, 1: 1, 2: 1}, "0-1 and 1-2 cannot be told apart, so none may be put below another"
-    assert rank({(0, 1), (0, 2)}) == {0: 1, 1: 2, 2: 2}
-    assert rank({(0, 2), (1, 2)}) == {0: 1, 1: 1, 2: 3}
-    assert rank(set()) == {0: 1, 1: 1, 2: 1}
+    assert rank({(0, 1), (0, 2), (1, 2)}) == {0: (1, 1), 1: (2, 2), 2: (3, 3)}
+    assert rank({(0, 2)}) == {0: (1, 2), 1: (1, 3), 2: (2, 3)}, "0 is above 2, and 1 may stand anywhere"
+    assert rank({(0, 1), (0, 2)}) == {0: (1, 1), 1: (2, 3), 2: (2, 3)}
+    assert rank(set()) == {0: (1, 3), 1: (1, 3), 2: (1, 3)}
 
 
-def test_identical_models_rarely_get_two_ranks() -> None:
-    """A/A by simulation: 300 pairs of equally good models; about alpha of them may be told apart."""
+def made_entries(accuracies: Sequence[float], n: int, rng: random.Random) -> list[Entry]:
+    """Models that share each question's difficulty, so that answers are alike as those of real models are."""
+    keys = tuple(("egoschema_subset", i) for i in range(n))
+    names = tuple(str(i) for i in range(n))
+    luck = [rng.random() for _ in range(n)]
+    rows = [tuple(float((u if rng.random() < 0.8 else rng.random()) < p) for u in luck) for p in accuracies]
+    made = [Answers(keys, row, names, "question ids", names) for row in rows]
+    return [Entry(str(i), "run", "micro", {"egoschema": EntryScore(100 * sum(a.credits) / n, n, n, a)}, str(i)) for i, a in enumerate(made)]
+
+
+def test_sixteen_models_one_point_apart_are_not_all_first() -> None:
+    """By chaining, the best and the worst of them (15 points) shared rank 1."""
+    entries = made_entries([0.7 - 0.01 * i for i in range(16)], 4000, random.Random(3))
+    ranking = rank_benchmark([e.scores["egoschema"] for e in entries], "egoschema", 0.05, Designs(entries))
+    assert ranking.ranks[0][0] == 1
+    assert ranking.ranks[15][1] == 16
+    assert ranking.ranks[0][1] < ranking.ranks[15][0]
+    assert all(best <= i + 1 <= worst for i, (best, worst) in ranking.ranks.items())
+
+
+@pytest.mark.parametrize("accuracies", [[0.5] * 4, [0.5, 0.52, 0.55, 0.55]])
+def test_rank_intervals_hold_together(accuracies: list[float]) -> None:
+    """150 simulations: every model's true rank lies in its interval but in about alpha of them."""
     rng = random.Random(7)
-    keys = tuple(("egoschema_subset", i) for i in range(60))
-    names = tuple(str(i) for i in range(60))
     wrong = 0
-    for _ in range(300):
-        pair = [Answers(keys, tuple(float(rng.random() < 0.5) for _ in keys), names, "question ids", names) for _ in range(2)]
-        entries = [Entry("m", "run", "micro", {"egoschema": EntryScore(100 * sum(a.credits) / 60, 60, 60, a)}, "") for a in pair]
+    for _ in range(150):
+        entries = made_entries(accuracies, 120, rng)
         ranking = rank_benchmark([e.scores["egoschema"] for e in entries], "egoschema", 0.05, Designs(entries))
-        wrong += set(ranking.ranks.values()) != {1}
-    assert wrong <= 300 * 0.05 + 2 * (300 * 0.05 * 0.95) ** 0.5
+        for i, (best, worst) in ranking.ranks.items():
+            above, below = (sum(a > accuracies[i] for a in accuracies), sum(a < accuracies[i] for a in accuracies))
+            if best > 1 + above or worst < len(accuracies) - below:  # equal models may take either place
+                wrong += 1
+                break
+    assert wrong <= 150 * 0.05 + 2 * (150 * 0.05 * 0.95) ** 0.5
 
 
 def test_few_changed_videos_need_the_exact_test() -> None:
