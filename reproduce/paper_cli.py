@@ -15,6 +15,7 @@ from reproduce.stages import START_OVER
 from savi.base.cli import KEPT, Stopped, describe_error, describe_stop, stop
 from savi.base.errors import ExitCode
 from savi.base.files import write_text_atomic
+from savi.base.lock import LockedError
 
 if TYPE_CHECKING:
     from reproduce.work import Experiment, Work
@@ -185,7 +186,7 @@ def execute(
             _say_plan(console, x, stages, status, new, facts)
             with console:
                 outcome = summarise(x, stages, console) if finished else run_paper(x, stages, console)
-    except (RunDirError, StampsLostError) as e:
+    except (RunDirError, StampsLostError, LockedError) as e:
         return _problem(str(e), e.exit_code)
     except (Stopped, KeyboardInterrupt) as e:
         return _problem(*describe_stop(e, KEPT))

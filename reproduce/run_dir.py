@@ -7,14 +7,13 @@ must not know torch or lmms-eval.
 from __future__ import annotations
 
 import datetime as dt
-import errno
 import json
 import os
 import platform
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -25,11 +24,11 @@ from savi.base.digest_memory import remembered_sha256
 from savi.base.digests import sha256_json
 from savi.base.errors import ExitCode, SaviError
 from savi.base.files import is_torn, write_text_atomic
+from savi.base.lock import is_lock, lock_folder
 
 RUN_FILE = "run.json"
 TIMINGS_FILE = "timings.json"
 FAILURES_FILE = "failures.jsonl"
-LOCK_FILE = ".lock"
 RUN_SCHEMA = 1
 PACKAGES = (
     "videosavi-harness",
@@ -61,12 +60,6 @@ class OtherConfigurationError(RunDirError):
     def __init__(self, message: str, differing: Sequence[str]) -> None:
         super().__init__(message)
         self.differing = tuple(differing)
-
-
-class LockedError(RunDirError):
-    """Another process is at work in the folder."""
-
-    exit_code = ExitCode.MACHINE
 
 
 def versions() -> dict[str, str]:
@@ -169,7 +162,7 @@ class RunDir:
         """
         found = self.read()
         if found is None:
-            strangers = [p.name for p in self.path.iterdir() if p.name not in (LOCK_FILE,)] if self.path.exists() else []
+            strangers = [p.name for p in self.path.iterdir() if not is_lock(p.name)] if self.path.exists() else []
             if strangers:
                 raise RunDirError(
                     f"{self.path} is not empty and holds no run ({sorted(strangers)[0]} is there); take another folder with --out"
@@ -190,32 +183,13 @@ class RunDir:
             )
         return False
 
-    @contextmanager
-    def lock(self) -> Iterator[None]:
-        """Hold the folder alone; the system lets go of it when the process ends, however it ends.
+    def lock(self) -> AbstractContextManager[None]:
+        """Hold the folder alone.
 
         Raises:
             LockedError: another process holds it.
         """
-        import fcntl
-
-        self.path.mkdir(parents=True, exist_ok=True)
-        fd = os.open(self.path / LOCK_FILE, os.O_RDWR | os.O_CREAT, 0o644)
-        try:
-            try:
-                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError as e:
-                if e.errno not in (errno.EACCES, errno.EAGAIN):
-                    raise RunDirError(f"{self.path}: cannot be locked ({e.strerror})") from e
-                holder = os.pread(fd, 32, 0).decode(errors="replace").strip() or "unknown"
-                raise LockedError(
-                    f"{self.path}: another run is at work here (process {holder}); wait for it, or take another folder with --out"
-                ) from e
-            os.ftruncate(fd, 0)
-            os.pwrite(fd, f"{os.getpid()}\n".encode(), 0)
-            yield
-        finally:
-            os.close(fd)
+        return lock_folder(self.path)
 
     def sweep(self) -> int:
         """Remove what writers that were killed left half written; call it holding the lock. Returns how many files."""

@@ -18,6 +18,7 @@ from savi.base.digest_memory import remembered_sha256
 from savi.base.digests import sha256_file
 from savi.base.errors import ExitCode, SaviError
 from savi.base.files import FailureLog, new_folder
+from savi.base.lock import lock_folder
 from savi.base.stamp import Stamp, files_below, read_stamp
 from savi.loop.controls import Control, transform_pairs
 from savi.loop.journal import AlignCounts, Journal, is_complete, journal_path, read_counts, read_unchanged
@@ -102,6 +103,7 @@ def run_iteration(
     Raises:
         ResumeError: `out_dir` holds pairs of another model, other settings or other videos.
         StageError: `out_dir` holds a model trained from other pairs or with other settings.
+        LockedError: another process is at work in `out_dir`.
         ModelError: `base` is no usable checkpoint.
     """
     out, start = Path(out_dir), Base(base)
@@ -111,13 +113,14 @@ def run_iteration(
     def within(stage: str) -> Progress | None:
         return None if progress is None else lambda done, total: progress(stage, done, total)
 
-    began = time.perf_counter()
-    if propose_stage(start, list(videos), out, align, failures=failures, progress=within("propose")):
-        seconds["propose"] = time.perf_counter() - began
-    began = time.perf_counter()
-    training, ran = train_stage(start, out, dpo, control, seed=align.seed, failures=failures, progress=within("train"))
-    if ran:
-        seconds["train"] = time.perf_counter() - began
+    with lock_folder(out):
+        began = time.perf_counter()
+        if propose_stage(start, list(videos), out, align, failures=failures, progress=within("propose")):
+            seconds["propose"] = time.perf_counter() - began
+        began = time.perf_counter()
+        training, ran = train_stage(start, out, dpo, control, seed=align.seed, failures=failures, progress=within("train"))
+        if ran:
+            seconds["train"] = time.perf_counter() - began
     return IterationResult(out / PAIRS_FILE, read_counts(out / PAIRS_FILE), training, seconds)
 
 

@@ -35,6 +35,7 @@ from harness.run.offline import (
     task_manager,
 )
 from savi.base.files import write_text_atomic
+from savi.base.lock import lock_folder
 
 if TYPE_CHECKING:
     from harness.run.lmms_model import SaviLmms
@@ -76,10 +77,11 @@ def evaluate(
     Raises:
         UnknownBenchmarkError: a name is not in the catalog.
         OtherResultError: `out` holds a result that was made from something else.
+        LockedError: another process is at work in `out`.
         InfrastructureError: the process is not set up (see `offline_environment`), or lmms-eval returned other documents than it was given.
         DatasetError: a data set is not there; the message has the command that fixes it.
     """
-    from harness.run.lmms_model import load_model, weights_of
+    from harness.run.lmms_model import weights_of
 
     refuse_several_processes("harness evaluate")
     wanted = select(benchmarks)
@@ -87,13 +89,29 @@ def evaluate(
     limit_tokens = max_new_tokens or (SMALL_MAX_NEW_TOKENS if has_twins(hf_home) else PAPER_MAX_NEW_TOKENS)
     name = str(model) if isinstance(model, (str, Path)) else model.name
     plan = Plan(name, weights_of(model), hf_home, out, num_frames, scale, limit, seed, limit_tokens)
-    media = MediaIndex(hf_home)
+    with lock_folder(out):
+        return _evaluate(model, plan, wanted, batch, replace=replace, progress=progress, tell=tell)
+
+
+def _evaluate(
+    model: str | Path | VideoLM,
+    plan: Plan,
+    wanted: Sequence[Benchmark],
+    batch: int | None,
+    *,
+    replace: bool,
+    progress: Progress | None,
+    tell: Callable[[str], None],
+) -> dict[str, Evaluation]:
+    from harness.run.lmms_model import load_model
+
+    media = MediaIndex(plan.hf_home)
     made_from = {b.name: inputs(plan, b) for b in wanted}
     found = {b.name: finished(plan, b, made_from[b.name], media, replace=replace, tell=tell) for b in wanted}
     done = {name: e for name, e in found.items() if e is not None}
     todo = [b for b in wanted if b.name not in done]
     if todo:
-        check_environment(hf_home)
+        check_environment(plan.hf_home)
         lm = load_model(model) if isinstance(model, (str, Path)) else model
         with refuse_network():
             adapter = _adapter(lm, plan, batch, media)

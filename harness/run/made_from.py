@@ -1,5 +1,8 @@
 """What a result was made from, and whether one that is on disk already may stand for the one that is asked for.
 
+The inputs are a file of their own and no `savi.base.stamp`: the score beside it holds the checksum of the records already, and results of
+earlier versions must stay readable.
+
 A finished result is never replaced in silence: where another one lies in the folder, both are named and nothing is touched. Knows no model
 and no lmms-eval.
 """

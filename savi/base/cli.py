@@ -155,8 +155,11 @@ def _full_disk(error: BaseException) -> str | None:
     while cause is not None:
         if isinstance(cause, OSError) and cause.errno in (errno.ENOSPC, errno.EDQUOT):
             return f"{cause.filename or where or 'the disk'}: no room left; free some and run the same command to go on"
-        if "No space left on device" in str(cause) or "PytorchStreamWriter failed writing" in str(cause):
-            return f"no room left on the disk ({cause}); free some and run the same command to go on"
+        said = str(cause)
+        if "No space left on device" in said:
+            return f"no room left on the disk ({said}); free some and run the same command to go on"
+        if "PytorchStreamWriter failed" in said or "unexpected pos" in said:  # all that torch says of a write cut short
+            return f"a checkpoint could not be written whole, most likely for want of room on the disk ({said.splitlines()[0]})"
         cause = cause.__cause__ or cause.__context__
     return None
 

@@ -21,6 +21,7 @@ from savi.base.digest_memory import remembered_sha256
 from savi.base.digests import sha256_file, sha256_json
 from savi.base.files import replace_folder, write_json_atomic
 from savi.base.hub import is_internvl_chat
+from savi.base.lock import lock_file
 from savi.base.stamp import Stamp, files_below, read_stamp
 from savi.conversion.config import ChatConfig, CheckpointError, NoRoomError, TargetError, native_config, read_config, read_json
 from savi.conversion.keys import HEAD_KEYS, UnknownKey, convert_tensor
@@ -54,6 +55,11 @@ def convert(src_dir: str | Path, dst_dir: str | Path, *, progress: Progress | No
         raise CheckpointError(f"{source}: no such checkpoint folder")
     config = read_config(source)
     shards = _shards(source)
+    with lock_file(target):
+        return _convert(source, target, config, shards, progress)
+
+
+def _convert(source: Path, target: Path, config: ChatConfig, shards: list[Path], progress: Progress | None) -> Path:
     inputs = _inputs(source, shards)
     if _finished(target, inputs):
         return target

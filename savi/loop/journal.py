@@ -1,7 +1,8 @@
 """The files of a proposing run: its pairs, its dropped questions, and the journal that says what they were made from and how far they got.
 
 Pairs and dropped questions are on disk before the journal says so; what follows the journal's last row in them is cut off and made again.
-So a run that was killed ends in the bytes of one that was not. The module knows no model.
+So a run that was killed ends in the bytes of one that was not. A journal is no `savi.base.stamp`, which is written whole: a row is appended
+for each chunk, and says how long the files are. The module knows no model.
 """
 
 from __future__ import annotations

@@ -9,12 +9,14 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field, replace
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from savi.base.files import FailureLog
+from savi.base.lock import lock_file
 from savi.engine.sampling import GenerationSettings
 from savi.loop.journal import AlignCounts, Journal
 from savi.loop.preferences import PreferencePair, make_pair_id
@@ -98,8 +100,22 @@ def propose(
 
     Raises:
         ResumeError: `out` was begun with another model, other settings or other videos.
+        LockedError: another process is writing `out`.
         ContextError: a video is too long for the model's context.
     """
+    with nullcontext() if out is None else lock_file(out):
+        yield from _propose(lm, videos, settings, out, dropped, failures, progress)
+
+
+def _propose(
+    lm: VideoLM,
+    videos: Iterable[Path],
+    settings: AlignSettings,
+    out: Path | None,
+    dropped: Path | None,
+    failures: FailureLog | None,
+    progress: Callable[[int, int], None] | None,
+) -> Iterator[PreferencePair]:
     paths = [Path(video) for video in videos]
     keys = video_keys(paths)
     journal = None

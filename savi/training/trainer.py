@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
+from savi.base.lock import lock_folder
 from savi.base.torchvision import fix_torchvision
 from savi.engine.model_folder import load_native_model
 from savi.loop.preferences import PreferencePair
@@ -262,12 +263,18 @@ def train(
         ShardingError: the model cannot be sharded this way.
         MaskDroppedError: this model cannot be trained packed.
         VideoError: a video's file went away after the pairs were made and was not found missing at the start.
+        LockedError: another process is training into `out_dir`.
     """
+    with lock_folder(Path(out_dir) / TRAIN_FOLDER):
+        return _train(lm, list(pairs), settings, Path(out_dir), progress, store)
+
+
+def _train(
+    lm: VideoLM, given: list[PreferencePair], settings: DPOSettings, out: Path, progress: Progress | None, store: VideoStore | None
+) -> TrainResult:
     require_branch_attention(settings.branch_attention, lm.device)
     joined = torch.distributed.is_initialized()
-    out = Path(out_dir)
     sharding = trainer_options(settings, lm.model, lm.family)
-    given = list(pairs)
     examples, dropped = tokenise(lm, given, settings)
     if store is None and examples:
         store = VideoStore(lm, frames_of_pairs(given, settings), keep_mb=settings.features_mb)

@@ -13,7 +13,6 @@ from harness.gate.decision import GateResult
 from reproduce.console import RunConsole, duration
 from reproduce.paper import build_stages, run_paper
 from reproduce.run_dir import (
-    LockedError,
     OtherConfigurationError,
     RunDir,
     RunDirError,
@@ -24,6 +23,7 @@ from reproduce.run_dir import (
     versions,
 )
 from reproduce.work import Experiment, MissingInputError
+from savi.base.lock import LockedError
 from tests.reproduce.fakes import FakeWork
 
 Make = Callable[..., Experiment]

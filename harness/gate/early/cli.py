@@ -74,6 +74,7 @@ def check(
     from harness.run.journal import JournalError
     from harness.run.offline import InfrastructureError
     from savi.base.files import write_text_atomic
+    from savi.base.lock import LockedError, lock_folder
 
     console = Console(stderr=True, highlight=False)
 
@@ -83,24 +84,24 @@ def check(
 
     try:
         chosen = {n: baseline[n] for n in wanted or baseline}
-        ask = VideoAsker(model, chosen, hf_home=data, out=out)
-        result = check_runs(
-            chosen,
-            ask,
-            settings,
-            seed=seed,
-            batch=batch,
-            familywise=familywise,
-            progress=progress,
-            candidate_name=model,
-            reference_name=run_name(against),
-        )
-        out.mkdir(parents=True, exist_ok=True)
-        write_text_atomic(out / "check.json", to_json(result) + "\n")
+        with lock_folder(out):
+            ask = VideoAsker(model, chosen, hf_home=data, out=out)
+            result = check_runs(
+                chosen,
+                ask,
+                settings,
+                seed=seed,
+                batch=batch,
+                familywise=familywise,
+                progress=progress,
+                candidate_name=model,
+                reference_name=run_name(against),
+            )
+            write_text_atomic(out / "check.json", to_json(result) + "\n")
     except ValueError as e:
         code = "infrastructure" if isinstance(e, JournalError) else "usage"
         stop(str(e), EXIT_CODES[code], junit=junit)
-    except (InfrastructureError, DatasetError, OSError) as e:
+    except (InfrastructureError, DatasetError, LockedError, OSError) as e:
         stop(str(e), EXIT_CODES["infrastructure"], junit=junit)
     if as_json:
         typer.echo(to_json(result))

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from savi.base.lock import lock_file, lock_folder
 from savi.conversion.checkpoint import weights_fingerprint
 from savi.loop.preferences import import_pairs, read_pairs, write_pairs
 from tests.savi.cli.test_cli import failed, run
@@ -75,3 +76,18 @@ def test_align_deals_videos_and_goes_on_where_it_stopped(model: Path, tmp_path: 
     assert json.loads(run(*arguments).stdout)["iterations"] == rows
     assert {path: path.stat().st_mtime_ns for path in (tmp_path / "run").rglob("*.safetensors")} == files
     assert "fewer --iterations" in failed(run(*arguments, "--iterations", 9), 2)
+
+
+def test_the_second_at_work_in_one_place_ends_with_5(pairs: Path, model: Path, tmp_path: Path) -> None:
+    """Two runs into one file double its pairs."""
+    videos = tmp_path / "videos"
+    write_clips(videos, 2)
+    out = tmp_path / "out"
+    for locked, arguments in (
+        (lock_file(tmp_path / "p.jsonl"), ("pairs", videos, "--out", tmp_path / "p.jsonl", "--prompts", "micro")),
+        (lock_folder(out / "train"), ("train", pairs, "--out", out)),
+        (lock_folder(out / "iter-1"), ("align", videos, "--out", out, "--prompts", "micro", "--iterations", 1)),
+    ):
+        with locked:
+            assert "another run is at work here (process" in failed(run(*arguments, "--model", model, "--num-frames", 4), 5)
+    assert not list(tmp_path.rglob("*.jsonl"))
