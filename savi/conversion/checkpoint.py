@@ -24,7 +24,7 @@ from savi.base.hub import is_internvl_chat
 from savi.base.lock import lock_file
 from savi.base.stamp import Stamp, files_below, read_stamp
 from savi.conversion.config import ChatConfig, CheckpointError, NoRoomError, TargetError, native_config, read_config, read_json
-from savi.conversion.keys import HEAD_KEYS, UnknownKey, convert_tensor
+from savi.conversion.keys import UnknownKey, convert_tensor, head_key
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -65,7 +65,7 @@ def _convert(source: Path, target: Path, config: ChatConfig, shards: list[Path],
         return target
     plan = _plan(source, config, shards)
     part = target.parent / f".{target.name}.converting"
-    _prepare_part(part, inputs, needed=sum(shard.stat().st_size for shard in shards))
+    _prepare_part(part, inputs, {shard.target for shard in plan.shards}, needed=sum(shard.stat().st_size for shard in shards))
     steps = len(shards) + 1
     for done, shard in enumerate(plan.shards, start=1):
         _convert_shard(source, config, shard, part)
@@ -146,11 +146,15 @@ def _finished(target: Path, inputs: dict[str, Any]) -> bool:
     return True
 
 
-def _prepare_part(part: Path, inputs: dict[str, Any], *, needed: int) -> None:
+def _prepare_part(part: Path, inputs: dict[str, Any], finished: set[str], *, needed: int) -> None:
+    """Make the folder to work in. Of one that is there, `finished` shards are kept; whatever else is in it, a kill left half-written."""
     begun = read_stamp(part / STAMP_FILE)
     if part.exists() and (begun is None or begun.differing(inputs)):
         shutil.rmtree(part)  # begun from other files
     part.mkdir(parents=True, exist_ok=True)
+    for path in part.iterdir():
+        if path.name not in {*finished, STAMP_FILE}:
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
     present = sum(path.stat().st_size for path in part.glob("*.safetensors"))
     free = shutil.disk_usage(part).free
     if needed - present > free:
@@ -182,7 +186,7 @@ def _plan(source: Path, config: ChatConfig, shards: list[Path]) -> _Plan:
                     keys.append(native_key)
         planned.append(_Shard(shard.name, name, tuple(keys)))
     tokenizer = convert_tokenizer(source, config)
-    tied = config.llm_config.tie_word_embeddings and HEAD_KEYS[config.language_model] not in source_keys
+    tied = config.llm_config.tie_word_embeddings and head_key(config.language_model) not in source_keys
     native = native_config(config, image_token_id=int(tokenizer.convert_tokens_to_ids(CONTEXT_TOKEN)), tied=tied)
     _compare(source, shapes, _expected_shapes(native, tied))
     return _Plan(tuple(planned), total, native, tokenizer)
@@ -267,11 +271,17 @@ def _convert_shard(source: Path, config: ChatConfig, shard: _Shard, part: Path) 
             native |= _converted(source / shard.source, key, tensor, config)
     if tuple(native) != shard.keys:
         raise CheckpointError(f"{source / shard.source}: changed while it was converted; run the same command again")
+    before = set(part.iterdir())
     temporary = part / f".{shard.target}.part"
-    save_file({key: tensor.contiguous() for key, tensor in native.items()}, temporary, metadata={"format": "pt"})
-    with temporary.open("rb+") as file:
-        os.fsync(file.fileno())
-    temporary.replace(path)
+    try:
+        save_file({key: tensor.contiguous() for key, tensor in native.items()}, temporary, metadata={"format": "pt"})
+        with temporary.open("rb+") as file:
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except BaseException:  # stopped by a signal, or no room: safetensors leaves a temporary file of its own
+        for left in set(part.iterdir()) - before:
+            left.unlink(missing_ok=True)
+        raise
 
 
 def _write_rest(part: Path, plan: _Plan) -> None:

@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from savi.base.errors import ExitCode, SaviError
 from savi.base.torchvision import fix_torchvision
 from savi.conversion.keys import Heads, LanguageModel
+from savi.conversion.rope import RopeError, rope_parameters
 
 if TYPE_CHECKING:
     from transformers import InternVLConfig
@@ -43,11 +44,6 @@ class _Foreign(BaseModel):
     model_config = ConfigDict(extra="ignore", frozen=True, protected_namespaces=())
 
 
-class RopeScaling(_Foreign):
-    type: Literal["dynamic", "linear"]
-    factor: float = Field(ge=1)
-
-
 class TextConfig(_Foreign):
     """`llm_config`. Sizes have no defaults: a guessed size is a wrong model."""
 
@@ -61,15 +57,19 @@ class TextConfig(_Foreign):
     max_position_embeddings: int
     rms_norm_eps: float
     hidden_act: str = "silu"
-    rope_theta: float = 10000.0
-    rope_scaling: RopeScaling | None = None
+    head_dim: int | None = None
     bias: bool = True
     """InternLM2's own default; its published configs say false."""
+    attention_bias: bool = False
+    mlp_bias: bool = False
     bos_token_id: int | None = None
     eos_token_id: int | None = None
     pad_token_id: int | None = None
     tie_word_embeddings: bool = False
     use_sliding_window: bool = False
+    sliding_window: int | None = None
+    rope: dict[str, Any] = Field(default_factory=dict)
+    """Not a field of the file: its rotary settings, read from wherever they stand (`savi.conversion.rope`)."""
 
 
 class VisionConfig(_Foreign):
@@ -97,6 +97,8 @@ class ChatConfig(_Foreign):
     llm_config: TextConfig
     vision_config: VisionConfig
     template: str
+    system_message: str | None = None
+    """Instead of the template's own."""
     downsample_ratio: float = Field(gt=0, le=1)
     force_image_size: int | None = None
     select_layer: int = -1
@@ -112,12 +114,12 @@ class ChatConfig(_Foreign):
         for known in get_args(LanguageModel):
             if name == known:
                 return known  # type: ignore[no-any-return]
-        raise CheckpointError(f"language model {name} is not supported (supported: InternLM2ForCausalLM, Qwen2ForCausalLM)")
+        raise CheckpointError(f"language model {name} is not supported (supported: {', '.join(get_args(LanguageModel))})")
 
     @property
     def heads(self) -> Heads:
         text = self.llm_config
-        return Heads(text.num_attention_heads, text.num_key_value_heads, text.hidden_size // text.num_attention_heads)
+        return Heads(text.num_attention_heads, text.num_key_value_heads, text.head_dim or text.hidden_size // text.num_attention_heads)
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -150,9 +152,15 @@ def read_config(folder: Path) -> ChatConfig:
         raise CheckpointError(f"{path}: model_type is {raw.get('model_type')!r}, not 'internvl_chat'{known}")
     try:
         config = ChatConfig.model_validate(raw)
+        rope = rope_parameters(raw["llm_config"], config.language_model)
     except ValidationError as error:
         first = error.errors()[0]
         raise CheckpointError(f"{path}: {'.'.join(map(str, first['loc']))}: {first['msg']}") from error
+    except CheckpointError as error:
+        raise CheckpointError(f"{path}: {error}") from error
+    except RopeError as error:
+        raise CheckpointError(f"{path}: llm_config: {error}") from error
+    config = config.model_copy(update={"llm_config": config.llm_config.model_copy(update={"rope": rope})})
     if (refused := _refused(config)) is not None:
         raise CheckpointError(f"{path}: {refused}")
     return config
@@ -160,10 +168,6 @@ def read_config(folder: Path) -> ChatConfig:
 
 def _refused(config: ChatConfig) -> str | None:
     vision, text = config.vision_config, config.llm_config
-    try:
-        _ = config.language_model
-    except CheckpointError as error:
-        return str(error)
     if config.ps_version != "v2":
         return f"ps_version {config.ps_version!r}: native InternVL has pixel shuffle v2 only"
     if config.select_layer != -1:
@@ -172,32 +176,60 @@ def _refused(config: ChatConfig) -> str | None:
         return f"force_image_size {config.force_image_size} differs from vision_config.image_size {vision.image_size}"
     if config.use_llm_lora or config.use_backbone_lora:
         return "it was trained with LoRA adapters that are not merged: merge them into the weights first"
-    if text.use_sliding_window:
-        return "llm_config.use_sliding_window: windowed attention cannot share a video's prefix"
-    if text.hidden_size % text.num_attention_heads or text.num_attention_heads % text.num_key_value_heads:
+    windowed = config.language_model == "Phi3ForCausalLM" and text.sliding_window and text.sliding_window < text.max_position_embeddings
+    if text.use_sliding_window or windowed:
+        return "llm_config: attention over a sliding window cannot share a video's prefix"
+    if (text.head_dim is None and text.hidden_size % text.num_attention_heads) or text.num_attention_heads % text.num_key_value_heads:
         return f"{text.num_attention_heads} heads, {text.num_key_value_heads} key-value heads do not divide {text.hidden_size}"
     return None
 
 
+def _text_config(config: ChatConfig, tied: bool) -> Any:
+    """The native language model's config. InternLM2 is a llama with fused projections."""
+    from transformers import LlamaConfig, Phi3Config, Qwen2Config, Qwen3Config
+
+    text = config.llm_config
+    names: tuple[str, ...] = (
+        "vocab_size",
+        "hidden_size",
+        "intermediate_size",
+        "num_hidden_layers",
+        "num_attention_heads",
+        "num_key_value_heads",
+    )
+    names += ("max_position_embeddings", "rms_norm_eps", "hidden_act", "bos_token_id", "eos_token_id", "pad_token_id")
+    shared: dict[str, Any] = {name: getattr(text, name) for name in names}
+    shared |= {"rope_parameters": dict(text.rope), "tie_word_embeddings": tied, "use_cache": True}
+    match config.language_model:
+        case "InternLM2ForCausalLM":
+            return LlamaConfig(**shared, attention_bias=text.bias, mlp_bias=False)
+        case "LlamaForCausalLM":
+            return LlamaConfig(**shared, head_dim=config.heads.width, attention_bias=text.attention_bias, mlp_bias=text.mlp_bias)
+        case "Qwen2ForCausalLM":
+            return Qwen2Config(**shared, use_sliding_window=False)
+        case "Qwen3ForCausalLM":
+            return Qwen3Config(**shared, head_dim=config.heads.width, attention_bias=text.attention_bias, use_sliding_window=False)
+        case "Phi3ForCausalLM":
+            trained = text.rope.get("original_max_position_embeddings", text.max_position_embeddings)
+            return Phi3Config(**shared, original_max_position_embeddings=trained, sliding_window=None)
+
+
 def native_config(config: ChatConfig, *, image_token_id: int, tied: bool) -> InternVLConfig:
-    """The config of the native model. InternLM2 is a llama with fused projections; its dynamic NTK rope is llama's.
+    """The config of the native model.
 
     `tied`: input and output embeddings are one tensor (the checkpoint has no head of its own).
+
+    Raises:
+        CheckpointError: transformers refuses a value.
     """
     fix_torchvision()
-    from transformers import InternVLConfig, InternVLVisionConfig, LlamaConfig, Qwen2Config
+    from transformers import InternVLConfig, InternVLVisionConfig
 
-    text, vision = config.llm_config, config.vision_config
-    rope: dict[str, Any] = {"rope_type": "default", "rope_theta": text.rope_theta}
-    if text.rope_scaling is not None:
-        rope |= {"rope_type": text.rope_scaling.type, "factor": text.rope_scaling.factor}
-    shared = text.model_dump(exclude={"architectures", "bias", "rope_theta", "rope_scaling", "tie_word_embeddings", "use_sliding_window"})
-    shared |= {"rope_parameters": rope, "tie_word_embeddings": tied, "use_cache": True}
-    text_config = (
-        LlamaConfig(**shared, attention_bias=text.bias, mlp_bias=False)
-        if config.language_model == "InternLM2ForCausalLM"
-        else Qwen2Config(**shared, use_sliding_window=False)
-    )
+    vision = config.vision_config
+    try:
+        text_config = _text_config(config, tied)
+    except (ValueError, TypeError, KeyError, ZeroDivisionError) as error:
+        raise CheckpointError(f"llm_config: {error}") from error
     vision_config = InternVLVisionConfig(
         hidden_size=vision.hidden_size,
         intermediate_size=vision.intermediate_size,

@@ -1,6 +1,6 @@
 """Which native tensor each tensor of an `internvl_chat` checkpoint becomes. Unknown keys are errors, never dropped.
 
-Written from the key lists of the published checkpoints (InternVL 2 and 2.5: InternViT with an InternLM2 or Qwen2 language model) and of
+Written from the key lists of the published checkpoints (InternVL 2, 2.5 and 3.5: InternViT with one of five language models) and of
 transformers' `InternVLForConditionalGeneration`. The module must not know files.
 """
 
@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Literal
 if TYPE_CHECKING:
     from torch import Tensor
 
-LanguageModel = Literal["InternLM2ForCausalLM", "Qwen2ForCausalLM"]
+LanguageModel = Literal["InternLM2ForCausalLM", "Qwen2ForCausalLM", "LlamaForCausalLM", "Phi3ForCausalLM", "Qwen3ForCausalLM"]
 
 _VISION_LAYER = r"^vision_model\.encoder\.layers\.(\d+)\."
 _NATIVE_VISION_LAYER = r"model.vision_tower.encoder.layer.\1."
@@ -45,21 +45,24 @@ _INTERNLM2 = (
     (r"^language_model\.model\.norm\.", "model.language_model.norm."),
     (r"^language_model\.output\.", "lm_head."),
 )
-_QWEN2 = (
+_SAME_NAMES = (
     (r"^language_model\.model\.(embed_tokens|norm|layers)\.", r"model.language_model.\1."),
     (r"^language_model\.lm_head\.", "lm_head."),
 )
 _RENAMED: dict[LanguageModel, tuple[tuple[str, str], ...]] = {
     "InternLM2ForCausalLM": _VISION + _INTERNLM2,
-    "Qwen2ForCausalLM": _VISION + _QWEN2,
+    "Qwen2ForCausalLM": _VISION + _SAME_NAMES,
+    "LlamaForCausalLM": _VISION + _SAME_NAMES,
+    "Phi3ForCausalLM": _VISION + _SAME_NAMES,
+    "Qwen3ForCausalLM": _VISION + _SAME_NAMES,
 }
 _DERIVED = r"rotary_emb\.inv_freq$"
 """A buffer that older checkpoints stored; the native class computes it from the config."""
 
-HEAD_KEYS: dict[LanguageModel, str] = {
-    "InternLM2ForCausalLM": "language_model.output.weight",
-    "Qwen2ForCausalLM": "language_model.lm_head.weight",
-}
+
+def head_key(language_model: LanguageModel) -> str:
+    """The source's name of the output embeddings."""
+    return "language_model.output.weight" if language_model == "InternLM2ForCausalLM" else "language_model.lm_head.weight"
 
 
 class UnknownKey(KeyError):

@@ -22,7 +22,7 @@ class InternVL(Family):
     name = "internvl"
     model_types = ("internvl",)
     modality = "image"
-    covers = "InternVL 2 and 2.5 (converted), 3 and 3.5 (-HF)"
+    covers = "InternVL 2, 2.5 and 3.5 (converted), 3 and 3.5 (-HF)"
 
     @property
     def visual_token_id(self) -> int:

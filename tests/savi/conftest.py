@@ -9,9 +9,15 @@ from typing import Any
 import pytest
 
 from savi.conversion.checkpoint import convert
-from tests.savi.internvl_chat import internlm2_config, qwen2_config, write_checkpoint
+from tests.savi.internvl_chat import internlm2_config, llama_config, phi3_config, qwen2_config, qwen3_config, write_checkpoint
 
-CONFIGS: dict[str, Callable[..., dict[str, Any]]] = {"internlm2": internlm2_config, "qwen2": qwen2_config}
+CONFIGS: dict[str, Callable[..., dict[str, Any]]] = {
+    "internlm2": internlm2_config,
+    "qwen2": qwen2_config,
+    "llama": llama_config,
+    "phi3": phi3_config,
+    "qwen3": qwen3_config,
+}
 
 
 @pytest.fixture(scope="module", params=list(CONFIGS))

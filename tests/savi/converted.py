@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from safetensors.torch import load_file
 
+from savi.base.lock import is_lock
 from savi.base.torchvision import fix_torchvision
 from tests.savi.internvl_chat import write_shards
 
@@ -31,8 +32,21 @@ def load_tokenizer(folder: Path) -> Any:
     return AutoTokenizer.from_pretrained(folder)
 
 
-def is_internlm2(config: dict[str, Any]) -> bool:
-    return config["llm_config"]["architectures"] == ["InternLM2ForCausalLM"]
+def names_in(folder: Path) -> list[str]:
+    """What lies in a folder, but for the files of a lock, which stay when it is released."""
+    return sorted(path.name for path in folder.iterdir() if not is_lock(path.name))
+
+
+def has_sentencepiece(config: dict[str, Any]) -> bool:
+    """Whether its tokenizer is a sentencepiece model, and so writes a bos token and takes a blank for a "▁"."""
+    return config["llm_config"]["architectures"][0] not in ("Qwen2ForCausalLM", "Qwen3ForCausalLM")
+
+
+def tags(config: dict[str, Any]) -> tuple[str, str, str, str]:
+    """Tags of system, user and assistant, and the token that ends a turn."""
+    if config["template"] == "phi3-chat":
+        return "<|system|>\n", "<|user|>\n", "<|assistant|>\n", "<|end|>"
+    return "<|im_start|>system\n", "<|im_start|>user\n", "<|im_start|>assistant\n", "<|im_end|>"
 
 
 def edit_config(folder: Path, **changes: Any) -> None:

@@ -68,6 +68,26 @@ def qwen2_config(**changes: Any) -> dict[str, Any]:
     return _chat_config(text | changes)
 
 
+def llama_config(**changes: Any) -> dict[str, Any]:
+    """As in InternVL2-40B and 76B."""
+    return qwen2_config(**{"architectures": ["LlamaForCausalLM"], "bos_token_id": 1, "eos_token_id": 2, **changes})
+
+
+def qwen3_config(**changes: Any) -> dict[str, Any]:
+    """As in InternVL3.5: heads wider than the hidden size says, and normalised queries and keys."""
+    return qwen2_config(**{"architectures": ["Qwen3ForCausalLM"], "head_dim": 12, "attention_bias": False, **changes})
+
+
+def phi3_config(**changes: Any) -> dict[str, Any]:
+    """As in InternVL2-4B: longrope, which changes beyond 24 tokens."""
+    scaling = {"type": "su", "short_factor": [1.0, 1.1, 1.2, 1.4], "long_factor": [1.5, 2.0, 3.5, 6.0]}
+    config = qwen2_config(
+        **{"architectures": ["Phi3ForCausalLM"], "rope_scaling": scaling, "rope_theta": 10000.0, "original_max_position_embeddings": 24,
+           "max_position_embeddings": 96, "sliding_window": 4096, "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 2, **changes}
+    )  # fmt: skip
+    return config | {"template": "phi3-chat"}
+
+
 def _chat_config(text: dict[str, Any]) -> dict[str, Any]:
     return {
         "model_type": "internvl_chat",
@@ -135,10 +155,11 @@ def random_weights(config: dict[str, Any], seed: int = 0) -> dict[str, Tensor]:
 
 
 def _text_weights(t: dict[str, Any], tensor: Any) -> dict[str, Tensor]:
-    h, wide, width = t["hidden_size"], t["intermediate_size"], t["hidden_size"] // t["num_attention_heads"]
-    kv = t["num_key_value_heads"] * width
+    h, wide, width = t["hidden_size"], t["intermediate_size"], t.get("head_dim") or t["hidden_size"] // t["num_attention_heads"]
+    queries, kv = t["num_attention_heads"] * width, t["num_key_value_heads"] * width
     weights: dict[str, Tensor] = {}
-    internlm2 = t["architectures"] == ["InternLM2ForCausalLM"]
+    kind = t["architectures"][0]
+    internlm2 = kind == "InternLM2ForCausalLM"
     for layer in range(t["num_hidden_layers"]):
         stem = f"language_model.model.layers.{layer}."
         if internlm2:
@@ -147,10 +168,20 @@ def _text_weights(t: dict[str, Any], tensor: Any) -> dict[str, Tensor]:
             weights |= {stem + "feed_forward.w2.weight": tensor(h, wide)}
             weights |= {stem + "attention_norm.weight": tensor(h) + 1, stem + "ffn_norm.weight": tensor(h) + 1}
             continue
-        for name, rows in (("q", h), ("k", kv), ("v", kv)):
-            weights |= {f"{stem}self_attn.{name}_proj.weight": tensor(rows, h), f"{stem}self_attn.{name}_proj.bias": tensor(rows)}
-        weights |= {stem + "self_attn.o_proj.weight": tensor(h, h), stem + "mlp.down_proj.weight": tensor(h, wide)}
-        weights |= {stem + "mlp.gate_proj.weight": tensor(wide, h), stem + "mlp.up_proj.weight": tensor(wide, h)}
+        weights |= {stem + "self_attn.o_proj.weight": tensor(h, queries), stem + "mlp.down_proj.weight": tensor(h, wide)}
+        if kind == "Phi3ForCausalLM":
+            weights |= {
+                stem + "self_attn.qkv_proj.weight": tensor(queries + 2 * kv, h),
+                stem + "mlp.gate_up_proj.weight": tensor(2 * wide, h),
+            }
+        else:
+            for name, rows in (("q", queries), ("k", kv), ("v", kv)):
+                weights[f"{stem}self_attn.{name}_proj.weight"] = tensor(rows, h)
+                if kind == "Qwen2ForCausalLM":
+                    weights[f"{stem}self_attn.{name}_proj.bias"] = tensor(rows)
+            weights |= {stem + "mlp.gate_proj.weight": tensor(wide, h), stem + "mlp.up_proj.weight": tensor(wide, h)}
+        if kind == "Qwen3ForCausalLM":
+            weights |= {stem + "self_attn.q_norm.weight": tensor(width) + 1, stem + "self_attn.k_norm.weight": tensor(width) + 1}
         weights |= {stem + "input_layernorm.weight": tensor(h) + 1, stem + "post_attention_layernorm.weight": tensor(h) + 1}
     weights["language_model.model.norm.weight"] = tensor(h) + 1
     embed, head = ("model.tok_embeddings", "output") if internlm2 else ("model.embed_tokens", "lm_head")
@@ -204,7 +235,7 @@ def reference_logits(config: dict[str, Any], w: dict[str, Tensor], ids: Tensor, 
     t = config["llm_config"]
     internlm2 = t["architectures"] == ["InternLM2ForCausalLM"]
     h, heads, kv_heads = t["hidden_size"], t["num_attention_heads"], t["num_key_value_heads"]
-    width, length = h // heads, len(ids)
+    width, length = t.get("head_dim") or h // heads, len(ids)
     embed = w[f"language_model.model.{'tok_embeddings' if internlm2 else 'embed_tokens'}.weight"]
     x = embed[ids].clone()
     if features is not None:
@@ -213,12 +244,20 @@ def reference_logits(config: dict[str, Any], w: dict[str, Tensor], ids: Tensor, 
     def norm(x: Tensor, name: str) -> Tensor:
         return w[name + ".weight"] * x / (x.pow(2).mean(-1, keepdim=True) + t["rms_norm_eps"]).sqrt()
 
-    base = float(t["rope_theta"])
-    if t["rope_scaling"] and length > t["max_position_embeddings"]:  # dynamic NTK: a longer text, a larger base
+    def head_norm(x: Tensor, name: str) -> Tensor:
+        return w[name] * x / (x.pow(2).mean(-1, keepdim=True) + t["rms_norm_eps"]).sqrt() if name in w else x
+
+    base, factors, magnitude = float(t["rope_theta"]), torch.ones(width // 2), 1.0
+    longrope = bool(t["rope_scaling"]) and "long_factor" in t["rope_scaling"]
+    if longrope:  # two sets of factors, by the length, and one magnitude (Phi-3's technical report and its published code)
+        trained = t["original_max_position_embeddings"]
+        factors = torch.tensor(t["rope_scaling"]["long_factor" if length > trained else "short_factor"])
+        magnitude = math.sqrt(1 + math.log(t["max_position_embeddings"] / trained) / math.log(trained))
+    elif t["rope_scaling"] and length > t["max_position_embeddings"]:  # dynamic NTK: a longer text, a larger base
         factor = t["rope_scaling"]["factor"]
         base *= (factor * length / t["max_position_embeddings"] - (factor - 1)) ** (width / (width - 2))
-    angles = torch.arange(length)[:, None] / base ** (torch.arange(0, width, 2) / width)
-    cos, sin = torch.cat([angles.cos()] * 2, -1), torch.cat([angles.sin()] * 2, -1)
+    angles = torch.arange(length)[:, None] / (factors * base ** (torch.arange(0, width, 2) / width))
+    cos, sin = torch.cat([angles.cos()] * 2, -1) * magnitude, torch.cat([angles.sin()] * 2, -1) * magnitude
 
     def rotate(x: Tensor) -> Tensor:
         half = width // 2
@@ -231,16 +270,21 @@ def reference_logits(config: dict[str, Any], w: dict[str, Tensor], ids: Tensor, 
         if internlm2:
             fused = F.linear(y, w[stem + "attention.wqkv.weight"]).view(length, kv_heads, heads // kv_heads + 2, width)
             q, k, value = fused[:, :, :-2].reshape(length, heads, width), fused[:, :, -2], fused[:, :, -1]
+        elif stem + "self_attn.qkv_proj.weight" in w:
+            joined = F.linear(y, w[stem + "self_attn.qkv_proj.weight"]).view(length, heads + 2 * kv_heads, width)
+            q, k, value = joined[:, :heads], joined[:, heads : heads + kv_heads], joined[:, heads + kv_heads :]
         else:
             q, k, value = (
-                F.linear(y, w[f"{stem}self_attn.{n}_proj.weight"], w[f"{stem}self_attn.{n}_proj.bias"]).view(length, -1, width)
+                F.linear(y, w[f"{stem}self_attn.{n}_proj.weight"], w.get(f"{stem}self_attn.{n}_proj.bias")).view(length, -1, width)
                 for n in "qkv"
             )
+        q, k = head_norm(q, stem + "self_attn.q_norm.weight"), head_norm(k, stem + "self_attn.k_norm.weight")
         q, k, value = q.transpose(0, 1), k.transpose(0, 1), value.transpose(0, 1)
         k, value = (z.repeat_interleave(heads // kv_heads, 0) for z in (k, value))
         mixed = torch.softmax(rotate(q) @ rotate(k).transpose(-1, -2) / math.sqrt(width) + mask, -1) @ value
         x = x + F.linear(
-            mixed.transpose(0, 1).reshape(length, h), w[stem + ("attention.wo" if internlm2 else "self_attn.o_proj") + ".weight"]
+            mixed.transpose(0, 1).reshape(length, heads * width),
+            w[stem + ("attention.wo" if internlm2 else "self_attn.o_proj") + ".weight"],
         )
         gate, up, down = (
             [stem + f"feed_forward.{n}.weight" for n in ("w1", "w3", "w2")]
@@ -248,7 +292,11 @@ def reference_logits(config: dict[str, Any], w: dict[str, Tensor], ids: Tensor, 
             else [stem + f"mlp.{n}_proj.weight" for n in ("gate", "up", "down")]
         )
         y = norm(x, stem + ("ffn_norm" if internlm2 else "post_attention_layernorm"))
-        x = x + F.linear(F.silu(F.linear(y, w[gate])) * F.linear(y, w[up]), w[down])
+        if stem + "mlp.gate_up_proj.weight" in w:
+            opened, passed = F.linear(y, w[stem + "mlp.gate_up_proj.weight"]).chunk(2, -1)
+        else:
+            opened, passed = F.linear(y, w[gate]), F.linear(y, w[up])
+        x = x + F.linear(F.silu(opened) * passed, w[down])
     x = norm(x, "language_model.model.norm")
     return F.linear(x, w.get(f"language_model.{'output' if internlm2 else 'lm_head'}.weight", embed))
 
@@ -288,6 +336,18 @@ def write_internlm2_tokenizer(folder: Path, *, dummy_prefix: bool = False, kind:
     return size + len(ADDED)
 
 
+def write_llama_tokenizer(folder: Path, *, end: str) -> int:
+    """The same pieces as InternLM2's, under the class and the added tokens of a llama's checkpoint; `end` ends a turn."""
+    write_internlm2_tokenizer(folder, dummy_prefix=True)
+    from sentencepiece import SentencePieceProcessor
+
+    size = SentencePieceProcessor(model_file=str(folder / "tokenizer.model")).get_piece_size()
+    specials = (end, "<|im_start|>", "<|user|>", "<|assistant|>", "<|system|>", *ADDED)
+    added = {0: "<unk>", 1: "<s>", 2: "</s>"} | {size + number: token for number, token in enumerate(specials)}
+    _write_tokenizer_config(folder, "LlamaTokenizer", added)
+    return size + len(specials)
+
+
 def write_qwen2_tokenizer(folder: Path) -> int:
     """A byte-level BPE vocabulary with a few merges and Qwen2's special tokens, as vocab.json and merges.txt."""
     from transformers.convert_slow_tokenizer import bytes_to_unicode
@@ -312,7 +372,9 @@ def _write_tokenizer_config(folder: Path, name: str, added: dict[int, str]) -> N
         "model_max_length": 8192,
         "clean_up_tokenization_spaces": False,
     }
-    if name == "InternLM2Tokenizer":
+    if name == "LlamaTokenizer":
+        config |= {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>", "add_bos_token": True, "legacy": False}
+    elif name == "InternLM2Tokenizer":
         config |= {
             "auto_map": {"AutoTokenizer": ["tokenization_internlm2.InternLM2Tokenizer", None]},
             "bos_token": "<s>",
@@ -328,12 +390,22 @@ def write_checkpoint(
 ) -> dict[str, Tensor]:
     """Write a whole folder and return its tensors."""
     folder.mkdir(parents=True, exist_ok=True)
-    internlm2 = config["llm_config"]["architectures"] == ["InternLM2ForCausalLM"]
-    config["llm_config"]["vocab_size"] = write_internlm2_tokenizer(folder) if internlm2 else write_qwen2_tokenizer(folder)
+    config["llm_config"]["vocab_size"] = _write_tokenizer(folder, config["llm_config"]["architectures"][0])
     (folder / "config.json").write_text(json.dumps(config))
     weights = {key: tensor.to(dtype) for key, tensor in random_weights(config, seed).items()}
     write_shards(folder, weights, shards)
     return weights
+
+
+def _write_tokenizer(folder: Path, language_model: str) -> int:
+    match language_model:
+        case "InternLM2ForCausalLM":
+            return write_internlm2_tokenizer(folder)
+        case "LlamaForCausalLM":
+            return write_llama_tokenizer(folder, end="<|im_end|>")
+        case "Phi3ForCausalLM":
+            return write_llama_tokenizer(folder, end="<|end|>")
+    return write_qwen2_tokenizer(folder)
 
 
 def write_shards(folder: Path, weights: dict[str, Tensor], shards: int = 1) -> None:

@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from savi.conversion.checkpoint import CheckpointError, convert
-from tests.savi.converted import LAYER, edit_config, load_native, rewrite
+from tests.savi.converted import LAYER, edit_config, load_native, names_in, rewrite
 
 
 @pytest.mark.parametrize(
@@ -22,9 +22,29 @@ from tests.savi.converted import LAYER, edit_config, load_native, rewrite
         ({"select_layer": -2}, "select_layer -2"),
         ({"force_image_size": 448}, "force_image_size 448 differs"),
         ({"use_llm_lora": 8}, "merge them into the weights"),
-        ({"llm_config__architectures": ["Phi3ForCausalLM"]}, "Phi3ForCausalLM is not supported.*InternLM2ForCausalLM, Qwen2ForCausalLM"),
+        (
+            {"llm_config__architectures": ["MambaForCausalLM"]},
+            "MambaForCausalLM is not supported.*InternLM2ForCausalLM, Qwen2ForCausalLM, Llama",
+        ),
         ({"llm_config__hidden_size": None}, "llm_config.hidden_size: Field required"),
-        ({"llm_config__rope_scaling": {"type": "yarn", "factor": 4}}, "llm_config.rope_scaling.type"),
+        ({"llm_config__rope_scaling": {"type": "yarn", "factor": 4}}, "llm_config: rope type .yarn. is not supported"),
+        (
+            {"llm_config__rope_scaling": {"type": "dynamic", "rope_type": "linear", "factor": 2}},
+            r"rope_scaling.type is dynamic but rope_scaling.rope_type is linear: which is right",
+        ),
+        (
+            {"llm_config__rope_parameters": {"rope_theta": 10000.0}},
+            r"rope_theta is 1000000 but rope_parameters.rope_theta is 10000.0: which is right",
+        ),
+        (
+            {"llm_config__rope_parameters": {"rope_type": "dynamic", "factor": 4.0}},
+            r"rope_scaling.factor is 2.0 but rope_parameters.factor is 4.0",
+        ),
+        ({"llm_config__rope_scaling": {"type": "dynamic"}}, "rope type 'dynamic' needs factor"),
+        ({"llm_config__rope_scaling": {"type": "dynamic", "factor": "2"}}, "must be a number of at least 1"),
+        ({"llm_config__rope_scaling": {"type": "linear", "factor": 2, "beta_fast": 3}}, "rope_scaling.beta_fast is not known"),
+        ({"llm_config__rope_theta": -1}, "rope_theta is -1; it must be a positive number"),
+        ({"llm_config__rope_scaling": [2]}, "rope_scaling is no object"),
         ({"llm_config__num_key_value_heads": 3}, "do not divide"),
         ({"llm_config__intermediate_size": 64}, "of another shape.*config.json says"),
         ({"llm_config__num_hidden_layers": 3}, "9 missing .first: model.language_model.layers.2"),
@@ -42,7 +62,7 @@ def test_configs_that_do_not_fit_are_refused_before_anything_is_written(
     with pytest.raises(CheckpointError, match=message) as caught:
         convert(source, tmp_path / "native")
     assert str(source) in str(caught.value)
-    assert [path.name for path in tmp_path.iterdir()] == ["source"]
+    assert names_in(tmp_path) == ["source"]
 
 
 @pytest.mark.parametrize(
@@ -64,7 +84,7 @@ def test_weights_that_do_not_fit_are_refused(source: Path, tmp_path: Path, chang
     rewrite(source, change)
     with pytest.raises(CheckpointError, match=message):
         convert(source, tmp_path / "native")
-    assert [path.name for path in tmp_path.iterdir()] == ["source"]
+    assert names_in(tmp_path) == ["source"]
 
 
 def test_a_derived_buffer_is_not_weights(source: Path, tmp_path: Path) -> None:

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from savi.conversion.checkpoint import CheckpointError, convert
-from savi.conversion.tokenizer import PROBES, check_against_sentencepiece
-from tests.savi.converted import edit_config, is_internlm2, load_tokenizer
+from savi.conversion.sentencepiece_tokenizer import PROBES, AddedTokens, check_against_sentencepiece
+from tests.savi.converted import edit_config, has_sentencepiece, load_tokenizer, tags
 from tests.savi.internvl_chat import (
     internlm2_config,
     write_checkpoint,
@@ -22,7 +22,7 @@ def test_the_tokenizer_loads_natively_with_names_and_end_of_turn(converted: tupl
     config, _, source, native = converted
     tokenizer = load_tokenizer(native)
     assert (tokenizer.start_image_token, tokenizer.end_image_token, tokenizer.context_image_token) == ("<img>", "</img>", "<IMG_CONTEXT>")
-    assert tokenizer.eos_token == "<|im_end|>"
+    assert tokenizer.eos_token == tags(config)[3]
     added = json.loads((source / "tokenizer_config.json").read_text())["added_tokens_decoder"]
     for index, entry in added.items():
         assert tokenizer.convert_tokens_to_ids(entry["content"]) == int(index)
@@ -31,7 +31,7 @@ def test_the_tokenizer_loads_natively_with_names_and_end_of_turn(converted: tupl
     assert json.loads((native / "config.json").read_text())["image_token_id"] == tokenizer.convert_tokens_to_ids("<IMG_CONTEXT>")
     assert json.loads((native / "generation_config.json").read_text())["eos_token_id"] == [tokenizer.eos_token_id]
     for text in PROBES:
-        lossless = text.replace("▁", " ") if is_internlm2(config) else text  # sentencepiece writes a blank as that character
+        lossless = text.replace("▁", " ") if has_sentencepiece(config) else text  # sentencepiece writes a blank as that character
         assert tokenizer.decode(tokenizer(text, add_special_tokens=False)["input_ids"]) == lossless
 
 
@@ -41,7 +41,7 @@ def test_sentencepiece_ids_are_kept(tmp_path: Path, dummy_prefix: bool) -> None:
     write_checkpoint(tmp_path / "fresh", internlm2_config())
     write_internlm2_tokenizer(tmp_path / "fresh", dummy_prefix=dummy_prefix)  # the same pieces, another setting
     tokenizer = load_tokenizer(convert(tmp_path / "fresh", tmp_path / "native"))
-    added = {token: tokenizer.convert_tokens_to_ids(token) for token in ("<|im_start|>", "<|im_end|>", "<img>")}
+    added = AddedTokens({token: tokenizer.convert_tokens_to_ids(token) for token in ("<|im_start|>", "<|im_end|>", "<img>")})
     rng = np.random.default_rng(0)
     alphabet = list("the red cup moves 123 了什么é🎬\n\t") + [" ", " ", " "]
     texts = ["".join(rng.choice(alphabet, rng.integers(1, 40))) for _ in range(200)]
@@ -55,7 +55,7 @@ def test_the_check_against_sentencepiece_can_fail(source: Path, tmp_path: Path) 
     from tokenizers import normalizers
 
     tokenizer = load_tokenizer(convert(source, tmp_path / "native"))
-    added = {"<|im_end|>": 3, "<|im_start|>": 4}
+    added = AddedTokens({"<|im_end|>": 3, "<|im_start|>": 4})
     check_against_sentencepiece(tokenizer, source / "tokenizer.model", added)
     tokenizer.backend_tokenizer.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
     with pytest.raises(CheckpointError, match="differs from sentencepiece"):
@@ -131,7 +131,8 @@ def test_the_system_message_is_read_from_the_checkpoints_own_file(source: Path, 
     ("template", "code", "message"),
     [
         ("other", CONVERSATION, "another style than MPT"),
-        ("phi3-chat", CONVERSATION, "template 'phi3-chat' is not known"),
+        ("vicuna", CONVERSATION, "template 'vicuna' is not known"),
+        ("phi3-chat", CONVERSATION, r"the tokenizer has no <\|end\|>"),
         ("internvl2_5", "def broken(:", "cannot be parsed"),
     ],
 )
