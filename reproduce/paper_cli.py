@@ -16,6 +16,7 @@ from savi.base.cli import KEPT, Stopped, describe_error, describe_stop, stop
 from savi.base.errors import ExitCode
 from savi.base.files import write_text_atomic
 from savi.base.lock import LockedError
+from savi.base.limit_flags import decode_limits
 
 if TYPE_CHECKING:
     from reproduce.work import Experiment, Work
@@ -40,6 +41,7 @@ def default_out(scale: str, seed: int, control: str) -> Path:
     return Path("runs") / (scale + (f"-seed{seed}" if seed else "") + ("" if control == "none" else f"-{control}"))
 
 
+@decode_limits
 def paper_command(
     scale: Annotated[
         str,

@@ -14,6 +14,7 @@ import typer
 
 from savi.base.cli import KEPT, Clock, bar, errors, print_json, run_app, stop, tell, usage
 from savi.base.errors import ExitCode
+from savi.base.limit_flags import decode_limits
 from savi.cli import align as align_cli
 from savi.cli.common import DeviceOption, FramesOption, JsonOption, ModelOption, open_model
 
@@ -30,6 +31,7 @@ app = typer.Typer(
 @app.command(
     epilog="Example: python -m savi ask clip.mp4 'What is left of the cup?' 'What happens after it falls?' --model models/InternVL2_5-1B"
 )
+@decode_limits
 def ask(
     video: Annotated[Path, typer.Argument(help="A video file.", show_default=False)],
     questions: Annotated[
@@ -81,6 +83,7 @@ def ask(
 
 
 @app.command(epilog="Example: python -m savi pairs clips/ --out pairs.jsonl --model benchmarks/micro/base --prompts micro")
+@decode_limits
 def pairs(
     videos: Annotated[list[Path], typer.Argument(help="Video files, and folders searched for them.", show_default=False)],
     out: Annotated[
@@ -91,6 +94,7 @@ def pairs(
     questions_per_kind: Annotated[int, typer.Option(min=1, help="Spatial, and as many temporal, questions a video (the paper: 3).")] = 3,
     prompts: Annotated[str, typer.Option(help="How the model is asked: videosavi, or micro for the shipped small model.")] = "videosavi",
     seed: Annotated[int, typer.Option(help="Of the sampled questions and answers.")] = 0,
+    retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Try the videos again that could not be read before.")] = False,
     device: DeviceOption = "auto",
     as_json: JsonOption = False,
 ) -> None:
@@ -110,7 +114,7 @@ def pairs(
         lm = open_model(model, device)
         failures = FailureLog(out.with_name("failures.jsonl"))
         with bar("videos") as told:
-            for _ in propose(lm, paths, settings, out=out, failures=failures, progress=told):
+            for _ in propose(lm, paths, settings, out=out, failures=failures, progress=told, retry_failed=retry_failed):
                 pass
         counts = read_counts(out)
     if as_json:

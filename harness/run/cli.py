@@ -16,6 +16,7 @@ import typer
 
 from savi.base.cli import KEPT, errors, print_json, stop, tell
 from savi.base.errors import ExitCode
+from savi.base.limit_flags import decode_limits
 
 if TYPE_CHECKING:
     from harness.records import Evaluation
@@ -26,6 +27,7 @@ def register(app: typer.Typer) -> None:
     app.command()(evaluate)
 
 
+@decode_limits
 def evaluate(
     model: Annotated[Path, typer.Argument(help="A checkpoint folder (native transformers classes).", show_default=False)],
     out: Annotated[Path, typer.Option("--out", help="Folder for <benchmark>/{questions.jsonl, score.json}.", show_default=False)],

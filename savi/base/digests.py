@@ -30,4 +30,4 @@ def canonical_json(value: object) -> str:
 
 def sha256_json(value: object) -> str:
     """The hex SHA-256 of `canonical_json`, whose errors it raises."""
-    return sha256_bytes(canonical_json(value).encode("utf-8"))
+    return sha256_bytes(canonical_json(value).encode("utf-8", "backslashreplace"))

@@ -12,7 +12,7 @@ import re
 import secrets
 import shutil
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -56,7 +56,7 @@ def is_torn(path: Path) -> bool:
 
 def write_text_atomic(path: str | Path, text: str) -> Path:
     """`write_bytes_atomic` for text: UTF-8, line ends kept as given."""
-    return write_bytes_atomic(path, text.encode("utf-8"))
+    return write_bytes_atomic(path, text.encode("utf-8", "backslashreplace"))  # a file name's odd bytes are JSON escapes then
 
 
 def write_json_atomic(path: str | Path, value: object) -> Path:
@@ -180,7 +180,7 @@ class JsonlWriter:
             TypeError, ValueError: a row has no JSON form; nothing of the batch is written then.
             ValueError: the writer is closed.
         """
-        data = "".join(canonical_json(dict(row)) + "\n" for row in rows).encode("utf-8")
+        data = "".join(canonical_json(dict(row)) + "\n" for row in rows).encode("utf-8", "backslashreplace")
         self._file.write(data)
         self._file.flush()
         os.fsync(self._file.fileno())
@@ -257,6 +257,17 @@ class FailureLog:
                 writer.write(asdict(failure))
             self._known[failure] = None
         return failure
+
+    def forget(self, whats: Collection[str], stage: str) -> None:
+        """Take failures of a stage off the list: what was done again is no failure, or a new one.
+
+        Raises:
+            OSError: the file cannot be written.
+        """
+        kept = {failure: None for failure in self._known if failure.stage != stage or failure.what not in whats}
+        if len(kept) < len(self._known):
+            self._known = kept
+            write_jsonl_atomic(self.path, map(asdict, kept))
 
     @property
     def failures(self) -> tuple[Failure, ...]:

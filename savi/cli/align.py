@@ -13,6 +13,7 @@ import typer
 
 from savi.base.cli import KEPT, bar, errors, print_json, stop, usage
 from savi.base.errors import ExitCode
+from savi.base.limit_flags import decode_limits
 from savi.cli.common import DeviceOption, FramesOption, JsonOption, ModelOption, open_model
 from savi.training.losses import LOSSES
 
@@ -59,6 +60,7 @@ def export(
     typer.echo(f"{len(found)} pairs -> {out}")
 
 
+@decode_limits
 def train(
     pairs: Annotated[
         Path, typer.Argument(help="Pairs made by `savi pairs`, or in one of TRL's two preference formats.", show_default=False)
@@ -124,6 +126,7 @@ def train(
     typer.echo(f"{result.steps} steps on {result.pairs_used} pairs ({len(dropped)} dropped) -> {result.checkpoint}")
 
 
+@decode_limits
 def align(
     videos: Annotated[list[Path], typer.Argument(help="Video files, and folders searched for them.", show_default=False)],
     out: Annotated[Path, typer.Option("--out", "-o", help="The folder for iter-1/, iter-2/, ... Run again to go on.", show_default=False)],

@@ -40,7 +40,7 @@ def uniforms(seed: int, keys: Sequence[str], steps: int) -> Tensor:
     """Uniform numbers `[rows, steps]` in [0, 1), float64: row i depends on `seed` and `keys[i]` only."""
     rows = np.empty((len(keys), steps))
     for i, key in enumerate(keys):
-        digest = hashlib.sha256(f"{seed}\x00{key}".encode()).digest()
+        digest = hashlib.sha256(f"{seed}\x00{key}".encode(errors="surrogatepass")).digest()
         rows[i] = np.random.Generator(np.random.Philox(key=int.from_bytes(digest[:16], "little"))).random(steps)
     return torch.from_numpy(rows)
 

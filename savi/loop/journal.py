@@ -113,7 +113,8 @@ class Journal:
                     self.done = True
                     continue
                 self.videos_done = row["videos_done"]
-                self.failures += row["failures"]
+                again = row.get("again", [])
+                self.failures = [failure for failure in self.failures if failure["what"] not in again] + row["failures"]
                 sizes = {key: row[key] for key in sizes}
         for path, size in ((self._out, sizes["pairs_bytes"]), (self._dropped, sizes["dropped_bytes"])):
             _cut(path, size, begun=bool(rows))
@@ -131,8 +132,9 @@ class Journal:
         failures: Sequence[dict[str, str]],
         videos_done: int,
         counts: AlignCounts,
+        again: Sequence[str] = (),
     ) -> None:
-        """Append a chunk; it is on disk when this returns."""
+        """Append a chunk; it is on disk when this returns. `again`: the videos of a chunk that had failed before."""
         with JsonlWriter(self._out) as writer:
             writer.write(*(pair_row(pair, self._out.parent) for pair in pairs))
         folder = self._dropped.parent
@@ -146,6 +148,7 @@ class Journal:
                     "dropped_bytes": self._dropped.stat().st_size,
                     "counts": asdict(counts),
                     "failures": list(failures),
+                    **({"again": list(again)} if again else {}),
                 }
             )
 

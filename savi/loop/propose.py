@@ -90,13 +90,15 @@ def propose(
     dropped: Path | None = None,
     failures: FailureLog | None = None,
     progress: Callable[[int, int], None] | None = None,
+    retry_failed: bool = False,
 ) -> Iterator[PreferencePair]:
     """Make preference pairs from videos; yields them in the order of the videos, as chunks are finished.
 
     With `out`, pairs are written there chunk by chunk, dropped questions to `dropped` (default: dropped.jsonl beside it), and a run that
     was killed goes on after its last whole chunk: the same bytes as an uninterrupted one, the stored pairs yielded first. A sampled
     row's random stream is named by video, kind, index and stage, so results do not depend on chunks or batches. A video that cannot be
-    read is listed in `failures` and the rest goes on.
+    read is listed in `failures` and the rest goes on; it is not tried again when the run goes on, unless `retry_failed`: then those
+    come first, and their pairs after the stored ones.
 
     Raises:
         ResumeError: `out` was begun with another model, other settings or other videos.
@@ -125,23 +127,28 @@ def _propose(
         start = journal.videos_done
         _list_failures(journal.failures, failures)
         yield from journal.stored_pairs()
-    source = zip(
-        keys[start:], paths[start:], prefetch(paths[start:], num_frames=settings.num_frames, depth=settings.chunk_videos), strict=True
-    )
+    failed = {failure["what"] for failure in journal.failures} if journal is not None and retry_failed else set()
+    again = [key for key in keys[:start] if key in failed]
+    path_of = dict(zip(keys, paths, strict=True))
+    todo = again + keys[start:]
+    source = zip(todo, prefetch([path_of[key] for key in todo], num_frames=settings.num_frames, depth=settings.chunk_videos), strict=True)
     done = start
-    while chunk := list(islice(source, settings.chunk_videos)):
-        pairs, dropped_rows, broken = _propose_chunk(lm, [(key, path, frames) for key, path, (_, frames) in chunk], settings)
-        done += len(chunk)
+    while chunk := list(islice(source, min(settings.chunk_videos, len(again) or settings.chunk_videos))):
+        retried, again = [key for key, _ in chunk if again], again[len(chunk) :]
+        pairs, dropped_rows, broken = _propose_chunk(lm, [(key, path, frames) for key, (path, frames) in chunk], settings)
+        done += len(chunk) - len(retried)
         counts = AlignCounts(
-            videos=len(chunk),
-            broken=len(broken),
+            videos=len(chunk) - len(retried),
+            broken=len(broken) - len(retried),
             questions=len(pairs) + len(dropped_rows),
             pairs=len(pairs),
             dropped=dict(sorted(Counter(row["reason"] for row in dropped_rows).items())),
             equal=sum(pair.chosen == pair.rejected for pair in pairs),
         )
         if journal is not None:
-            journal.add(pairs, dropped_rows, broken, done, counts)
+            journal.add(pairs, dropped_rows, broken, done, counts, retried)
+        if failures is not None:
+            failures.forget(retried, STAGE)
         _list_failures(broken, failures)
         if progress is not None:
             progress(done, len(paths))

@@ -16,11 +16,11 @@ from typing import Any
 
 import numpy as np
 
+from savi.base.limits import Limits
 from savi.video.containers import inspect
 from savi.video.crosscheck import cross_checked
 from savi.video.frames import Decoder, Frames, Pixels, VideoError, segment_indices
 from savi.video.holes import has_hole, nal_length_bytes
-from savi.video.limits import Limits
 from savi.video.track import Track, check_size, import_av, opened, read_track, words
 
 Allocate = Callable[[tuple[int, ...]], Pixels]

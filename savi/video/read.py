@@ -21,8 +21,8 @@ from typing import Any
 
 import numpy as np
 
+from savi.base.limits import Limits, current_limits
 from savi.video.frames import DECODERS, Decoder, Frames, VideoError
-from savi.video.limits import Limits, current_limits
 from savi.video.link import receive, send
 
 _GRACE_S = 10.0
@@ -35,7 +35,7 @@ def read_frames(path: str | Path, *, num_frames: int, decoder: Decoder = "pyav",
     """Decode `num_frames` frames of a video, by `segment_indices`.
 
     "pyav" reads everything. With "decord" or "torchcodec" the other library's frames are taken where it is installed and its frames are
-    those of PyAV; `Frames.decoder` says which was used. `limits`: by default those of the environment (`savi.video.limits`).
+    those of PyAV; `Frames.decoder` says which was used. `limits`: by default those of the environment (`savi.base.limits`).
 
     Raises:
         VideoError: the file gives no such frames, or broke a limit or the decoder; its `kind` says why.

@@ -18,9 +18,9 @@ from typing import Any
 
 import numpy as np
 
+from savi.base.limits import Limits
 from savi.video.decode import decode_video
 from savi.video.frames import Pixels, VideoError
-from savi.video.limits import Limits
 from savi.video.link import receive, send
 from savi.video.track import import_av
 

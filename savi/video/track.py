@@ -12,8 +12,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from savi.base.limits import Limits
 from savi.video.frames import VideoError
-from savi.video.limits import Limits
 
 CONTAINERS = (
     "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpegts,mpeg,mpegvideo,flv,live_flv,asf,asf_o,ogg,gif,apng,webp_anim,nut,mxf,wtv,rm,dv,ivf,"

@@ -72,7 +72,7 @@ class ScriptedLM:
 
 def micro_reply(video: str, prompt: str, key: str) -> str:
     """What a micro model says, drawn from the row's key alone: choice and yes/no questions, critiques, revisions that often differ."""
-    draw = np.random.default_rng(int.from_bytes(hashlib.sha256(key.encode()).digest()[:8], "little"))
+    draw = np.random.default_rng(int.from_bytes(hashlib.sha256(key.encode(errors="surrogatepass")).digest()[:8], "little"))
     colour, shape = draw.choice(["red", "green", "blue"]), draw.choice(["circle", "square", "cross"])
     if prompt.startswith("ask "):
         if draw.random() < 0.2:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -264,3 +265,39 @@ def test_a_real_model_gives_the_same_whatever_the_chunks(lm: VideoLM, clips: lis
     assert found[0] == found[1]
     replies = [row["question"] for row in rows(tmp_path / "1" / "dropped.jsonl")]
     assert len(set(replies)) > len(replies) / 2
+
+
+def test_a_broken_video_is_tried_again_only_when_asked(clips: list[Path], tmp_path: Path) -> None:
+    out, settings = tmp_path / "again", replace(SETTINGS, questions_per_kind=8)
+    run(ScriptedLM(micro_reply), clips, tmp_path / "once", settings)  # as it is when nothing is tried again
+    broken = clips[2].read_bytes()
+    run(ScriptedLM(micro_reply), clips, out, settings)
+    clips[2].write_bytes(clips[0].read_bytes())
+    lm = ScriptedLM(micro_reply)
+    run(lm, clips, out, settings)
+    assert lm.batches == []
+    assert (out / "pairs.jsonl").read_bytes() == (tmp_path / "once" / "pairs.jsonl").read_bytes()
+    before = read_counts(out / "pairs.jsonl")
+    failures = FailureLog(out / "failures.jsonl")
+    made = list(propose(lm, clips, settings, out=out / "pairs.jsonl", failures=failures, retry_failed=True))  # type: ignore[arg-type]
+    after = read_counts(out / "pairs.jsonl")
+    assert (before.videos, before.broken, after.videos, after.broken) == (7, 1, 7, 0)
+    assert after.pairs == len(made) == len(rows(out / "pairs.jsonl")) > before.pairs
+    assert {Path(pair.video).name for pair in made[before.pairs :]} == {clips[2].name}
+    assert (out / "failures.jsonl").read_bytes() == b""
+    run(ScriptedLM(micro_reply), clips, out, settings)  # and is not listed again
+    assert read_counts(out / "pairs.jsonl") == after
+    clips[2].write_bytes(broken)
+
+
+def test_names_that_are_no_utf_8_go_through_the_files(clips: list[Path], tmp_path: Path) -> None:
+    odd = clips[0].with_name(os.fsdecode(b"\xc9t\xe9.mp4"))
+    cut = clips[0].with_name(os.fsdecode(b"cut\xff.mp4"))
+    odd.write_bytes(clips[0].read_bytes())
+    cut.write_bytes(clips[0].read_bytes()[:500])
+    for _ in range(2):
+        run(ScriptedLM(micro_reply), [odd, cut], tmp_path, replace(SETTINGS, questions_per_kind=12))
+        pairs = read_pairs(tmp_path / "pairs.jsonl")
+        assert pairs
+        assert {Path(pair.video).name for pair in pairs} == {odd.name}
+        assert [failure["what"] for failure in rows(tmp_path / "failures.jsonl")] == [cut.name]

@@ -51,8 +51,8 @@ def test_decord_is_taken_where_it_is_right_and_gives_the_same_bytes(film_of: Cal
 
 def frames_by(decoder: str, path: Path, monkeypatch: pytest.MonkeyPatch, give: Callable[..., object]) -> Frames:
     """`read_frames` with a stand-in for another decoder, in this process."""
+    from savi.base.limits import Limits
     from savi.video.decode import decode_video
-    from savi.video.limits import Limits
 
     monkeypatch.setattr(crosscheck, f"_by_{decoder}", give)
     return decode_video(path, num_frames=9, decoder=decoder, limits=Limits())

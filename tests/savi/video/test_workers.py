@@ -15,9 +15,9 @@ import av
 import numpy as np
 import pytest
 
+from savi.base.limits import Limits, current_limits, set_limit
 from savi.video import read
 from savi.video.frames import Frames, VideoError
-from savi.video.limits import Limits, current_limits, set_limit
 from savi.video.prefetch import prefetch
 from savi.video.read import read_frames
 from tests.savi.clips import grey_frames, write_clip
@@ -114,7 +114,7 @@ def test_a_picture_above_the_limit_is_not_decoded(tmp_path: Path) -> None:
     error = error_of(path, limits=Limits(max_pixels=4_000_000))
     assert (error.kind, error.reason) == ("too_large", "pictures of 4096 x 4096 are above the limit of 4,000,000 pixels (--max-pixels)")
     peak = (
-        "import re, sys; from savi.video.serve import _answer; from dataclasses import asdict; from savi.video.limits import Limits\n"
+        "import re, sys; from savi.video.serve import _answer; from dataclasses import asdict; from savi.base.limits import Limits\n"
         "a = _answer({'path': sys.argv[1], 'num_frames': 4, 'decoder': 'pyav', 'limits': asdict(Limits(max_pixels=4_000_000))})\n"
         "print(a[0]['kind'], re.search(r'VmHWM:\\s*(\\d+)', open('/proc/self/status').read())[1])"
     )

@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass, fields
 
-_VARIABLES = {"timeout_s": "SAVI_DECODE_TIMEOUT", "memory_mb": "SAVI_DECODE_MEMORY", "max_pixels": "SAVI_MAX_PIXELS"}
+VARIABLES = {"timeout_s": "SAVI_DECODE_TIMEOUT", "memory_mb": "SAVI_DECODE_MEMORY", "max_pixels": "SAVI_MAX_PIXELS"}
+"""Where each limit is kept, for this process and those it starts."""
 
 
 @dataclass(frozen=True)
@@ -32,7 +33,7 @@ def current_limits() -> Limits:
     """
     found: dict[str, int] = {}
     for field in fields(Limits):
-        text = os.environ.get(variable := _VARIABLES[field.name])
+        text = os.environ.get(variable := VARIABLES[field.name])
         if text:
             try:
                 found[field.name] = int(text)
@@ -48,4 +49,4 @@ def set_limit(name: str, value: int) -> None:
         ValueError: the value is too small.
     """
     Limits(**{name: value})
-    os.environ[_VARIABLES[name]] = str(value)
+    os.environ[VARIABLES[name]] = str(value)
