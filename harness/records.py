@@ -81,6 +81,8 @@ class QuestionRecord:
     read_by: ReadBy = "rule"
     raw: str | None = None
     """The reply before lmms-eval removed its reasoning tags, where that changed it."""
+    decoder: str = ""
+    """What decoded the video: pyav, decord or torchcodec; empty where it was not read from a file, or before the field was made."""
 
 
 @dataclass(frozen=True, config=_STRICT)
@@ -163,7 +165,7 @@ def _first_error(e: ValidationError) -> str:
 
 
 _RECORD_FIELDS = tuple(f.name for f in fields(QuestionRecord))  # type: ignore[arg-type]
-_LEFT_OUT = {"read_by": "rule", "raw": None}
+_LEFT_OUT = {"read_by": "rule", "raw": None, "decoder": ""}
 """Fields that are not written at these values, so that records older than the fields keep their bytes and checksums."""
 
 

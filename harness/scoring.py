@@ -50,13 +50,14 @@ class Asked:
 @dataclass(frozen=True)
 class Reply:
     """What the model said to one question, and how it came about. `read_by`: how lmms-eval came to its credit; `raw`: the text before
-    lmms-eval removed its reasoning tags, where that changed it."""
+    lmms-eval removed its reasoning tags, where that changed it; `decoder`: what decoded the video."""
 
     text: str
     frames: int
     error: str | None = None
     read_by: ReadBy = "rule"
     raw: str | None = None
+    decoder: str = ""
 
 
 def describe(b: Benchmark, task: str, doc: Mapping[str, Any]) -> Asked:
@@ -154,6 +155,7 @@ def record(b: Benchmark, task: str, sample: Mapping[str, Any], reply: Reply, qid
         error=reply.error,
         read_by=reply.read_by,
         raw=reply.raw,
+        decoder=reply.decoder,
     )
 
 

@@ -44,6 +44,7 @@ def evaluate(
     batch: Annotated[int | None, typer.Option(help="Questions asked together (default: by the model's size).", min=1)] = None,
     max_new_tokens: Annotated[int | None, typer.Option(help="Longest answer where a task sets no limit.", min=1)] = None,
     replace: Annotated[bool, typer.Option("--replace", help="Lose a finished result in --out that was made from something else.")] = False,
+    retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Try videos again that could not be read before.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the scores as JSON.")] = False,
 ) -> None:
     """Measure a checkpoint through lmms-eval's own tasks, offline. Run it again to go on after an interruption."""
@@ -59,7 +60,7 @@ def evaluate(
     with errors(kept=KEPT), _Bars(quiet=as_json) as bars:
         done = harness_evaluate.evaluate(
             model, benchmarks=names, hf_home=home, out=out, num_frames=frames, scale=scale, limit=limit, seed=seed, progress=bars.show,
-            batch=batch, max_new_tokens=max_new_tokens, replace=replace, tell=tell,
+            batch=batch, max_new_tokens=max_new_tokens, replace=replace, retry_failed=retry_failed, tell=tell,
         )  # fmt: skip
     if as_json:
         print_json({name: asdict(e.score) for name, e in done.items()})  # type: ignore[call-overload]

@@ -49,7 +49,7 @@ def collect(
 def reply_of(sample: Mapping[str, Any], note: Note, read_by: ReadBy) -> Reply:
     """A sample's reply as lmms-eval scored it (its reasoning tags removed), and as the model gave it where more than blanks was removed."""
     text, raw = str(sample["filtered_resps"][0]), note.text
-    return Reply(text, note.frames, note.error, read_by, None if raw.strip() == text.strip() else raw)
+    return Reply(text, note.frames, note.error, read_by, None if raw.strip() == text.strip() else raw, note.decoder)
 
 
 def _provenance(adapter: SaviLmms, plan: Plan, b: Benchmark, records: Sequence[QuestionRecord], media: MediaIndex) -> Provenance:

@@ -66,13 +66,15 @@ def evaluate(
     batch: int | None = None,
     max_new_tokens: int | None = None,
     replace: bool = False,
+    retry_failed: bool = False,
     tell: Callable[[str], None] = warnings.warn,
 ) -> dict[str, Evaluation]:
     """Measure `model` (a checkpoint's path, or a `savi.VideoLM`) and write `out/<benchmark>/{questions.jsonl, score.json}`.
 
     `limit` caps the questions of each lmms-eval task; `batch` the questions asked together; `max_new_tokens` the answers of tasks that set
     no limit. `seed` seeds upstream's random guesses. A finished result that was made from something else is replaced only with `replace`.
-    `tell` is given a sentence where a file is set aside. Returns the evaluations in catalog order.
+    Videos that could not be read are not tried again when the work goes on, unless `retry_failed`: then a finished result with failed
+    questions is measured anew, too. `tell` is given a sentence where a file is set aside. Returns the evaluations in catalog order.
 
     Raises:
         UnknownBenchmarkError: a name is not in the catalog.
@@ -108,13 +110,14 @@ def _evaluate(
     media = MediaIndex(plan.hf_home)
     made_from = {b.name: inputs(plan, b) for b in wanted}
     found = {b.name: finished(plan, b, made_from[b.name], media, replace=replace, tell=tell) for b in wanted}
-    done = {name: e for name, e in found.items() if e is not None}
+    done = {name: e for name, e in found.items() if e is not None and not (retry_failed and failures({name: e}))}
     todo = [b for b in wanted if b.name not in done]
     if todo:
         check_environment(plan.hf_home)
         lm = load_model(model) if isinstance(model, (str, Path)) else model
         with refuse_network():
             adapter = _adapter(lm, plan, batch, media)
+            adapter.retry_failed = retry_failed
             with quiet_upstream():
                 guesses = Guesses()
                 manager = task_manager(guesses)

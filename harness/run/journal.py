@@ -30,16 +30,21 @@ class JournalError(FileFormatError):
 
 @dataclass(frozen=True)
 class Answer:
-    """A model's answer under its key. `finished`: the model ended its turn within the token limit."""
+    """A model's answer under its key. `finished`: the model ended its turn within the token limit; `decoder`: what decoded the video;
+    `error`: why there is no answer (empty: there is one)."""
 
     key: str
     text: str
     tokens: int
     finished: bool
     frames: int
+    decoder: str = ""
+    error: str = ""
 
 
 _TYPES = {"key": str, "text": str, "tokens": int, "finished": bool, "frames": int}
+_LATER = {"decoder": str, "error": str}
+"""Fields that older journals lack."""
 
 
 def answer_key(*, weights: str, question: str, media: str, prompt: str, generation: Mapping[str, Any], frames: Mapping[str, Any]) -> str:
@@ -165,11 +170,12 @@ def _answer(row: object) -> Answer:
     Raises:
         ValueError: it is none; says why.
     """
-    if not isinstance(row, dict) or row.keys() != _TYPES.keys():
-        raise ValueError(f"its fields are not {', '.join(_TYPES)}")
-    wrong = [name for name, kind in _TYPES.items() if type(row[name]) is not kind]
+    types = _TYPES | _LATER
+    if not isinstance(row, dict) or not _TYPES.keys() <= row.keys() <= types.keys():
+        raise ValueError(f"its fields are not {', '.join(types)}")
+    wrong = [name for name in row if type(row[name]) is not types[name]]
     if wrong:
-        raise ValueError(f"{wrong[0]} is no {_TYPES[wrong[0]].__name__}")
+        raise ValueError(f"{wrong[0]} is no {types[wrong[0]].__name__}")
     return Answer(**row)
 
 

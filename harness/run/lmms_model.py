@@ -54,6 +54,7 @@ class Note:
     tokens: int
     finished: bool
     error: str | None = None
+    decoder: str = ""
 
 
 @dataclass
@@ -71,6 +72,7 @@ class _Row:
     question: str
     error: str | None = None
     key: str = ""
+    decoder: str = ""
     note: Note | None = None
 
 
@@ -188,6 +190,8 @@ class SaviLmms(lmms):
         self.journal = Journal(Path(journal), rank=self._rank, made_by=made_by(), tell=warnings.warn) if journal else None
         self.media = media if media is not None else MediaIndex(Path(os.environ.get("HF_HOME") or "."))
         self.progress: Progress | None = None
+        self.retry_failed = False
+        """Ask questions again whose failure is in the journal."""
         self.notes: dict[tuple[str, int], Note] = {}
         self.generation: dict[str, dict[str, str | int | float | bool | None]] = {}
         """Settings used, by task."""
@@ -316,11 +320,11 @@ class SaviLmms(lmms):
         if self.journal is None:
             return False
         found = [(row, self.journal.get(row.key)) for g in chunk for row in g.rows]
-        if any(a is None for _, a in found):
+        if any(a is None or (a.error and self.retry_failed) for _, a in found):
             return False
         for row, a in found:
             if a is not None:
-                row.note = Note(a.text, a.frames, a.tokens, a.finished)
+                row.note = Note(a.text, a.frames, a.tokens, a.finished, a.error or None, a.decoder)
         return True
 
     def _answer(self, chunk: Sequence[_Group], frames: Iterator[tuple[Path, Frames | VideoError]]) -> None:
@@ -333,6 +337,8 @@ class SaviLmms(lmms):
                 _fail(group.rows, f"{got.kind}: {got}" if isinstance(got, VideoError) else got)
             else:
                 seen.append((group, got))
+                for row in group.rows:
+                    row.decoder = got.decoder if isinstance(got, Frames) else ""
         asked = [(row, w) for group, w in self._watch(seen) for row in group.rows]
         by_settings: dict[GenerationSettings, list[tuple[_Row, Watched]]] = {}
         for row, w in asked:
@@ -342,9 +348,10 @@ class SaviLmms(lmms):
         if self.journal is not None:
             self.journal.add(
                 [
-                    Answer(r.key, r.note.text, r.note.tokens, r.note.finished, r.note.frames)
-                    for r, _ in asked
-                    if r.note is not None and r.note.error is None
+                    Answer(r.key, n.text, n.tokens, n.finished, n.frames, n.decoder, n.error or "")
+                    for group in chunk
+                    for r in group.rows
+                    if (n := r.note) is not None
                 ]
             )
 
@@ -374,7 +381,7 @@ class SaviLmms(lmms):
                     self._ask([item], settings)
             return
         for (row, w), reply in zip(items, replies, strict=True):
-            row.note = Note(reply.text, w.frames, reply.tokens, reply.finished)
+            row.note = Note(reply.text, w.frames, reply.tokens, reply.finished, decoder=row.decoder)
 
 
 def _fail(rows: Sequence[_Row], error: str) -> None:

@@ -51,6 +51,14 @@ def test_broken_line_in_the_middle_is_named(tmp_path: Path) -> None:
             Journal(tmp_path)
 
 
+def test_answers_of_before_decoders_and_errors_were_kept_are_read(tmp_path: Path) -> None:
+    Journal(tmp_path).add(answers(2))
+    path = tmp_path / "journal.jsonl"
+    path.write_text(path.read_text().replace(', "decoder": "", "error": ""', ""))
+    assert "decoder" not in path.read_text()
+    assert [Journal(tmp_path).get(a.key) for a in answers(2)] == answers(2)
+
+
 def test_answers_of_other_versions_are_kept_beside_and_not_mixed(tmp_path: Path) -> None:
     Journal(tmp_path, made_by={"torch": "2.13.0", "code": "a"}).add(answers(3))
     assert len(Journal(tmp_path, made_by={"code": "a", "torch": "2.13.0"})) == 3

@@ -119,6 +119,34 @@ def test_failures_are_told_and_do_not_stop_the_rest(lm: Any, videos: list[Path],
     assert found[0] == lm.watch(videos[0], num_frames=8).ask(["yes"], max_new_tokens=6)[0].text
 
 
+def test_a_video_that_failed_is_read_again_only_when_asked(
+    lm: Any, videos: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import harness.run.lmms_model as module
+
+    broken = tmp_path / "broken.mp4"
+    broken.write_bytes(b"no video")
+    seen: list[str] = []
+
+    def counted(path: Path, **kwargs: Any) -> Any:
+        seen.append(path.name)
+        return read_frames(path, **kwargs)
+
+    prefetcher = module.FramePrefetcher
+    monkeypatch.setattr(module, "FramePrefetcher", lambda *a, **k: prefetcher(*a, **k, read=counted))
+    notes = []
+    for retry in (False, False, True):
+        m = model(lm, tmp_path, journal=str(tmp_path / "journal"))
+        m.retry_failed = retry
+        m.generate_until([request(m, 0, "yes", videos[0]), request(m, 1, "yes", broken)])
+        notes.append(dict(m.notes))
+        m.journal.close()
+    assert notes[0] == notes[1] == notes[2]
+    assert notes[0]["some_task", 0].decoder == "pyav"
+    assert str(notes[0]["some_task", 1].error).startswith("not_a_video")
+    assert seen.count("broken.mp4") == 2  # the first time, and when asked
+
+
 def test_too_long_a_prompt_fails_alone(lm: Any, videos: list[Path], tmp_path: Path) -> None:
     m = model(lm, tmp_path)
     long = "red " * 20_000
