@@ -15,8 +15,8 @@ from reproduce.stages import START_OVER
 from savi.base.cli import KEPT, Stopped, describe_error, describe_stop, stop
 from savi.base.errors import ExitCode
 from savi.base.files import write_text_atomic
-from savi.base.lock import LockedError
 from savi.base.limit_flags import decode_limits
+from savi.base.lock import LockedError
 
 if TYPE_CHECKING:
     from reproduce.work import Experiment, Work

@@ -92,7 +92,7 @@ def evaluate(
     name = str(model) if isinstance(model, (str, Path)) else model.name
     plan = Plan(name, weights_of(model), hf_home, out, num_frames, scale, limit, seed, limit_tokens)
     with lock_folder(out):
-        return _evaluate(model, plan, wanted, batch, replace=replace, progress=progress, tell=tell)
+        return _evaluate(model, plan, wanted, batch, replace=replace, retry_failed=retry_failed, progress=progress, tell=tell)
 
 
 def _evaluate(
@@ -102,6 +102,7 @@ def _evaluate(
     batch: int | None,
     *,
     replace: bool,
+    retry_failed: bool,
     progress: Progress | None,
     tell: Callable[[str], None],
 ) -> dict[str, Evaluation]:

@@ -106,7 +106,7 @@ def propose(
         ContextError: a video is too long for the model's context.
     """
     with nullcontext() if out is None else lock_file(out):
-        yield from _propose(lm, videos, settings, out, dropped, failures, progress)
+        yield from _propose(lm, videos, settings, out, dropped, failures, progress, retry_failed)
 
 
 def _propose(
@@ -117,6 +117,7 @@ def _propose(
     dropped: Path | None,
     failures: FailureLog | None,
     progress: Callable[[int, int], None] | None,
+    retry_failed: bool,
 ) -> Iterator[PreferencePair]:
     paths = [Path(video) for video in videos]
     keys = video_keys(paths)

@@ -96,6 +96,16 @@ class _DamageError(Exception):
         self.number, self.what = number, what
 
 
+def _decoder_of(stream: Any, codec: str) -> Any:
+    """The stream's decoder; for VP9 that of its makers, which notices garbage where FFmpeg's own shows it."""
+    av = import_av()
+    if codec == "vp9" and "libvpx-vp9" in av.codecs_available:
+        context = av.CodecContext.create("libvpx-vp9", "r")
+        context.extradata = stream.codec_context.extradata
+        return context
+    return stream.codec_context
+
+
 class _Film:
     """One track being decoded."""
 
@@ -104,7 +114,7 @@ class _Film:
         """Counter-clockwise, as the file asks for."""
         self._file, self._track, self._limits = file, track, limits
         self._stream = container.streams[track.stream]
-        self._context = self._stream.codec_context
+        self._context = _decoder_of(self._stream, track.codec)
         self._context.thread_count = 1  # what comes out of a damaged film would depend on timing
         self._context.copy_opaque = True
         self._context.options = {"max_pixels": str(limits.max_pixels), "err_detect": "crccheck+bitstream+buffer+explode"}
