@@ -35,6 +35,10 @@ class UsageError(SaviError, ValueError):
     exit_code = ExitCode.USAGE
 
 
+class ResumeError(UsageError):
+    """Something else stands where this run would go on: names it, and what differs."""
+
+
 class FileFormatError(SaviError, ValueError):
     """A file that is not what it should be: names the file, the line and what is wrong with it."""
 

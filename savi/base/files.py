@@ -101,6 +101,18 @@ def sync_files(files: Iterable[Path], root: Path) -> None:
         sync_folder(folder)
 
 
+def follow_umask(folder: Path) -> None:
+    """Give every file in a folder the mode of a new file: safetensors makes its own 0600, whatever the umask."""
+    probe = folder / f".mode.{secrets.token_hex(4)}.part"
+    handle = os.open(probe, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
+    mode = os.fstat(handle).st_mode & 0o777
+    os.close(handle)
+    probe.unlink()
+    for path in folder.rglob("*"):
+        if path.is_file() and path.stat().st_mode & 0o777 == 0o600:
+            path.chmod(mode)
+
+
 @contextmanager
 def new_folder(target: Path) -> Iterator[Path]:
     """Yields an empty folder beside `target` that takes its place, whole and durable, when the block ends without an error.

@@ -106,7 +106,6 @@ def train(
         found = _read(pairs)
         if not found:
             stop(f"{pairs}: holds no pair", ExitCode.FAIL)
-        _refuse_finished(out)
         lm = open_model(model, device)
         from savi.training import trainer
 
@@ -173,12 +172,12 @@ def align(
             with bar(f"iteration {t}") as told:
                 done = run_iteration(now, sorted(paths[t - 1 :: iterations]), out / f"iter-{t}", settings, dpo, progress=_staged(told))
             made = done.training
-            row = {"iteration": t, **asdict(done.counts), "trained_on": made.pairs_used, "steps": made.steps, "model": str(made.model)}
+            row = {"iteration": t, **asdict(done.counts), "trained_on": made.pairs_used, "steps": made.steps, "model": str(made.checkpoint)}
             rows.append(row)
             if not as_json:
                 trained = f"{made.steps} steps on {made.pairs_used} pairs" if made.trained else "no pair to train on, model unchanged"
-                typer.echo(f"iteration {t}: {done.counts.line()}; {trained} -> {made.model}")
-            now = made.model
+                typer.echo(f"iteration {t}: {done.counts.line()}; {trained} -> {made.checkpoint}")
+            now = made.checkpoint
     if as_json:
         print_json({"iterations": rows})
     if not any(row["trained_on"] for row in rows):
@@ -224,12 +223,6 @@ def _read(path: Path) -> list[PreferencePair]:
         stop(f"{path}: no such file", ExitCode.USAGE)
     first = next(iter(read_jsonl(path)), {})
     return read_pairs(path) if "pair_id" in first or not first else import_pairs(path)
-
-
-def _refuse_finished(out: Path) -> None:
-    """A trained model is never replaced in silence."""
-    if (out / "model").exists():
-        stop(f"{out / 'model'}: is there already; take another --out, or delete it", ExitCode.USAGE)
 
 
 def _staged(told: Callable[[int, int], None]) -> Callable[[str, int, int], None]:

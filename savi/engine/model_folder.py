@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -18,6 +19,7 @@ import torch
 from torch import Tensor
 
 from savi.base.errors import ExitCode, SaviError
+from savi.base.files import follow_umask
 from savi.base.torchvision import fix_torchvision
 from savi.families import Preprocessing, family_class
 
@@ -56,7 +58,26 @@ def load_native_model(path: str | Path, *, device: str, dtype: str, attn_impleme
     if any(wrong.values()):
         raise ModelError(f"{name}: " + "; ".join(f"{len(v)} {k.replace('_', ' ')}, e.g. {v[0]}" for k, v in wrong.items() if v))
     stored = model.dtype
-    return model.to(device=target, dtype=_compute_dtype(stored, dtype, target, sum(p.numel() for p in model.parameters()))), stored
+    model = model.to(device=target, dtype=_compute_dtype(stored, dtype, target, sum(p.numel() for p in model.parameters())))
+    _check_weights(model, name)
+    return model, stored
+
+
+def _check_weights(model: PreTrainedModel, name: str) -> None:
+    """Refuse weights that a training that diverged, or a power loss, leaves; one pass over them.
+
+    Raises:
+        ModelError: a weight is no finite number, or a layer of the language model is all zero.
+    """
+    weights = {key: weight for key, weight in model.named_parameters() if weight.numel()}
+    largest = torch.stack([norm.float() for norm in torch._foreach_norm(list(weights.values()), float("inf"))]).tolist()
+    bad = [key for key, value in zip(weights, largest, strict=True) if not math.isfinite(value)]
+    if bad:
+        raise ModelError(f"{name}: {len(bad)} of {len(weights)} tensors hold no finite number everywhere, e.g. {bad[0]}; make it again")
+    layers = {id(part.weight) for part in model.get_decoder().modules() if isinstance(part, torch.nn.Linear)}
+    bad = [key for key, value in zip(weights, largest, strict=True) if value == 0 and id(weights[key]) in layers]
+    if bad:
+        raise ModelError(f"{name}: {len(bad)} layers of the language model are all zero, e.g. {bad[0]}; make it again")
 
 
 def _own_device() -> torch.device:
@@ -167,6 +188,7 @@ def write_folder(
     for file, raw in settings.items():
         if raw:
             (folder / file).write_text(json.dumps(dict(raw), indent=2, sort_keys=True) + "\n")
+    follow_umask(folder)
 
 
 def _rewrite_dtype(config: Path, dtype: str) -> None:

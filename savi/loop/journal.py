@@ -15,15 +15,9 @@ from pathlib import Path
 from typing import Any
 
 from savi.base.digests import sha256_json
-from savi.base.errors import ExitCode, SaviError
+from savi.base.errors import ResumeError
 from savi.base.files import JsonlWriter, read_jsonl
 from savi.loop.preferences import PreferencePair, pair_row, read_pairs
-
-
-class ResumeError(SaviError, ValueError):
-    """Files of another model, other settings or other videos stand where this run would go on: names what differs."""
-
-    exit_code = ExitCode.USAGE
 
 
 @dataclass(frozen=True)

@@ -22,11 +22,10 @@ LrScheduler = Literal["linear", "cosine", "constant", "constant_with_warmup"]
 BranchAttention = Literal["sdpa", "flex"]
 Sharding = Literal["none", "fsdp2", "deepspeed"]
 
-MACHINE_ONLY = frozenset({"sharding", "branch_attention"})
-"""Settings that suit a machine: a run may go on without them, or with others, on the next one."""
-
-SPEED_ONLY = MACHINE_ONLY | {"max_batch_tokens", "gradient_checkpointing", "engine", "features_mb"}
-"""Settings that change time and memory and, beyond rounding, nothing else."""
+SPEED_ONLY = frozenset(
+    {"sharding", "branch_attention", "max_batch_tokens", "gradient_checkpointing", "engine", "features_mb", "save_steps"}
+)
+"""Settings that change time and memory and, beyond rounding, nothing else: a run may go on with others."""
 
 PLAIN_SHARDED = (
     "engine 'plain' runs a different number of forward passes on each process, and processes that share a model would deadlock: "
@@ -42,8 +41,8 @@ class DPOSettings(BaseModel):
     answers next to the preference loss (0: none). `pairs_per_step` bounds the pairs of an optimiser step, over all processes. `lora_r` 0 is
     full fine-tuning of the language model. `max_batch_tokens` bounds the padded tokens of one forward pass (memory), and never changes the
     result beyond rounding. `features_mb` bounds the encoded videos kept in memory; the rest is decoded and encoded again when needed.
-    `engine` "plain" runs one sequence at a time, the oracle. `save_steps` 0 keeps no checkpoints on the way; else it is rounded up to a
-    multiple of `logging_steps`, so that a resumed log equals an uninterrupted one. `num_frames` None: as the pairs were made.
+    `engine` "plain" runs one sequence at a time, the oracle. `logging_steps`: a row of the log every so many steps, at the first and at the
+    last. `save_steps`: a checkpoint every so many steps, to go on from after a kill; 0: none. `num_frames` None: as the pairs were made.
 
     `branch_attention` "flex": the branches go through flex attention, which skips what they do not see and needs no mask of
     queries times keys (CUDA only; the prefix stays with sdpa's causal kernel either way).
@@ -102,10 +101,6 @@ class DPOSettings(BaseModel):
         loss = LOSSES[self.loss_type]
         return Objective(loss, self.beta, loss.with_defaults(self.loss_parameters), nll_weight=self.rpo_alpha)
 
-    def checkpoint_every(self) -> int:
-        """`save_steps` rounded up to a multiple of `logging_steps`; 0 for none."""
-        return -(-self.save_steps // self.logging_steps) * self.logging_steps
-
     def trl_config(self, output_dir: str | Path, *, total_steps: int, use_cpu: bool, bf16: bool, **more: Any) -> DPOConfig:
         """These settings as TRL's `DPOConfig`, complete enough for its own `DPOTrainer` (rpo_alpha is its "sft" loss with that weight).
 
@@ -121,7 +116,6 @@ class DPOSettings(BaseModel):
             losses = ["sft"]
         else:  # TRL's trainer cannot compute a loss that it has no name for; ours goes by these settings
             losses = [loss.trl or "sigmoid"] + (["sft"] if self.rpo_alpha else [])
-        every = self.checkpoint_every()
         options: dict[str, Any] = {
             "output_dir": str(output_dir),
             "beta": self.beta,
@@ -143,8 +137,9 @@ class DPOSettings(BaseModel):
             "gradient_checkpointing_kwargs": {"use_reentrant": False} if self.gradient_checkpointing else None,
             "logging_steps": self.logging_steps,
             "logging_first_step": True,
-            "save_strategy": "steps" if every else "no",
-            "save_steps": every or 500,
+            "logging_nan_inf_filter": False,
+            "save_strategy": "steps" if self.save_steps else "no",
+            "save_steps": self.save_steps or 500,
             "save_total_limit": 2,
             "eval_strategy": "no",
             "report_to": [],

@@ -8,21 +8,23 @@ reference is scored once, before the first step, from the same packing. No secon
 from __future__ import annotations
 
 import contextlib
-import shutil
+import math
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
+from savi.base.errors import SaviError
 from savi.base.lock import lock_folder
 from savi.base.torchvision import fix_torchvision
 from savi.engine.model_folder import load_native_model
 from savi.loop.preferences import PreferencePair
+from savi.training.callbacks import DivergedError, LogFile, Progress, largest, wrong_weight
+from savi.training.checkpoints import last_checkpoint, load_weights, plan_digest, read_sums, remove_checkpoints, save_weights, seal
 from savi.training.examples import (
     DroppedPair,
     Example,
@@ -35,7 +37,7 @@ from savi.training.examples import (
     make_units,
     tokenise,
 )
-from savi.training.folder import LOG_FILE, MODEL_FOLDER, TRAIN_FOLDER, DurableCheckpoints, LogFile, Progress, claim, last_checkpoint, save
+from savi.training.folder import LOG_FILE, MODEL_FOLDER, TRAIN_FOLDER, TrainResult, begin, finished, made_from, save, write_result
 from savi.training.losses import Logps, reward_sums, step_loss
 from savi.training.packing import PackedRow, batches, pack, packed_logps, separate_logps, unwrap
 from savi.training.settings import PLAIN_SHARDED, DPOSettings
@@ -53,15 +55,7 @@ if TYPE_CHECKING:
     from savi.families import Family
 
 
-@dataclass(frozen=True)
-class TrainResult:
-    """`checkpoint`: folder of the trained weights, a plain checkpoint; `log`: the rows of train/log.jsonl; pairs used and dropped."""
-
-    checkpoint: Path
-    log: tuple[dict[str, float], ...]
-    steps: int
-    pairs_used: int
-    pairs_dropped: tuple[DroppedPair, ...]
+T = TypeVar("T")
 
 
 class PackedDPOTrainer(Trainer):
@@ -83,6 +77,7 @@ class PackedDPOTrainer(Trainer):
         examples: Sequence[Example],
         plan: Sequence[Step],
         store: VideoStore,
+        weight_limit: float,
         callbacks: list[TrainerCallback] | None = None,
     ) -> None:
         super().__init__(model=model, args=args, train_dataset=_Plan(plan), callbacks=callbacks)
@@ -97,8 +92,10 @@ class PackedDPOTrainer(Trainer):
         self.examples = examples
         self.plan = plan
         self.store = store
+        self.weight_limit = weight_limit
         self.reference: Tensor | None = None
         self._sums: dict[str, float] = defaultdict(float)
+        self._loss = 0.0
 
     # data: the plan as it stands, the same on every process
 
@@ -128,7 +125,32 @@ class PackedDPOTrainer(Trainer):
                     loss = self._share_of_loss(model, inputs, units, rows, counted=weight > 0) * weight
                 self.accelerator.backward(loss)
             total += loss.detach().float()
+        self._loss = float(total)
+        first = self.args.process_index == 0
+        self._sums["loss"] += self._loss / self.args.world_size
+        self._sums["steps"] += 1 if first else 0
         return total
+
+    def _get_grad_norm(self, model: nn.Module, grad_norm: Any = None) -> Any:
+        """Trainer's gradient norm, the same on every process; a step without one ends the run before it changes a weight."""
+        norm = super()._get_grad_norm(model, grad_norm=grad_norm)
+        if norm is not None and not math.isfinite(norm):
+            what = f"the loss is {self._loss}" if not math.isfinite(self._loss) else f"the gradient norm is {float(norm)}"
+            raise DivergedError(self.state.global_step + 1, what, self._get_learning_rate())
+        return norm
+
+    def check_weights(self) -> None:
+        """End a run whose update left weights that cannot be saved.
+
+        Raises:
+            DivergedError: names the step.
+        """
+        value = largest(weight for weight in self.model.parameters() if weight.requires_grad)
+        if self.args.world_size > 1:
+            value = torch.nan_to_num(value, nan=float("inf"))  # a maximum over processes may lose a NaN
+            torch.distributed.all_reduce(value, op=torch.distributed.ReduceOp.MAX)
+        if wrong := wrong_weight(float(value), self.weight_limit):
+            raise DivergedError(self.state.global_step + 1, wrong, self._get_learning_rate())
 
     def _micro_batches(self, step: Step) -> list[tuple[list[Unit], list[PackedRow], float]]:
         """This process's units of a step in batches that fit, each with a weight of 1 (times processes, undoing their averaging).
@@ -209,21 +231,64 @@ class PackedDPOTrainer(Trainer):
             found = {number: row for part_found in gathered for number, row in part_found.items()}
         self.reference = torch.tensor([found[number] for number in range(len(self.examples))], dtype=torch.float64)
 
-    # logging
+    # logging and checkpoints
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Adds what was summed since the last row, over all processes, to Trainer's loss, grad_norm and learning_rate."""
+        """Adds what was summed since the last row, over all processes, to Trainer's grad_norm and learning_rate."""
         if "loss" in logs:
-            keys = sorted(self._sums)
-            values = torch.tensor([self._sums[key] for key in keys], dtype=torch.float64, device=self.args.device)
-            if self.args.world_size > 1:
-                torch.distributed.all_reduce(values)
-            sums = dict(zip(keys, values.tolist(), strict=True))
+            sums = self.summed()
             self._sums.clear()
-            pairs, tokens = sums.pop("pairs"), sums.pop("tokens")
+            pairs, tokens, steps = (sums.pop(key) for key in ("pairs", "tokens", "steps"))
+            logs["loss"] = sums.pop("loss") / steps
             logs |= {key: value / pairs for key, value in sums.items()}
             logs["nll/chosen"] = -sums["logps/chosen"] / tokens
         super().log(logs, start_time)
+
+    def summed(self) -> dict[str, float]:
+        """The sums of the log's next row, over all processes."""
+        keys = sorted(self._sums)
+        values = torch.tensor([self._sums[key] for key in keys], dtype=torch.float64, device=self.args.device)
+        if self.args.world_size > 1:
+            torch.distributed.all_reduce(values)
+        return dict(zip(keys, values.tolist(), strict=True))
+
+    def go_on_with(self, sums: Mapping[str, float]) -> None:
+        """Take over the sums of a checkpoint: the first process has them, the others their keys."""
+        self._sums.update({key: value if self.args.process_index == 0 else 0.0 for key, value in sums.items()})
+
+    def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
+        """What is trained, by its names in memory; a sharded model is left to Trainer. (Trainer would write a plain checkpoint, whose names
+        are not those in memory, and on resuming load none of them.)"""
+        if self.sharding != "none":
+            super()._save(output_dir, state_dict)
+        elif self.args.should_save:
+            save_weights(unwrap(self.model), Path(str(output_dir)))
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
+        if self.sharding != "none":
+            super()._load_from_checkpoint(resume_from_checkpoint, model)
+        else:
+            load_weights(unwrap(self.model), Path(resume_from_checkpoint))
+
+
+class _Keeper(TrainerCallback):
+    """Checks weights before they are kept, and seals checkpoints."""
+
+    def __init__(self, plan: str) -> None:
+        self.plan = plan
+        self.trainer: PackedDPOTrainer | None = None
+
+    def on_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        assert self.trainer is not None
+        self.trainer.check_weights()
+
+    def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        assert self.trainer is not None
+        sums = self.trainer.summed()
+        self.trainer.accelerator.wait_for_everyone()
+        if state.is_world_process_zero:
+            seal(Path(args.output_dir) / f"checkpoint-{state.global_step}", self.plan, sums)
+        self.trainer.accelerator.wait_for_everyone()
 
 
 class _Plan(torch.utils.data.Dataset[Step]):
@@ -250,16 +315,18 @@ def train(
     progress: Progress | None = None,
     store: VideoStore | None = None,
 ) -> TrainResult:
-    """Train `lm` on preference pairs (DPO, Rafailov et al. 2023) and write `out_dir`/{train/log.jsonl, model/}.
+    """Train `lm` on preference pairs (DPO, Rafailov et al. 2023) and write `out_dir`/{train/log.jsonl, train/result.json, model/}.
 
     The same pairs (in any order), settings and weights give the same bytes on one machine. With `save_steps`, a run that was killed goes
-    on from its last checkpoint and ends in the same bytes. `lm` holds the trained weights afterwards (LoRA merged): what it watched
-    before is stale. `store` brings videos that are encoded already. Under torchrun every process calls this; the first one writes
-    (to a folder that all of them see, where the model is sharded).
+    on from its last checkpoint and ends in the same bytes; one that is finished is not done again. `lm` holds the trained weights
+    afterwards (LoRA merged): what it watched before is stale. `store` brings videos that are encoded already. Under torchrun every process
+    calls this; the first one writes (to a folder that all of them see, where the model is sharded).
 
     Raises:
         NoPairsError: no pair is left to train on, with the reasons.
         ValueError: settings and pairs do not fit together.
+        ResumeError: `out_dir` holds a model, or checkpoints, of something else.
+        DivergedError: loss, gradient or weights left the range of numbers.
         ShardingError: the model cannot be sharded this way.
         MaskDroppedError: this model cannot be trained packed.
         VideoError: a video's file went away after the pairs were made and was not found missing at the start.
@@ -273,24 +340,65 @@ def _train(
     lm: VideoLM, given: list[PreferencePair], settings: DPOSettings, out: Path, progress: Progress | None, store: VideoStore | None
 ) -> TrainResult:
     require_branch_attention(settings.branch_attention, lm.device)
-    joined = torch.distributed.is_initialized()
     sharding = trainer_options(settings, lm.model, lm.family)
-    examples, dropped = tokenise(lm, given, settings)
+    inputs = made_from(lm.fingerprint, given, settings)
+    plain, implementation = Plain.of(lm.model), text_implementation(lm.model)
+    if done := finished(out, inputs):
+        _reload(lm, out / MODEL_FOLDER, lm.device, plain.dtype, implementation)
+        return done
+    examples, dropped, store = _prepare(lm, given, settings, store)
+    joined = torch.distributed.is_initialized()
+    try:
+        trainer, log, state = _run(lm, examples, store, settings, out, inputs, plain, sharding, progress)
+        if state is not None:  # the model in memory is in shards for good
+            lm.model = plain.shell(lm.model)
+        result = TrainResult(out / MODEL_FOLDER, log, trainer.state.global_step, len(examples), tuple(dropped))
+        if trainer.is_world_process_zero():
+            save(lm, out / MODEL_FOLDER, state)
+            write_result(out, inputs, result)
+            remove_checkpoints(out / TRAIN_FOLDER)
+        trainer.accelerator.wait_for_everyone()
+        if state is not None:
+            _reload(lm, out / MODEL_FOLDER, trainer.args.device, plain.dtype, implementation)
+    finally:
+        lm.model.config.use_cache = True
+        lm.model.requires_grad_(False)
+        lm.model.eval()
+    if torch.distributed.is_initialized() and not joined:
+        torch.distributed.destroy_process_group()  # opened by Trainer; left to the interpreter's end, gloo's threads can abort a process
+    return result
+
+
+def _prepare(
+    lm: VideoLM, pairs: Sequence[PreferencePair], settings: DPOSettings, store: VideoStore | None
+) -> tuple[list[Example], list[DroppedPair], VideoStore]:
+    """Tokens of the pairs that can be trained on, those that cannot, and their videos, encoded as far as memory allows."""
+    examples, dropped = tokenise(lm, pairs, settings)
     if store is None and examples:
-        store = VideoStore(lm, frames_of_pairs(given, settings), keep_mb=settings.features_mb)
+        store = VideoStore(lm, frames_of_pairs(pairs, settings), keep_mb=settings.features_mb)
         broken = store.load(sorted({example.video for example in examples}))
         dropped += [DroppedPair(example.pair_id, f"video {broken[example.video]}") for example in examples if example.video in broken]
         examples = [example for example in examples if example.video not in broken]
     if not examples or store is None:
         reasons = sorted({pair.reason for pair in dropped})
-        raise NoPairsError(f"no pair to train on: {len(given)} given, {len(dropped)} dropped ({'; '.join(reasons) or 'none given'})")
+        raise NoPairsError(f"no pair to train on: {len(pairs)} given, {len(dropped)} dropped ({'; '.join(reasons) or 'none given'})")
     _check_context(lm, examples, store)
+    return examples, dropped, store
 
+
+def _run(
+    lm: VideoLM,
+    examples: Sequence[Example],
+    store: VideoStore,
+    settings: DPOSettings,
+    out: Path,
+    inputs: Mapping[str, Any],
+    plain: Plain,
+    sharding: Mapping[str, Any],
+    progress: Progress | None,
+) -> tuple[PackedDPOTrainer, tuple[dict[str, float], ...], dict[str, Tensor] | None]:
+    """All steps, from the last checkpoint on. Leaves the trained weights in `lm`, or returns them whole where the model is in shards."""
     plan = make_plan(examples, settings)
-    if settings.save_steps:
-        claim(out / TRAIN_FOLDER, lm, examples, settings)
-    plain = Plain.of(lm.model)
-    before = text_implementation(lm.model)
     args = settings.trl_config(
         out / TRAIN_FOLDER,
         total_steps=len(plan),
@@ -299,11 +407,12 @@ def _train(
         **sharding,
     )
     count_cpu_processes(args)
-    log_file = LogFile(out / TRAIN_FOLDER / LOG_FILE, settings, progress)
+    log_file, keeper = LogFile(out / LOG_FILE, settings, progress), _Keeper(plan_digest(inputs, examples))
+    limit = torch.finfo(lm.store_dtype or lm.model.dtype).max
     model = trainable(lm, settings)
     lm.model.config.use_cache = False
     with contextlib.nullcontext() if settings.engine == "plain" else use_tree_attention(lm.model):
-        trainer = PackedDPOTrainer(
+        keeper.trainer = trainer = PackedDPOTrainer(
             model,
             args,
             settings=settings,
@@ -311,35 +420,48 @@ def _train(
             examples=examples,
             plan=plan,
             store=store,
-            callbacks=[log_file, DurableCheckpoints()],
+            weight_limit=limit,
+            callbacks=[log_file, keeper],
         )
-        first = trainer.is_world_process_zero()
-        checkpoint = last_checkpoint(out / TRAIN_FOLDER, trainer.sharding, tidy=first)
+        if trainer.is_world_process_zero():
+            begin(out, inputs)
+        checkpoint = _from_first(trainer, lambda: last_checkpoint(out / TRAIN_FOLDER, keeper.plan, trainer.sharding))
+        if checkpoint is not None:
+            trainer.go_on_with(read_sums(checkpoint))
         with float32_weights(lm.model) if trainer.sharding == "none" else contextlib.nullcontext():  # sharded, the framework keeps them
             if settings.objective.needs_reference:
                 trainer.score_reference()
-            trainer.train(resume_from_checkpoint=checkpoint)
+            trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
         state = whole_state(lm.model, plain, settings) if trainer.sharding == "fsdp2" else None
         if state is None and hasattr(model, "merge_and_unload"):
             lm.model = model.merge_and_unload()
-    lm.model.config.use_cache = True
+    merged = lm.model.parameters() if state is None else state.values()
+    if state != {} and (wrong := wrong_weight(float(largest(merged)), limit)):  # {}: the first process holds them
+        raise DivergedError(trainer.state.global_step, wrong, settings.learning_rate)
+    return trainer, tuple(log_file.rows(trainer.state)), state
+
+
+def _from_first(trainer: PackedDPOTrainer, call: Callable[[], T]) -> T:
+    """What a call gives on the first process, or the error it raises there, on all of them."""
+    found: list[Any] = [None, None]
+    if trainer.is_world_process_zero():
+        try:
+            found[0] = call()
+        except SaviError as error:
+            found[1] = error
+    if trainer.args.world_size > 1:
+        torch.distributed.broadcast_object_list(found)
+    if found[1] is not None:
+        raise found[1]
+    return found[0]  # type: ignore[no-any-return]
+
+
+def _reload(lm: VideoLM, folder: Path, device: torch.device, dtype: torch.dtype, implementation: str) -> None:
+    """Put a folder's weights in the place of the model in memory."""
+    kind = str(dtype).removeprefix("torch.")
+    lm.model, _ = load_native_model(folder, device=str(device), dtype=kind, attn_implementation=implementation)
     lm.model.requires_grad_(False)
     lm.model.eval()
-    if state is not None:  # the model in memory is in shards for good
-        lm.model = plain.shell(lm.model)
-    if first:
-        save(lm, out / MODEL_FOLDER, state)
-        for path in (out / TRAIN_FOLDER).glob("checkpoint-*"):
-            shutil.rmtree(path)
-    trainer.accelerator.wait_for_everyone()
-    if state is not None:
-        kind = str(plain.dtype).removeprefix("torch.")
-        lm.model, _ = load_native_model(out / MODEL_FOLDER, device=str(trainer.args.device), dtype=kind, attn_implementation=before)
-        lm.model.requires_grad_(False)
-        lm.model.eval()
-    if torch.distributed.is_initialized() and not joined:
-        torch.distributed.destroy_process_group()  # opened by Trainer; left to the interpreter's end, gloo's threads can abort a process
-    return TrainResult(out / MODEL_FOLDER, tuple(log_file.rows(trainer.state)), trainer.state.global_step, len(examples), tuple(dropped))
 
 
 def trainable(lm: VideoLM, settings: DPOSettings) -> nn.Module:

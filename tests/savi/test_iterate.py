@@ -11,11 +11,12 @@ from pathlib import Path
 
 import pytest
 
+from savi.base.errors import ResumeError
 from savi.base.files import FailureLog
 from savi.engine.sampling import GenerationSettings
 from savi.engine.video_lm import VideoLM
-from savi.iterate import Base, IterationResult, StageError, run_iteration, train_stage
-from savi.loop.journal import ResumeError, journal_path
+from savi.iterate import Base, IterationResult, run_iteration, train_stage
+from savi.loop.journal import journal_path
 from savi.loop.preferences import read_pairs, write_pairs
 from savi.loop.propose import AlignSettings, propose
 from savi.training.settings import DPOSettings
@@ -67,7 +68,7 @@ def test_an_iteration_and_again(clips: list[Path], base: Path, tmp_path: Path) -
     assert seen[-1] == ("propose", 3, 3)
     assert set(result.seconds) == {"propose", "train"}
     assert "no pair to train on" in (tmp_path / "iter-1" / "failures.jsonl").read_text()
-    assert (result.training.model / "model.safetensors").read_bytes() == (base / "model.safetensors").read_bytes()
+    assert (result.training.checkpoint / "model.safetensors").read_bytes() == (base / "model.safetensors").read_bytes()
     before = files(tmp_path)
     again = run_iteration(base, clips[:3], tmp_path / "iter-1", ALIGN, DPO)
     assert again.seconds == {}
@@ -82,17 +83,17 @@ def test_training_and_the_next_iteration(clips: list[Path], base: Path, tmp_path
     assert result.training.pairs_used == 6
     assert result.training.steps == 4
     assert set(result.seconds) == {"train"}
-    assert (result.training.model / "model.safetensors").read_bytes() != (base / "model.safetensors").read_bytes()
+    assert (result.training.checkpoint / "model.safetensors").read_bytes() != (base / "model.safetensors").read_bytes()
     before = files(out)
     assert run_iteration(base, clips[:3], out, ALIGN, DPO).seconds == {}
     assert files(out) == before
-    following = run_iteration(result.training.model, clips[:2], tmp_path / "iter-2", ALIGN, DPO)
+    following = run_iteration(result.training.checkpoint, clips[:2], tmp_path / "iter-2", ALIGN, DPO)
     assert following.counts.videos == 2
     with pytest.raises(ResumeError, match="another model"):
-        run_iteration(result.training.model, clips[:3], out, ALIGN, DPO)
+        run_iteration(result.training.checkpoint, clips[:3], out, ALIGN, DPO)
     with pytest.raises(ResumeError, match="another videos"):
         run_iteration(base, clips[:2], out, ALIGN, DPO)
-    with pytest.raises(StageError, match="other settings"):
+    with pytest.raises(ResumeError, match="other settings"):
         run_iteration(base, clips[:3], out, ALIGN, DPO.model_copy(update={"beta": 0.9}))
 
 
@@ -116,7 +117,7 @@ def test_training_alone_reads_the_pairs_and_asks_no_model(clips: list[Path], bas
     assert train_stage(Base(base), out, DPO, seed=0, failures=failures) == (result, False)
     journal = journal_path(out / "pairs.jsonl")
     journal.write_text("".join(line + "\n" for line in journal.read_text().splitlines()[:-1]))
-    with pytest.raises(StageError, match="not finished"):
+    with pytest.raises(ResumeError, match="not finished"):
         train_stage(Base(base), out, DPO, seed=0, failures=failures)
 
 
@@ -125,7 +126,7 @@ def test_controls_in_an_iteration(clips: list[Path], base: Path, tmp_path: Path)
     for control in ("none", "reversed", "sft"):
         out = prepared(tmp_path / control, clips[:3], base)
         result = run_iteration(base, clips[:3], out, ALIGN, DPO, control)  # type: ignore[arg-type]
-        models[control] = (result.training.model / "model.safetensors").read_bytes()
+        models[control] = (result.training.checkpoint / "model.safetensors").read_bytes()
         log = [json.loads(line) for line in (out / "train" / "log.jsonl").read_text().splitlines()]
         assert ("rewards/margins" in log[-1]) == (control != "sft")
         if control == "reversed":

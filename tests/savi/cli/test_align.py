@@ -42,7 +42,9 @@ def test_exported_pairs_train_the_same_model(pairs: Path, model: Path, style: st
         assert json.loads(result.stdout)["pairs"] == len(read_pairs(pairs))
         made.append(weights_fingerprint(folder / "model"))
     assert made[0] == made[1] != weights_fingerprint(model)
-    assert "is there already" in failed(run("train", pairs, "--model", model, "--out", folder, *SMALL), 2)
+    again = ("train", pairs, "--model", model, "--out", folder, *SMALL, "--json")
+    assert json.loads(run(*again).stdout) == json.loads(result.stdout), "a finished command run again is done"
+    assert "another settings" in failed(run(*again, "--seed", 1), 2)
 
 
 def test_train_and_what_can_be_wrong(pairs: Path, model: Path, tmp_path: Path) -> None:

@@ -12,10 +12,11 @@ from pathlib import Path
 
 import pytest
 
+from savi.base.errors import ResumeError
 from savi.base.files import FailureLog
 from savi.engine.sampling import GenerationSettings
 from savi.engine.video_lm import VideoLM
-from savi.loop.journal import ResumeError, is_complete, journal_path, read_counts, read_unchanged
+from savi.loop.journal import is_complete, journal_path, read_counts, read_unchanged
 from savi.loop.preferences import read_pairs
 from savi.loop.prompts import PROMPTS
 from savi.loop.propose import AlignSettings, propose, video_keys

@@ -13,9 +13,9 @@ from accelerate import DistributedType
 
 from savi.engine.video_lm import VideoLM
 from savi.loop.preferences import PreferencePair
-from savi.training.folder import last_checkpoint, stamp_checkpoint
+from savi.training.checkpoints import last_checkpoint, seal
 from savi.training.packing import pack, packed_logps
-from savi.training.settings import MACHINE_ONLY, SPEED_ONLY, DPOSettings
+from savi.training.settings import SPEED_ONLY, DPOSettings
 from savi.training.sharding import Plain, ShardingError, frozen_parameters, merged, set_up, sharding_of, trainer_options
 from savi.training.trainer import train, trainable
 from savi.training.tree_attention import use_tree_attention
@@ -51,7 +51,7 @@ def test_one_process_is_not_sharded(kind: str, pairs: list[PreferencePair], tmp_
 
 
 def test_settings() -> None:
-    assert {"sharding"} <= MACHINE_ONLY < SPEED_ONLY < set(DPOSettings.model_fields)
+    assert {"sharding"} < SPEED_ONLY < set(DPOSettings.model_fields)
     with pytest.raises(ValueError, match="engine 'packed'"):
         DPOSettings(sharding="fsdp2", engine="plain")
 
@@ -155,12 +155,10 @@ def test_checkpoints_know_how_they_were_sharded(tmp_path: Path) -> None:
         assert sharding_of(checkpoint) == kind
         torn = tmp_path / kind / "checkpoint-6"
         torn.mkdir()
-        (checkpoint / "trainer_state.json").write_text('{"global_step": 4}')
-        stamp_checkpoint(checkpoint, 4)
-        assert last_checkpoint(tmp_path / kind, kind, tidy=False) == str(checkpoint)
-        assert torn.exists(), "one process tidies"
+        seal(checkpoint, "plan", {})
         other = "none" if kind == "fsdp2" else "fsdp2"
         with pytest.raises(ShardingError, match=rf"'{kind}', this one has '{other}'"):
-            last_checkpoint(tmp_path / kind, other, tidy=True)
-        assert not torn.exists()
-    assert last_checkpoint(tmp_path, "fsdp2", tidy=True) is None
+            last_checkpoint(tmp_path / kind, "plan", other)
+        assert last_checkpoint(tmp_path / kind, "plan", kind) == checkpoint
+        assert not torn.exists(), "what is not sealed is removed"
+    assert last_checkpoint(tmp_path, "plan", "fsdp2") is None

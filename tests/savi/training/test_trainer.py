@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import signal
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,7 +10,7 @@ import pytest
 import torch
 
 from savi.engine.video_lm import VideoLM
-from savi.loop.preferences import PreferencePair, write_pairs
+from savi.loop.preferences import PreferencePair
 from savi.training.examples import NoPairsError, VideoStore, make_plan, make_units, tokenise
 from savi.training.settings import DPOSettings
 from savi.training.trainer import train
@@ -21,7 +18,6 @@ from savi.video.frames import VideoError
 from tests.savi.scripted import FRAMES, random_pairs, write_clips
 from tests.savi.tiny import tiny_checkpoint, tiny_video_lm
 
-ROOT = Path(__file__).parents[3]
 QUICK = DPOSettings(learning_rate=1e-3, epochs=2, pairs_per_step=4, logging_steps=2, warmup_ratio=0.0, beta=0.5)
 
 
@@ -61,6 +57,7 @@ def test_preferences_are_learnt(lm: VideoLM, pairs: list[PreferencePair], tmp_pa
     assert result.steps == 8
     assert last["epoch"] == 4
     assert {"loss", "grad_norm", "learning_rate", "rewards/chosen", "rewards/rejected", "step"} <= set(last)
+    assert [row["step"] for row in result.log] == [1, 2, 4, 6, 8]
     assert [json.loads(line) for line in (tmp_path / "train" / "log.jsonl").read_text().splitlines()] == list(result.log)
 
 
@@ -147,6 +144,19 @@ def test_small_steps_on_bfloat16_weights_are_not_lost(pairs: list[PreferencePair
     assert missed < moved / 2, (missed, moved)
 
 
+@pytest.mark.parametrize(("logging", "steps"), [(3, [1, 3, 4]), (100, [1, 4]), (1, [1, 2, 3, 4])])
+def test_logging_steps_mean_what_they_say(lm: VideoLM, pairs: list[PreferencePair], logging: int, steps: list[int], tmp_path: Path) -> None:
+    """Rows at the first step, every so many, and the last; a row's loss is the mean of the steps since the row before."""
+    every = train(tiny_video_lm(layers=2), pairs, QUICK.model_copy(update={"logging_steps": 1}), tmp_path / "every").log
+    log = train(lm, pairs, QUICK.model_copy(update={"logging_steps": logging}), tmp_path / "log").log
+    assert [row["step"] for row in log] == steps
+    before = 0
+    for row in log:
+        now = int(row["step"])
+        assert row["loss"] == pytest.approx(sum(one["loss"] for one in every[before:now]) / (now - before), abs=1e-6)
+        before = now
+
+
 def test_sft(lm: VideoLM, pairs: list[PreferencePair], tmp_path: Path) -> None:
     """Chosen answers alone: their likelihood rises, no reference is scored, the rejected ones play no part."""
     settings = QUICK.model_copy(update={"method": "sft", "epochs": 4})
@@ -155,7 +165,8 @@ def test_sft(lm: VideoLM, pairs: list[PreferencePair], tmp_path: Path) -> None:
     assert not any(key.startswith("rewards/") for key in result.log[0])
     other = [replace(pair, rejected="still") for pair in pairs]
     train(tiny_video_lm(layers=2), other, settings, tmp_path / "b")
-    assert files(tmp_path / "a") == files(tmp_path / "b")
+    one, two = ({name: data for name, data in files(tmp_path / run).items() if name != "train/result.json"} for run in "ab")
+    assert one == two and len(one) > 3, "but for the note of what it was made from"
 
 
 def test_no_reference_is_scored_for_a_loss_without_one(
@@ -254,69 +265,10 @@ def test_the_plan(lm: VideoLM, pairs: list[PreferencePair]) -> None:
     assert [len(unit.examples) for unit in make_units(examples, 1)] == [1] * len(pairs)
 
 
-KILLED = """
-import os, signal, sys
-from pathlib import Path
-from savi.training.settings import DPOSettings
-from savi.loop.preferences import read_pairs
-from savi.training.trainer import train
-from savi.engine.video_lm import VideoLM
-base, pairs, out, settings, kill_at = sys.argv[1:]
-def progress(done, total):
-    if done == int(kill_at):
-        os.kill(os.getpid(), signal.SIGKILL)
-lm = VideoLM.from_pretrained(Path(base), device="cpu")
-train(lm, read_pairs(pairs), DPOSettings.model_validate_json(settings), out, progress=progress)
-"""
-
-
-def run_killed(base: Path, pairs: Path, out: Path, settings: DPOSettings, kill_at: int) -> int:
-    arguments = [str(base), str(pairs), str(out), settings.model_dump_json(), str(kill_at)]
-    return subprocess.run([sys.executable, "-c", KILLED, *arguments], cwd=ROOT, check=False, stderr=sys.stderr).returncode
-
-
-def test_killed_and_resumed_is_uninterrupted(pairs: list[PreferencePair], tmp_path: Path) -> None:
-    """A real SIGKILL between two checkpoints; also with a torn checkpoint left behind."""
-    base = tiny_checkpoint(tmp_path / "base", layers=1)
-    write_pairs(tmp_path / "pairs.jsonl", pairs)
-    settings = QUICK.model_copy(update={"epochs": 4, "save_steps": 3, "lora_r": 2})
-    straight = VideoLM.from_pretrained(base, device="cpu")
-    train(straight, pairs, settings, tmp_path / "straight")
-
-    out = tmp_path / "killed"
-    assert run_killed(base, tmp_path / "pairs.jsonl", out, settings, kill_at=6) == -signal.SIGKILL
-    assert [path.name for path in out.glob("train/checkpoint-*")] == ["checkpoint-4"], "save_steps 3 is rounded up to 4"
-    torn = out / "train" / "checkpoint-6"
-    torn.mkdir()
-    (torn / "adapter_model.safetensors").write_bytes(b"half")
-    seen: list[int] = []
-    train(VideoLM.from_pretrained(base, device="cpu"), pairs, settings, out, progress=lambda done, _: seen.append(done))
-    assert seen[0] == 5, "the first four steps are not done again"
-    assert files(out) == files(tmp_path / "straight")
-
-
-class Stopped(Exception):
-    """Raised in the middle of training."""
-
-
-def test_checkpoints_of_something_else_are_refused(lm: VideoLM, pairs: list[PreferencePair], tmp_path: Path) -> None:
-    settings = QUICK.model_copy(update={"save_steps": 2})
-
-    def stop(done: int, total: int) -> None:
-        if done == 3:
-            raise Stopped
-
-    with pytest.raises(Stopped):
-        train(lm, pairs, settings, tmp_path, progress=stop)
-    assert (tmp_path / "train" / "checkpoint-2").is_dir()
-    with pytest.raises(ValueError, match="other settings"):
-        train(tiny_video_lm(layers=2), pairs, settings.model_copy(update={"beta": 0.2}), tmp_path)
-
-
 def test_settings() -> None:
     with pytest.raises(ValueError, match="rpo_alpha"):
         DPOSettings(method="sft", rpo_alpha=0.5)
     with pytest.raises(ValueError, match="learning_rates"):
         DPOSettings.model_validate({"learning_rates": 1e-3})
     args = DPOSettings(rpo_alpha=0.5, save_steps=15).trl_config("x", total_steps=40, use_cpu=True, bf16=False)
-    assert (args.loss_type, args.loss_weights, args.warmup_steps, args.save_steps) == (["sigmoid", "sft"], [1.0, 0.5], 4, 20)
+    assert (args.loss_type, args.loss_weights, args.warmup_steps, args.save_steps) == (["sigmoid", "sft"], [1.0, 0.5], 4, 15)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from savi.training.folder import last_checkpoint, stamp_checkpoint
+from savi.training.checkpoints import SEAL_FILE, last_checkpoint, seal
 
 
 def checkpoint(folder: Path, step: int) -> Path:
@@ -21,8 +21,8 @@ def checkpoint(folder: Path, step: int) -> Path:
 def test_a_damaged_checkpoint_is_not_gone_on_from(tmp_path: Path, damage: str) -> None:
     """A power loss leaves zeros of the right length where weights were never flushed."""
     for step in (2, 4):
-        stamp_checkpoint(checkpoint(tmp_path, step), step)
-    assert last_checkpoint(tmp_path, "none", tidy=True) == str(tmp_path / "checkpoint-4")
+        seal(checkpoint(tmp_path, step), "plan", {})
+    assert last_checkpoint(tmp_path, "plan", "none") == tmp_path / "checkpoint-4"
     weights = tmp_path / "checkpoint-4" / "model.safetensors"
     if damage == "zeros":
         weights.write_bytes(bytes(64))
@@ -31,6 +31,6 @@ def test_a_damaged_checkpoint_is_not_gone_on_from(tmp_path: Path, damage: str) -
     elif damage == "gone":
         weights.unlink()
     else:
-        (tmp_path / "checkpoint-4" / "stamp.json").unlink()
-    assert last_checkpoint(tmp_path, "none", tidy=True) == str(tmp_path / "checkpoint-2")
+        (tmp_path / "checkpoint-4" / SEAL_FILE).unlink()
+    assert last_checkpoint(tmp_path, "plan", "none") == tmp_path / "checkpoint-2"
     assert not (tmp_path / "checkpoint-4").exists()
