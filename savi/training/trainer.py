@@ -332,15 +332,21 @@ def train(
         VideoError: a video's file went away after the pairs were made and was not found missing at the start.
         LockedError: another process is training into `out_dir`.
     """
+    require_branch_attention(settings.branch_attention, lm.device)
+    sharding = trainer_options(settings, lm.model, lm.family)
     with lock_folder(Path(out_dir) / TRAIN_FOLDER):
-        return _train(lm, list(pairs), settings, Path(out_dir), progress, store)
+        return _train(lm, list(pairs), settings, Path(out_dir), sharding, progress, store)
 
 
 def _train(
-    lm: VideoLM, given: list[PreferencePair], settings: DPOSettings, out: Path, progress: Progress | None, store: VideoStore | None
+    lm: VideoLM,
+    given: list[PreferencePair],
+    settings: DPOSettings,
+    out: Path,
+    sharding: Mapping[str, Any],
+    progress: Progress | None,
+    store: VideoStore | None,
 ) -> TrainResult:
-    require_branch_attention(settings.branch_attention, lm.device)
-    sharding = trainer_options(settings, lm.model, lm.family)
     inputs = made_from(lm.fingerprint, given, settings)
     plain, implementation = Plain.of(lm.model), text_implementation(lm.model)
     if done := finished(out, inputs):

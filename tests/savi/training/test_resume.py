@@ -15,6 +15,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from savi.base.errors import FileFormatError, ResumeError
+from savi.base.lock import is_lock
 from savi.base.stamp import read_stamp
 from savi.engine.video_lm import ModelError, VideoLM
 from savi.loop.preferences import PreferencePair, write_pairs
@@ -47,7 +48,8 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def files(folder: Path) -> dict[str, bytes]:
-    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+    found = [path for path in sorted(folder.rglob("*")) if path.is_file() and not is_lock(path.name)]
+    return {str(path.relative_to(folder)): path.read_bytes() for path in found}
 
 
 def load(base: Path) -> VideoLM:
