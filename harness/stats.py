@@ -92,6 +92,21 @@ def design(clusters: Sequence[str] | Ints, tasks: Sequence[str] | Ints) -> Desig
     return Design(w, c.astype(np.int64), t.astype(np.int64), tw)
 
 
+def combined(designs: Sequence[Design]) -> Design:
+    """Several benchmarks as one design: the unweighted mean of their scores, no video in common."""
+    k = len(designs)
+    videos, tasks = (np.cumsum([0, *sizes]) for sizes in ([d.videos for d in designs], [d.task_weight.shape[1] for d in designs]))
+    weight = np.zeros((videos[-1], tasks[-1]))
+    for i, d in enumerate(designs):
+        weight[videos[i] : videos[i + 1], tasks[i] : tasks[i + 1]] = d.task_weight / k
+    return Design(
+        np.concatenate([d.weights for d in designs]) / k,
+        np.concatenate([d.clusters + videos[i] for i, d in enumerate(designs)]),
+        np.concatenate([d.tasks + tasks[i] for i, d in enumerate(designs)]),
+        weight,
+    )
+
+
 @dataclass(frozen=True)
 class ClusterMean:
     """A weighted mean and its standard error clustered by video (fractions); arrays where `values` had leading axes."""

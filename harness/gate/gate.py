@@ -13,6 +13,7 @@ from typing import Literal
 from benchmarks.catalog import CATALOG, in_mean
 from harness.gate.decide import conclude, decide, excuse
 from harness.gate.decision import Changed, Evidence, GateResult, GateUsageError
+from harness.gate.evidence.changes import changed_questions
 from harness.gate.evidence.formats import format_evidence
 from harness.gate.evidence.paired import pair, paired_evidence
 from harness.gate.evidence.published import compare_gain, compare_score, rerun_noise
@@ -73,7 +74,7 @@ def gate_runs(
     if _comparable(problems, s):
         pairs = [pair(candidate[n], baseline[n], s.margin_of(n)) for n in names]
         evidence = paired_evidence(pairs, in_mean(names), s)
-        changed = {n: changed_questions(candidate[n], baseline[n]) for n in names}
+        changed = {n: changed_questions(candidate[n].records, baseline[n].records) for n in names}
     return conclude(
         decide(evidence, s), problems, s, candidate=candidate_name, reference=reference_name, scale=_scale(candidate), changed=changed
     )
@@ -142,11 +143,3 @@ def _check_reruns(e: Evaluation, reruns: Sequence[Evaluation], s: GateSettings) 
         if r.score.provenance.weights != e.score.provenance.weights:
             out.append(IntegrityProblem(e.score.benchmark, "both", "weights", "a rerun is of other weights than the candidate"))
     return out
-
-
-def changed_questions(candidate: Evaluation, baseline: Evaluation) -> Changed:
-    """Questions whose strict credit rose or fell."""
-    mine = {r.question_id: r for r in candidate.records}
-    both = [(r, mine[r.question_id].strict - r.strict) for r in baseline.records if r.question_id in mine]
-    name = "{0.task}/{0.doc_id} on {0.video_id}".format
-    return Changed([name(r) for r, d in both if d > 0], [name(r) for r, d in both if d < 0])

@@ -1,24 +1,22 @@
 """Early stopping: ask videos in random order and stop as soon as the whole set's verdict is certain at level alpha.
 
 Knows no model: `Ask` hands over the records of all questions on some videos, however they were made (see `harness.gate.early.ask`; in tests
-from a table). The order depends on nothing but the seed and the baseline, so a run that is killed and started again draws the same videos,
-whose answers the journal then has.
+from a table).
 """
 
 from __future__ import annotations
 
-import hashlib
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
 from harness.gate.decide import conclude
-from harness.gate.decision import Decision, GateResult, GateUsageError, Verdict
+from harness.gate.decision import ALL, Decision, GateResult, GateUsageError
 from harness.gate.early import sequence
-from harness.gate.evidence.clustered import credits, design_of
+from harness.gate.early.plan import Plan, Track, order_seed, plan
+from harness.gate.evidence.changes import changed_questions
 from harness.gate.settings import GateSettings
 from harness.integrity import IntegrityProblem, StatusLimits, check_evaluation
 from harness.records import Evaluation, QuestionRecord
@@ -26,18 +24,19 @@ from harness.records import Evaluation, QuestionRecord
 Ask = Callable[[str, Sequence[str]], Sequence[QuestionRecord]]
 """Called with a benchmark and video ids; returns the candidate's records of all questions on those videos, in any order."""
 Progress = Callable[[str, int, int, sequence.Look], None]
-"""Called after each look with benchmark, questions asked, questions in the set, and what is known."""
+"""Called after each look with benchmark (or `all`), questions asked, questions in the set, and what is known."""
 
 
 @dataclass(frozen=True)
 class Asked:
-    """How much of a benchmark had to be asked."""
+    """How much of a benchmark had to be asked, and which questions."""
 
     benchmark: str
     questions: int
     of: int
     videos: int
     of_videos: int
+    ids: tuple[str, ...] = ()
 
     @property
     def share(self) -> float:
@@ -47,10 +46,11 @@ class Asked:
 
 @dataclass(frozen=True)
 class CheckResult:
-    """The gate result on what was asked, and how much that was."""
+    """The gate result on what was asked, how much that was, and what the order was drawn from."""
 
     gate: GateResult
     asked: list[Asked]
+    nonce: str
 
     @property
     def share(self) -> float:
@@ -59,78 +59,100 @@ class CheckResult:
         return sum(a.questions for a in self.asked) / total if total else 0.0
 
 
-@dataclass(frozen=True)
-class _Set:
-    """A benchmark's known half: the baseline's records by video, the design and the drawing order."""
+class _Run:
+    """A check on its way."""
 
-    by_video: list[list[QuestionRecord]]
-    names: list[str]
-    weight: dict[str, float]
-    population: sequence.Population
-    order: NDArray[np.intp]
+    def __init__(self, plan: Plan, ask: Ask, s: GateSettings, progress: Progress | None) -> None:
+        self.plan, self.ask, self.s, self.progress = plan, ask, s, progress
+        self.records: dict[str, list[QuestionRecord]] = {n: [] for n in plan.known}
+        self.problems: list[IntegrityProblem] = []
+        # Any benchmark's fail fails the whole, so they share alpha; a pass needs all that are required, so each has alpha.
+        self.fail_level = s.alpha / len(plan.known)
+        self.looks = {n: self._look(t) for n, t in plan.tracks.items()}
 
+    def _look(self, track: Track) -> sequence.Look:
+        return track.look(alpha=self.s.alpha, alpha_fail=self.s.alpha if track.name == ALL else self.fail_level)
 
-def drawing_order(population: sequence.Population, benchmark: str, seed: int) -> NDArray[np.intp]:
-    """Seeded order of the videos (indices into the sorted video ids)."""
-    key = int.from_bytes(hashlib.sha256(f"{seed} {benchmark}".encode()).digest()[:8], "big")
-    return population.order(np.random.default_rng(key))
+    def required(self, name: str) -> bool:
+        return self.s.is_required("no_regression", name, mean=bool(self.plan.averaged))
 
+    @property
+    def wanted(self) -> set[str]:
+        """Benchmarks whose questions may still be needed."""
+        open_ = {n for n, k in self.looks.items() if self.required(n) and k.verdict is None}
+        if self.problems or any(k.verdict == "fail" for k in self.looks.values()):
+            return set()
+        return open_ - {ALL} | (set(self.plan.averaged) if ALL in open_ else set())
 
-def _known(baseline: Evaluation, margin: float, seed: int) -> _Set:
-    records = baseline.records
-    d = design_of(baseline)
-    population = sequence.population(d, credits(baseline, "strict"), margin=margin)
-    names = sorted({r.video_id for r in records})
-    by_video: list[list[QuestionRecord]] = [[] for _ in names]
-    for r, c in zip(records, d.clusters, strict=True):
-        by_video[int(c)].append(r)
-    weight = {r.question_id: float(w) for r, w in zip(records, d.weights, strict=True)}
-    return _Set(by_video, names, weight, population, drawing_order(population, baseline.score.benchmark, seed))
+    def draw(self, drawn: Sequence[tuple[str, int]]) -> None:
+        """Ask some videos, in drawing order, and look."""
+        answers: dict[str, QuestionRecord] = {}
+        for name in dict.fromkeys(n for n, _ in drawn):
+            known = self.plan.known[name]
+            videos = [v for n, v in drawn if n == name]
+            records = self.ask(name, [known.names[v] for v in videos])
+            self.problems += _same_questions(name, [r for v in videos for r in known.questions[v]], records)
+            self.problems += _judged(name, records, self.s.limits)
+            if self.problems:
+                return
+            self.records[name] += records
+            answers |= {f"{name} {r.question_id}": r for r in records}
+        for name, v in drawn:
+            known = self.plan.known[name]
+            total = sum(known.weight[r.question_id] * (answers[f"{name} {r.question_id}"].strict - r.strict) for r in known.questions[v])
+            self.plan.tracks[name].totals.append(total)
+            if name in self.plan.averaged:
+                self.plan.tracks[ALL].totals.append(total / len(self.plan.averaged))
+        touched = {n for n, _ in drawn}
+        for name in [*touched, *([ALL] if touched & set(self.plan.averaged) else [])]:
+            self.looks[name] = self._look(self.plan.tracks[name])
+            if self.progress is not None and (name == ALL or self.required(name)):
+                self.progress(name, self.count(name), self.plan.tracks[name].of, self.looks[name])
 
+    def count(self, name: str) -> int:
+        """Questions asked."""
+        return sum(len(self.records[n]) for n in (self.plan.averaged if name == ALL else (name,)))
 
-def check_benchmark(
-    baseline: Evaluation,
-    ask: Ask,
-    margin: float,
-    s: GateSettings,
-    *,
-    seed: int = 0,
-    batch: int | None = None,
-    progress: Progress | None = None,
-) -> tuple[Decision | None, list[IntegrityProblem], Asked]:
-    """Ask one benchmark until its verdict is certain. `margin` in points; `batch` videos between looks.
+    def decisions(self) -> list[Decision]:
+        """The verdicts as they stand. A benchmark that was not needed any more stays without one."""
+        return [self._decision(t, self.looks[n]) for n, t in self.plan.tracks.items()]
 
-    Returns the decision (None where integrity forbids one), the integrity problems and how much was asked.
-
-    Raises:
-        GateUsageError: a batch size below 1.
-    """
-    if batch is not None and batch < 1:
-        raise GateUsageError(f"batch must be at least 1 video, got {batch}")
-    name = baseline.score.benchmark
-    known = _known(baseline, margin / 100, seed)
-    n_videos = known.population.size
-    of = len(baseline.records)
-    step = batch or sequence.batch_size(n_videos, of)
-    totals: list[float] = []
-    asked: list[QuestionRecord] = []
-    look = sequence.look(np.zeros(0), known.order, known.population, margin=margin / 100, alpha=s.alpha)
-    while look.verdict is None:
-        drawn = known.order[len(totals) : len(totals) + step]
-        records = ask(name, [known.names[v] for v in drawn])
-        problems = _same_questions(name, [r for v in drawn for r in known.by_video[v]], records)
-        if problems:
-            return None, problems, Asked(name, len(asked), of, len(totals), n_videos)
-        mine = {r.question_id: r for r in records}
-        for v in drawn:
-            totals.append(sum(known.weight[r.question_id] * (mine[r.question_id].strict - r.strict) for r in known.by_video[v]))
-        asked += records
-        look = sequence.look(np.array(totals), known.order, known.population, margin=margin / 100, alpha=s.alpha)
-        if progress is not None:
-            progress(name, len(asked), of, look)
-    amount = Asked(name, len(asked), of, len(totals), n_videos)
-    problems = _shares(name, asked, s.limits)
-    return _decision(known, baseline, asked, totals, look, margin, s, amount), problems, amount
+    def _decision(self, track: Track, look: sequence.Look) -> Decision:
+        names = self.plan.averaged if track.name == ALL else (track.name,)
+        before = {(n, r.question_id): r.strict for n in names for q in self.plan.known[n].questions for r in q}
+        changed = [r.strict - before[n, r.question_id] for n in names for r in self.records[n]]
+        totals, asked = np.array(track.totals), self.count(track.name)
+        drawn = float(track.population.draw[track.order[: len(totals)]].sum())
+        estimate = min(max(float(totals.sum()) / max(drawn, 1e-12), look.low), look.high) if len(totals) else 0.0
+        p = _anytime_p(totals, track) if look.drawn < track.population.size else (0.0 if look.verdict == "pass" else 1.0)
+        points = 100 * track.margin
+        what = {
+            "pass": f"a loss of {points:g} points or more over the whole set is ruled out",
+            "fail": f"worse by {points:g} points or more over the whole set",
+            None: "not needed any more",
+        }[look.verdict]
+        return Decision(
+            question="no_regression",
+            benchmark=track.name,
+            n=asked,
+            videos=len(totals),
+            estimate=100 * estimate,
+            low=100 * look.low,
+            high=100 * look.high,
+            margin=points,
+            verdict=look.verdict or "inconclusive",
+            mde=0.0,  # asked to the end the set's difference is known exactly, so no difference is too small
+            n_needed=asked,
+            p_value=p,
+            p_adjusted=p,
+            method="confidence sequence by betting, videos drawn without replacement",
+            note=f"{what}; {asked:,} of {track.of:,} questions asked ({100 * asked / track.of:.0f} %)",
+            reference_pct=track.reference_pct,
+            gained=sum(d > 0 for d in changed),
+            lost=sum(d < 0 for d in changed),
+            required=self.required(track.name),
+            veto=True,
+        )
 
 
 def _same_questions(name: str, wanted: Sequence[QuestionRecord], got: Sequence[QuestionRecord]) -> list[IntegrityProblem]:
@@ -149,82 +171,30 @@ def _same_questions(name: str, wanted: Sequence[QuestionRecord], got: Sequence[Q
             if getattr(r, field) != getattr(mine[r.question_id], field) and mine[r.question_id].status != "failed"
         ]
         if differ:
-            out.append(
-                IntegrityProblem(
-                    name, "both", code, (f"{field} differs from the baseline's for {len(differ)} questions, first {differ[0]!r}")
-                )
-            )
+            message = f"{field} differs from the baseline's for {len(differ)} questions, first {differ[0]!r}"
+            out.append(IntegrityProblem(name, "both", code, message))
     failed = [r for r in got if r.status == "failed"]
     if failed:
-        out.append(
-            IntegrityProblem(
-                name, "candidate", "failed", (f"{len(failed)} questions got no answer, first {failed[0].question_id!r}: {failed[0].error}")
-            )
-        )
+        message = f"{len(failed)} questions got no answer, first {failed[0].question_id!r}: {failed[0].error}"
+        out.append(IntegrityProblem(name, "candidate", "failed", message))
     return out
 
 
-def _shares(name: str, asked: Sequence[QuestionRecord], limits: StatusLimits) -> list[IntegrityProblem]:
-    share = 100.0 * sum(r.status == "judged" for r in asked) / max(len(asked), 1)
+def _judged(name: str, records: Sequence[QuestionRecord], limits: StatusLimits) -> list[IntegrityProblem]:
+    share = 100.0 * sum(r.status == "judged" for r in records) / max(len(records), 1)
     if share <= limits.judged:
         return []
-    text = f"{share:.2f} % of the {len(asked):,} answers asked are judged, at most {limits.judged:g} % may be"
+    text = f"{share:.2f} % of the {len(records):,} answers asked last are judged, at most {limits.judged:g} % may be"
     return [IntegrityProblem(name, "candidate", "judged", text)]
 
 
-def _decision(
-    known: _Set,
-    baseline: Evaluation,
-    asked: Sequence[QuestionRecord],
-    totals: Sequence[float],
-    look: sequence.Look,
-    margin: float,
-    s: GateSettings,
-    amount: Asked,
-) -> Decision:
-    drawn = known.population.draw[known.order[: len(totals)]]
-    estimate = min(max(float(np.sum(totals)) / max(float(drawn.sum()), 1e-12), look.low), look.high) if totals else 0.0
-    before = {r.question_id: r.strict for r in baseline.records}
-    p = (
-        _anytime_p(np.array(totals), known, margin / 100)
-        if look.drawn < known.population.size
-        else (0.0 if look.verdict == "pass" else 1.0)
-    )
-    assert look.verdict is not None
-    verdict: Verdict = look.verdict
-    what = (
-        (f"a loss of {margin:g} points or more over the whole set is ruled out")
-        if verdict == "pass"
-        else f"worse by {margin:g} points or more over the whole set"
-    )
-    return Decision(
-        question="no_regression",
-        benchmark=amount.benchmark,
-        n=amount.questions,
-        videos=amount.videos,
-        estimate=100 * estimate,
-        low=100 * look.low,
-        high=100 * look.high,
-        margin=margin,
-        verdict=verdict,
-        mde=0.0,  # asked to the end the set's difference is known exactly, so no difference is too small
-        n_needed=amount.questions,
-        p_value=p,
-        p_adjusted=p,
-        method="confidence sequence by betting, videos drawn without replacement",
-        note=f"{what}; {amount.questions:,} of {amount.of:,} questions asked ({100 * amount.share:.0f} %)",
-        reference_pct=baseline.score.strict_pct,
-        gained=sum(r.strict > before[r.question_id] for r in asked),
-        lost=sum(r.strict < before[r.question_id] for r in asked),
-    )
-
-
-def _anytime_p(totals: np.ndarray, known: _Set, margin: float) -> float:
+def _anytime_p(totals: np.ndarray, track: Track) -> float:
     """Anytime-valid p value of "a loss of the margin or more": one over the largest capital ever held."""
     if len(totals) == 0:
         return 1.0
-    game = sequence.play(totals, known.population.draw[known.order[: len(totals)]], known.population, target=-margin, direction=1)
-    return math.exp(-max(0.0, min(700.0, float(game.log_capital(-margin).max()))))
+    pop = track.population
+    game = sequence.play(totals, pop.draw[track.order[: len(totals)]], pop, target=-track.margin, direction=1)
+    return math.exp(-max(0.0, min(700.0, float(game.log_capital(-track.margin).max()))))
 
 
 def check(
@@ -232,18 +202,19 @@ def check(
     ask: Ask,
     settings: GateSettings | None = None,
     *,
-    seed: int = 0,
+    nonce: str,
+    weights: str = "",
     batch: int | None = None,
-    familywise: bool = False,
     progress: Progress | None = None,
     candidate_name: str = "",
     reference_name: str = "",
 ) -> CheckResult:
-    """Check a candidate against a baseline run, benchmark after benchmark.
+    """Check a candidate against a baseline run. Videos of all benchmarks are drawn in one random order (see `plan`); `weights` and `nonce`
+    are what nobody can know before; `batch` videos are asked between two looks.
 
-    Each verdict differs from the full set's with probability at most alpha. The overall pass needs all to pass, so it is wrong with
-    probability at most alpha too; an overall fail is wrong with probability at most alpha times the benchmarks, or alpha with
-    `familywise` (each tested at its share of alpha, at the price of asking more).
+    It stops when every required decision is certain, and at the first fail of any benchmark. The mean's verdict differs from the whole
+    set's with probability at most alpha; so does each benchmark's pass; the benchmarks' fails share another alpha. Where only the mean is
+    required, a benchmark whose fail is not certain by then stays without a verdict.
 
     Raises:
         GateUsageError: settings out of range, an unknown benchmark, or none.
@@ -254,22 +225,29 @@ def check(
     unknown = [n for n in names if n not in baseline]
     if unknown or not names:
         raise GateUsageError(f"the baseline has no {', '.join(unknown) or 'benchmark'}; it has {', '.join(baseline) or 'none'}")
-    level = replace(s, alpha=s.alpha / len(names)) if familywise else s
-    decisions: list[Decision] = []
-    problems: list[IntegrityProblem] = []
-    asked: list[Asked] = []
-    for name in names:
-        margin = s.margin_of(name)
-        found = check_evaluation(baseline[name], side="baseline", limits=s.limits)
-        problems += found
-        if found:
-            asked.append(Asked(name, 0, len(baseline[name].records), 0, baseline[name].score.videos))
-            continue
-        decision, seen, amount = check_benchmark(baseline[name], ask, margin, level, seed=seed, batch=batch, progress=progress)
-        problems += seen
-        asked.append(amount)
-        if decision is not None:
-            decisions.append(decision)
+    if batch is not None and batch < 1:
+        raise GateUsageError(f"batch must be at least 1 video, got {batch}")
+    whole = {n: baseline[n] for n in names}
     scale = baseline[names[0]].score.scale
-    gate = conclude(decisions, problems, s, candidate=candidate_name, reference=reference_name, scale=scale)
-    return CheckResult(gate, asked)
+    problems = [p for n in names for p in check_evaluation(baseline[n], side="baseline", limits=s.limits)]
+    if problems:
+        nothing = [Asked(n, 0, len(e.records), 0, e.score.videos) for n, e in whole.items()]
+        return CheckResult(conclude([], problems, s, candidate=candidate_name, reference=reference_name, scale=scale), nothing, nonce)
+    drawing = plan(whole, names, s, order_seed(whole, weights, nonce))
+    run = _Run(drawing, ask, s, progress)
+    size = batch or sequence.batch_size(len(drawing.order), sum(len(e.records) for e in whole.values()), len(names))
+    left = list(drawing.order)
+    while wanted := run.wanted:
+        drawn = [x for x in left if x[0] in wanted][:size]
+        taken = set(drawn)
+        left = [x for x in left if x not in taken]
+        run.draw(drawn)
+    asked = [
+        Asked(n, len(ids), len(whole[n].records), len(drawing.tracks[n].totals), drawing.tracks[n].population.size, tuple(ids))
+        for n in names
+        for ids in [sorted(r.question_id for r in run.records[n])]
+    ]
+    decisions = [] if run.problems else run.decisions()
+    changed = {n: changed_questions(run.records[n], [r for q in drawing.known[n].questions for r in q]) for n in names}
+    gate = conclude(decisions, run.problems, s, candidate=candidate_name, reference=reference_name, scale=scale, changed=changed)
+    return CheckResult(gate, asked, nonce)

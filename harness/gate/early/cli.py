@@ -4,25 +4,65 @@ from __future__ import annotations
 
 import json
 import os
+import secrets
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from harness.gate.output.console import Alpha, AsJson, Benchmarks, Junit, Margin, Summary, known, names, publish, stop
+from harness.gate.output.console import (
+    Alpha,
+    AsJson,
+    Benchmarks,
+    InconclusiveOption,
+    Junit,
+    Margin,
+    RequireOption,
+    Summary,
+    known,
+    names,
+    publish,
+    stop,
+)
+from savi.base.cli import print_text, tell
 
 if TYPE_CHECKING:
     from harness.gate.early.check import CheckResult
     from harness.gate.early.sequence import Look
+
+NONCE_FILE = "nonce.txt"
 
 
 def to_json(result: CheckResult) -> str:
     """The gate result with what was asked."""
     asked = [{**asdict(a), "share_pct": 100 * a.share} for a in result.asked]
     return json.dumps(
-        {"gate": json.loads(result.gate.to_json()), "asked": asked, "share_pct": 100 * result.share}, indent=1, ensure_ascii=False
+        {"gate": json.loads(result.gate.to_json()), "nonce": result.nonce, "asked": asked, "share_pct": 100 * result.share},
+        indent=1,
+        ensure_ascii=False,
     )
+
+
+def kept_nonce(out: Path) -> str:
+    """The nonce of a check that was begun in `out`, or a new one, kept there before anything is asked.
+
+    Raises:
+        OSError: it cannot be kept.
+    """
+    from savi.base.files import write_text_atomic
+
+    path = out / NONCE_FILE
+    if path.is_file():
+        return path.read_text(encoding="utf-8").strip()
+    nonce = secrets.token_hex(8)
+    write_text_atomic(path, nonce + "\n")
+    return nonce
+
+
+def _data_of(against: Path) -> Path | None:
+    """The data sets that a run of ours was made with."""
+    return next((d for p in (against, *against.resolve().parents[:3]) if (d := p / "data" / "hf_home").is_dir()), None)
 
 
 def check(
@@ -31,40 +71,55 @@ def check(
     margin: Margin = None,
     benchmarks: Benchmarks = None,
     alpha: Alpha = 0.05,
-    seed: Annotated[int, typer.Option(help="Seed of the order in which videos are drawn.")] = 0,
+    require: RequireOption = "mean",
+    inconclusive: InconclusiveOption = "fail",
+    nonce: Annotated[
+        str | None, typer.Option(help="Repeat another check's order (its check.json has the nonce); default: a new one, kept in --out.")
+    ] = None,
     batch: Annotated[
         int | None, typer.Option(help="Videos between two looks; default: 1/400 of the videos, at least 16 questions.")
     ] = None,
-    familywise: Annotated[
-        bool, typer.Option(help=("Share alpha among the benchmarks, so that an overall fail is wrong at most alpha of the time."))
-    ] = False,
-    data: Annotated[Path | None, typer.Option(envvar="HF_HOME", help="Folder with the data sets (HF_HOME).", show_envvar=True)] = None,
+    data: Annotated[
+        Path | None, typer.Option(envvar="HF_HOME", help="Folder with the data sets (default: HF_HOME, or the baseline's run folder).")
+    ] = None,
     out: Annotated[Path, typer.Option(help="Folder for the journal and check.json; the same folder resumes.")] = Path("runs/check"),
     as_json: AsJson = False,
     junit: Junit = None,
     summary: Summary = None,
 ) -> None:
-    """Evaluate in random video order and stop as soon as every verdict is certain."""
+    """Evaluate in random video order and stop as soon as the verdict is certain."""
     from harness.gate.decision import EXIT_CODES, GateUsageError
     from harness.gate.exceptions import ExceptionsError, committed_exceptions
     from harness.gate.files import load_run, run_name
     from harness.gate.settings import GateSettings
     from harness.records import RecordError
     from harness.run.offline import offline_environment
+    from savi.base.errors import SaviError
+    from savi.base.hub import find_checkpoint
 
+    data = data or _data_of(against)
     if data is None:
-        stop("no data folder: give --data or set HF_HOME", EXIT_CODES["usage"], junit=junit)
+        stop(f"no data folder: give --data or set HF_HOME ({against} has no data/hf_home)", EXIT_CODES["usage"], junit=junit)
     try:
         baseline = load_run(against)
         wanted = names(benchmarks)
         known(wanted, set(baseline))
         settings = GateSettings(
-            alpha=alpha, margin=margin, benchmarks=wanted, exceptions=committed_exceptions(Path.cwd()), run=run_name(Path(model))
+            alpha=alpha,
+            margin=margin,
+            benchmarks=wanted,
+            require=require,
+            inconclusive=inconclusive,
+            exceptions=committed_exceptions(Path.cwd()),
+            run=run_name(Path(model)),
         )
+        folder = find_checkpoint(model, tell=tell)  # a hub id is fetched before the process goes offline
     except (GateUsageError, ExceptionsError) as e:
         stop(str(e), EXIT_CODES["usage"], junit=junit)
     except RecordError as e:
         stop(str(e), EXIT_CODES["integrity"], junit=junit)
+    except SaviError as e:
+        stop(str(e), int(e.exit_code), junit=junit)
     os.environ.update(offline_environment(data))  # before anything imports datasets or lmms-eval
     from rich.console import Console
 
@@ -72,6 +127,7 @@ def check(
     from harness.gate.early.ask import VideoAsker
     from harness.gate.early.check import check as check_runs
     from harness.run.journal import JournalError
+    from harness.run.lmms_model import weights_of
     from harness.run.offline import InfrastructureError
     from savi.base.files import write_text_atomic
     from savi.base.lock import LockedError, lock_folder
@@ -85,14 +141,16 @@ def check(
     try:
         chosen = {n: baseline[n] for n in wanted or baseline}
         with lock_folder(out):
-            ask = VideoAsker(model, chosen, hf_home=data, out=out)
+            nonce = nonce or kept_nonce(out)
+            tell(f"nonce of the drawing order: {nonce} (kept in {out / NONCE_FILE})")
+            ask = VideoAsker(folder, chosen, hf_home=data, out=out)
             result = check_runs(
                 chosen,
                 ask,
                 settings,
-                seed=seed,
+                nonce=nonce,
+                weights=weights_of(folder),
                 batch=batch,
-                familywise=familywise,
                 progress=progress,
                 candidate_name=model,
                 reference_name=run_name(against),
@@ -104,10 +162,10 @@ def check(
     except (InfrastructureError, DatasetError, LockedError, OSError) as e:
         stop(str(e), EXIT_CODES["infrastructure"], junit=junit)
     if as_json:
-        typer.echo(to_json(result))
+        print_text(to_json(result))
     publish(result.gate, as_json=False, junit=junit, summary=summary, quiet=as_json)
     if not as_json:
-        typer.echo(f"asked {100 * result.share:.1f} % of the questions")
+        print_text(f"asked {100 * result.share:.1f} % of the questions")
     raise typer.Exit(result.gate.exit_code)
 
 

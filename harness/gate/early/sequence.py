@@ -71,8 +71,11 @@ class Population:
         return np.argsort(rng.exponential(size=self.size) / self.draw)
 
 
-def population(design: Design, baseline: Floats, *, margin: float, discordance: float = DISCORDANCE) -> Population:
-    """Population of a paired comparison, with drawing probabilities chosen for the fewest questions to be expected.
+def population(
+    design: Design, baseline: Floats, *, margin: float, discordance: float = DISCORDANCE, draw: Floats | None = None
+) -> Population:
+    """Population of a paired comparison, drawn in proportion to `draw`, or with probabilities chosen for the fewest questions to be
+    expected.
 
     `baseline` [Q]: the baseline's credit of each question (0-1); `margin` (fraction) is the boundary to be decided.
     """
@@ -80,6 +83,9 @@ def population(design: Design, baseline: Floats, *, margin: float, discordance: 
     wrong = design.totals(1.0 - baseline)
     squares = np.bincount(design.clusters, weights=design.weights**2, minlength=design.videos)
     questions = np.bincount(design.clusters, minlength=design.videos).astype(float)
+    if draw is not None:
+        q = draw / draw.sum()
+        return Population(-right, wrong, q, spread=discordance * float((squares / q).sum()))
     best: tuple[float, Population] | None = None
     for tilt in (0.05, 0.2, 0.5, math.inf):
         by = design.cluster_weight if math.isinf(tilt) else right + tilt * design.cluster_weight
@@ -218,9 +224,9 @@ def _root(f: Callable[[float], float], a: float, b: float, level: float, *, fall
     return a if falling else b
 
 
-def batch_size(videos: int, questions: int) -> int:
-    """Videos between two looks: 400 looks a benchmark, but at least 16 questions asked together, so that a model is kept busy."""
-    return max(1, math.ceil(videos / 400), math.ceil(16 * videos / max(questions, 1)))
+def batch_size(videos: int, questions: int, benchmarks: int = 1) -> int:
+    """Videos between two looks: 400 looks, but at least 16 questions of each benchmark asked together, so that a model is kept busy."""
+    return max(1, math.ceil(videos / 400), math.ceil(16 * benchmarks * videos / max(questions, 1)))
 
 
 @dataclass(frozen=True)

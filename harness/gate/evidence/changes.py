@@ -1,0 +1,43 @@
+"""Which questions changed between two runs: the difference behind a verdict, question by question."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from harness.gate.decision import Changed
+from harness.records import QuestionRecord
+
+Kind = Literal["lost", "gained", "answer"]
+
+
+@dataclass(frozen=True)
+class Change:
+    """A question answered otherwise: strict credit lost or gained, or (`answer`) another answer of equal credit."""
+
+    kind: Kind
+    before: QuestionRecord
+    after: QuestionRecord
+
+    @property
+    def name(self) -> str:
+        """`TASK/DOCUMENT on VIDEO`."""
+        return f"{self.before.task}/{self.before.doc_id} on {self.before.video_id}"
+
+
+def changes(after: Sequence[QuestionRecord], before: Sequence[QuestionRecord]) -> list[Change]:
+    """Every question of both whose answer changed, in the order of `before`."""
+    mine = {r.question_id: r for r in after}
+    out = []
+    for r in before:
+        m = mine.get(r.question_id)
+        if m is not None and (m.strict != r.strict or m.answer != r.answer):
+            out.append(Change("lost" if m.strict < r.strict else "gained" if m.strict > r.strict else "answer", r, m))
+    return out
+
+
+def changed_questions(after: Sequence[QuestionRecord], before: Sequence[QuestionRecord]) -> Changed:
+    """The names of the questions gained and lost."""
+    found = changes(after, before)
+    return Changed([c.name for c in found if c.kind == "gained"], [c.name for c in found if c.kind == "lost"])
