@@ -30,7 +30,7 @@ def simulate(
     from harness.gate.decision import EXIT_CODES
     from harness.gate.simulation.report import markdown, write
     from harness.gate.simulation.simulate import Plan
-    from harness.gate.simulation.simulate import simulate as run
+    from harness.gate.simulation.whole import simulate as run
 
     try:
         chosen = tuple(b.name for b in select(names(benchmarks)))

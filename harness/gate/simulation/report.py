@@ -30,7 +30,7 @@ def markdown(s: Simulation) -> str:
         f"\n## Early stopping: share of the questions asked until every verdict is certain\n\nMargin {p['saving_margin']:g} points, "
         f"alpha {p['alpha']:g}; "
         f"mean over {p['saving_sims']:,} simulations (in brackets: exceeded in one of ten), in percent. Effects are the true whole-set "
-        "differences.\n\n"
+        "differences. `all`: every benchmark decided by itself (`check --require each`); `mean`: only the mean over them (`check`).\n\n"
     )
     names = list(dict.fromkeys(x.benchmark for x in s.savings))
     out.append(f"| effect | discordant | {' | '.join(names)} |\n|---:|---:|{'---:|' * len(names)}\n")

@@ -117,7 +117,7 @@ def gate_sample(
     discordance: float,
     rho: float,
     rng: np.random.Generator,
-    better: bool = False,
+    news: bool = False,
 ) -> GateSample:
     """Simulate full runs and put them through the same functions as the gate's evidence."""
     parts: list[tuple[Any, Any, Any, Any]] = []
@@ -126,14 +126,16 @@ def gate_sample(
         mean = stats.cluster_mean(sampled(d, size, effect=effect, discordance=discordance, rho=rho, rng=rng), d)
         test = stats.mean_test(mean, -margin)
         df = test.df
-        parts.append((test.p_above, test.p_below, _better(mean) if better else np.zeros(size), test.se))
+        parts.append((test.p_above, test.p_below, better(mean) if news else np.zeros(size), test.se))
     p_pass, p_fail, flips, ses = (np.concatenate(x) for x in zip(*parts, strict=True))
-    return GateSample(p_pass, p_fail, flips if better else None, ses, df)
+    return GateSample(p_pass, p_fail, flips if news else None, ses, df)
 
 
-def _better(mean: stats.ClusterMean) -> Floats:
-    flips = np.array([stats.sign_flip(t, draws=1_999, seed=i)[0] for i, t in enumerate(mean.totals)])
-    return np.maximum(flips, stats.mean_test(mean, 0.0).p_above)
+def better(mean: stats.ClusterMean, *, worse: bool = False) -> Floats:
+    """p values [S] of "better than the baseline" (or worse), as the gate computes them."""
+    test, side = stats.mean_test(mean, 0.0), int(worse)
+    flips = np.array([stats.sign_flip(t, draws=1_999, seed=i)[side] for i, t in enumerate(mean.totals)])
+    return np.maximum(flips, test.p_below if worse else test.p_above)
 
 
 @dataclass(frozen=True)
@@ -233,7 +235,7 @@ def simulate_gate(p: Plan) -> list[Rate]:
         b = CATALOG[name]
         d, m = layout(b), p.margin_of(b)
         known: dict[str, Any] = {"discordance": p.discordance, "rho": p.rho}
-        aa = gate_sample(d, m, p.sims, effect=0.0, rng=p.rng(i, 0), better=True, **known)
+        aa = gate_sample(d, m, p.sims, effect=0.0, rng=p.rng(i, 0), news=True, **known)
         same.append(aa)
         out.append(Rate("identical models fail", name, float((aa.p_fail <= p.alpha).mean()), p.sims, p.alpha))
         loss = gate_sample(d, m, p.sims, effect=-m, rng=p.rng(i, 1), **known)
@@ -248,9 +250,38 @@ def simulate_gate(p: Plan) -> list[Rate]:
         out.append(Rate("power: fail at margin + MDE", name, float((down.p_fail <= p.alpha).mean()), p.sims, p.power, True, detail))
     if len(same) > 1:
         bad = stats.holm(np.stack([s.p_fail for s in same], axis=-1))
-        better = stats.holm(np.stack([s.p_better for s in same if s.p_better is not None], axis=-1))
+        news = stats.holm(np.stack([s.p_better for s in same if s.p_better is not None], axis=-1))
         out.append(Rate("identical models fail", "any (Holm)", float((bad <= p.alpha).any(-1).mean()), p.sims, p.alpha))
-        out.append(Rate("identical models count as improved", "any (Holm)", float((better <= p.alpha).any(-1).mean()), p.sims, p.alpha))
+        out.append(Rate("identical models count as improved", "any (Holm)", float((news <= p.alpha).any(-1).mean()), p.sims, p.alpha))
+        out += simulate_mean(p)
+    return out
+
+
+def simulate_mean(p: Plan) -> list[Rate]:
+    """Error rates and power of the decision on the mean over the benchmarks."""
+    designs = [layout(CATALOG[n]) for n in p.benchmarks]
+    m = sum(p.margin_of(CATALOG[n]) for n in p.benchmarks) / len(designs)
+
+    def tests(effect: float, key: int) -> tuple[Floats, Floats, Floats, float]:
+        parts, df = [], 1.0
+        rng = p.rng(90, key)
+        for size in chunks(p.sims, sum(d.n for d in designs)):
+            diffs = [sampled(d, size, effect=effect, discordance=p.discordance, rho=p.rho, rng=rng) for d in designs]
+            test = stats.mean_test(stats.pool([stats.cluster_mean(x, d) for x, d in zip(diffs, designs, strict=True)]), -m)
+            df = test.df
+            parts.append((test.p_above, test.p_below, test.se))
+        above, below, se = (np.concatenate(x) for x in zip(*parts, strict=True))
+        return above, below, se, df
+
+    name = f"mean of {len(designs)}"
+    _, below, se, df = tests(0.0, 0)
+    out = [Rate("identical models fail", name, float((below <= p.alpha).mean()), p.sims, p.alpha)]
+    out.append(Rate("a loss of the margin passes", name, float((tests(-m, 1)[0] <= p.alpha).mean()), p.sims, p.alpha))
+    mde = stats.mde(float(np.median(se)), df, p.alpha, p.power)
+    detail = f"MDE {100 * mde:.2f} points, margin {100 * m:g}"
+    up, down = tests(mde - m, 2)[0], tests(-m - mde, 3)[1]
+    out.append(Rate("power: pass at margin - MDE", name, float((up <= p.alpha).mean()), p.sims, p.power, True, detail))
+    out.append(Rate("power: fail at margin + MDE", name, float((down <= p.alpha).mean()), p.sims, p.power, True, detail))
     return out
 
 
@@ -337,10 +368,32 @@ def simulate_savings(p: Plan) -> list[Saving]:
             p90 = sum(r.p90 * CATALOG[r.benchmark].n for r in rows) / total
             worst = max(r.wrong for r in rows)
             out += [*rows, Saving("all", effect, 100 * discordance, questions / total, p90, worst, questions)]
+            if len(rows) > 1:
+                out.append(_mean_saving(p, effect, discordance, p.rng(21, j, k)))
     return out
 
 
-def simulate(p: Plan) -> Simulation:
-    """Run everything."""
-    rates = simulate_gate(p) + simulate_sequence(p)
-    return Simulation(asdict(p), rates, simulate_savings(p))
+def _mean_saving(p: Plan, effect: float, discordance: float, rng: np.random.Generator) -> Saving:
+    """The same where only the mean over the benchmarks is to be decided, all videos drawn in one order."""
+    designs = [layout(CATALOG[n]) for n in p.benchmarks]
+    bases = [baseline_credits(d, p.rng(i, 9)) for i, d in enumerate(designs)]
+    d, m = stats.combined(designs), p.saving_margin / 100
+    pop = sequence.population(d, np.concatenate(bases), margin=m)
+    per_video = np.bincount(d.clusters, minlength=d.videos)
+    asked: list[NDArray[np.intp]] = []
+    wrong = 0
+    for size in chunks(p.saving_sims, d.n):
+        diffs = [
+            exact(one, base, size, effect=effect / 100, discordance=discordance, rho=p.rho, rng=rng)
+            for one, base in zip(designs, bases, strict=True)
+        ]
+        x = d.totals(np.concatenate(diffs, axis=-1))
+        orders = np.argsort(rng.exponential(size=x.shape) / pop.draw, axis=-1)
+        batch = sequence.batch_size(pop.size, d.n, len(designs))
+        ended = sequence.run_all(np.take_along_axis(x, orders, -1), orders, pop, margin=m, alpha=p.alpha, batch=batch)
+        asked.append(np.cumsum(per_video[orders], axis=-1)[np.arange(size), ended.drawn - 1])
+        wrong += int((ended.passed != (x.sum(-1) > -m + 1e-12)).sum())
+    a = np.concatenate(asked)
+    return Saving(
+        "mean", effect, 100 * discordance, float(a.mean() / d.n), float(np.quantile(a, 0.9) / d.n), wrong / len(a), float(a.mean())
+    )

@@ -1,0 +1,13 @@
+"""Everything `python -m harness simulate` runs, in order."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+
+from harness.gate.simulation.shapes import simulate_shapes
+from harness.gate.simulation.simulate import Plan, Simulation, simulate_gate, simulate_savings, simulate_sequence
+
+
+def simulate(p: Plan) -> Simulation:
+    """Error rates, power, hard shapes, coverage and savings."""
+    return Simulation(asdict(p), simulate_gate(p) + simulate_shapes(p) + simulate_sequence(p), simulate_savings(p))
