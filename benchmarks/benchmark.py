@@ -104,6 +104,8 @@ class Benchmark(ABC):
     gated: bool = False
     """The hub asks for an accepted licence and a login before it gives the files out."""
     judge: Judge | None = None
+    shared_videos: str = ""
+    """What is known of its videos in other data sets that models of the paper train on, as a sentence for tables."""
     optional: bool = False
     """Not among the paper's: evaluated when asked for, never part of a mean over benchmarks."""
 

@@ -124,6 +124,10 @@ BENCHMARK = MVBench(
     max_options=5,
     download_gb=17.0,
     margin=LARGE_MARGIN,
+    shared_videos=(
+        "The paper trains on STAR, whose Charades videos are those of three of MVBench's twenty tasks (600 of 4,000 questions): "
+        "up to 15 % of its MVBench score may be on videos it was trained on."
+    ),
     twin_questions={"micro": 16, "smoke": 3},
     twin_per_video=1.1,
 )

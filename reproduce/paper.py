@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from reproduce.console import RunConsole, duration
+from reproduce.overlap import OVERLAP_FILE
 from reproduce.run_dir import FAILURES_FILE
 from reproduce.stages import Stage, StageContext, failures_path, run_stages
 from reproduce.work import TABLES, Experiment, Work, all_evaluations
@@ -26,7 +27,13 @@ def build_stages(x: Experiment, work: Work, *, base_fingerprint: str | None = No
     small = s.evaluation.twins.value is not None
     measure = s.section("evaluation") | {"scale": s.name}
     loop = {k: v for k, v in s.section("loop").items() if k not in ("iterations", "videos_per_iteration", "chunk_videos")}
-    deal = {"n": s.loop.videos_per_iteration.value, "seed": s.loop.seed.value, "folder": str(x.videos) if x.videos else None}
+    deal: dict[str, Any] = {
+        "n": s.loop.videos_per_iteration.value,
+        "seed": s.loop.seed.value,
+        "folder": str(x.videos) if x.videos else None,
+    }
+    if x.exclude:
+        deal["exclude"] = True
     train = {k: v for k, v in s.section("training").items() if k != "max_batch_tokens"} | {"seed": s.loop.seed.value}
 
     stages = [
@@ -38,6 +45,7 @@ def build_stages(x: Experiment, work: Work, *, base_fingerprint: str | None = No
             ("data/benchmarks.json", *(("data/hf_home",) if small else ())),
             lambda c: work.prepare(x, c.progress),
         ),
+        *([_overlap(x, work)] if x.videos else []),
         Stage(
             "base/model",
             "base model",
@@ -70,6 +78,13 @@ def build_stages(x: Experiment, work: Work, *, base_fingerprint: str | None = No
     return stages
 
 
+def _overlap(x: Experiment, work: Work) -> Stage:
+    compared = {"folder": str(x.videos), "benchmarks": x.benchmarks}
+    return Stage(
+        "overlap", "training videos in the benchmarks", compared, ("prepare",), (OVERLAP_FILE,), lambda c: work.overlap(x, c.progress)
+    )
+
+
 def _iteration(
     x: Experiment, work: Work, t: int, *, loop: dict[str, Any], deal: dict[str, Any], train: dict[str, Any], measure: dict[str, Any]
 ) -> list[Stage]:
@@ -89,7 +104,7 @@ def _iteration(
 
     gate_after = tuple(dict.fromkeys((f"{here}/evaluate", f"{before}/evaluate", "base/evaluate")))
     return [
-        stage("videos", "unlabelled videos", deal, (), (videos,), lambda c: work.videos(x, t, c.progress)),
+        stage("videos", "unlabelled videos", deal, ("overlap",) if x.exclude else (), (videos,), lambda c: work.videos(x, t, c.progress)),
         stage(
             "propose",
             "ask, answer, criticise, revise",

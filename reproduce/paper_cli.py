@@ -55,6 +55,7 @@ def paper_command(
     benchmarks: Annotated[list[str] | None, typer.Option(help="A benchmark by name; give several times. All six by default.")] = None,
     limit: Annotated[int | None, typer.Option(help="At most so many questions of each lmms-eval task.", min=1)] = None,
     videos: Annotated[Path | None, typer.Option(help="Folder of unlabelled videos (needed at scales of real data).")] = None,
+    exclude: Annotated[bool, typer.Option("--exclude", help="Leave out those of --videos that are benchmark videos.")] = False,
     base: Annotated[str | None, typer.Option(help="Another base model: a folder or a hub id.")] = None,
     control: Annotated[str, typer.Option(help="none, or a control: reversed, blind or sft.")] = "none",
     twins_seed: Annotated[int | None, typer.Option(help="Seed of the small benchmarks (micro, smoke).")] = None,
@@ -110,6 +111,8 @@ def paper_command(
     if chosen.data == "real" and videos is None:
         given = "give --videos DIR (the paper: Star, Vidal, WebVid)"
         stop(f"scale {chosen.name} aligns on unlabelled videos of your own: {given}", ExitCode.USAGE)
+    if exclude and videos is None:
+        stop("--exclude leaves out some of --videos DIR: give both", ExitCode.USAGE)
     if chosen.data == "micro" and videos is not None:
         stop(f"--videos is for scales of real data; scale {chosen.name} makes its own", ExitCode.USAGE)
     if videos is not None and not videos.is_dir():
@@ -123,12 +126,15 @@ def paper_command(
     folder = out or default_out(chosen.name, seed, control)
     if folder.exists() and not folder.is_dir():
         stop(f"--out {folder} is a file, not a folder", ExitCode.USAGE)
+    if chosen.data == "real" and chosen.machine.device.value == "cuda" and not gpus:
+        need = f"scale {chosen.name} needs a CUDA GPU with {chosen.machine.gpu_gb.value:.0f} GB, and this machine has none"
+        stop(f"{need}: take --scale micro, or say --set machine.device=cpu to go without", ExitCode.MACHINE)
     home = (
         folder.resolve() / "data" / "hf_home"
         if chosen.data == "micro"
         else Path(os.environ.get("HF_HOME") or Path.home() / ".cache" / "huggingface")
     )
-    x = Experiment(chosen, RunDir(folder), home, videos.resolve() if videos else None, offline)
+    x = Experiment(chosen, RunDir(folder), home, videos.resolve() if videos else None, exclude, offline)
     sys.exit(execute(x, why=choice.why, asked=scale, gpus=gpus, start_over=start_over))
 
 
@@ -159,6 +165,8 @@ def execute(
             from reproduce.scale import Setting
 
             settings["loop.videos"] = Setting[Any](value=str(x.videos), source="command line: --videos")
+            if x.exclude:
+                settings["loop.exclude"] = Setting[Any](value=True, source="command line: --exclude")
         found = x.run.read()
         stages = build_stages(x, make_work(), base_fingerprint=identity)
         if found and not start_over:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from harness.records import Evaluation, read_evaluations
+from reproduce.overlap import OVERLAP_FILE, find_overlap, notes, overlapping
 from reproduce.run_dir import RunDir, base_identity
 from reproduce.scale import Scale
 from reproduce.stages import Progress
@@ -43,7 +44,9 @@ class Experiment:
     run: RunDir
     hf_home: Path
     videos: Path | None = None
-    """Folder of the user's unlabelled videos (paper scales)."""
+    """Folder of the user's unlabelled videos (scales of real data)."""
+    exclude: bool = False
+    """Leave out training videos that are benchmark videos."""
     offline: bool = False
 
     @property
@@ -57,6 +60,11 @@ class Experiment:
     def model(self, t: int) -> Path:
         """The checkpoint of iteration t; 0 is the base model."""
         return base_path(self) if t == 0 else self.run.iteration(t) / "model"
+
+    @property
+    def overlap_file(self) -> Path:
+        """Training videos that are benchmark videos."""
+        return self.run.path / OVERLAP_FILE
 
     def video_folder(self, t: int) -> Path:
         """Where the micro world's videos of iteration t are made."""
@@ -89,6 +97,7 @@ class Work(Protocol):
     """What the stages call. Each returns a line for people, without times."""
 
     def prepare(self, x: Experiment, progress: Progress) -> str: ...
+    def overlap(self, x: Experiment, progress: Progress) -> str: ...
     def base(self, x: Experiment, progress: Progress) -> str: ...
     def videos(self, x: Experiment, t: int, progress: Progress) -> str: ...
     def propose(self, x: Experiment, t: int, progress: Progress, failures: Path) -> str: ...
@@ -140,6 +149,13 @@ class RealWork:
         write_text_atomic(out, json.dumps({"n": {s.benchmark: s.n for s in found}, "fingerprint": sha256_json(prints)}, indent=1) + "\n")
         return f"{len(found)} data sets, {sum(s.n for s in found)} questions"
 
+    def overlap(self, x: Experiment, progress: Progress) -> str:
+        """Compare the user's videos with the benchmarks'."""
+        from savi.video.frames import find_videos
+
+        assert x.videos is not None
+        return find_overlap(find_videos(x.videos), x.videos, x.hf_home, x.benchmarks, x.overlap_file, progress, exclude=x.exclude)
+
     def base(self, x: Experiment, progress: Progress) -> str:
         """Have the base model as a native checkpoint: the shipped one, a folder, or the hub's, converted."""
         name = x.scale.model.base.value
@@ -169,7 +185,8 @@ class RealWork:
             return f"{n} unlabelled videos made"
         from savi.video.frames import find_videos
 
-        every = find_videos(x.videos)
+        left_out = set().union(*overlapping(x.overlap_file).values()) if x.exclude else set()
+        every = [v for v in find_videos(x.videos) if v.relative_to(x.videos).as_posix() not in left_out]
         order = list(range(len(every)))
         random.Random(f"deal/{seed}").shuffle(order)
         dealt = sorted(order[(t - 1) * n : t * n])
@@ -260,7 +277,8 @@ class RealWork:
         return write_gate(x, t)
 
     def tables(self, x: Experiment) -> str:
-        written = write_tables(x.run.path, x.scale.name, all_evaluations(x.run.path, x.iterations), x.benchmarks)
+        said = notes(x.overlap_file, x.benchmarks, paper=x.scale.published is not None, exclude=x.exclude)
+        written = write_tables(x.run.path, x.scale.name, all_evaluations(x.run.path, x.iterations), x.benchmarks, said)
         written += write_leaderboard(x.run.path, x.iterations, x.benchmarks)
         return ", ".join(p.relative_to(x.run.path).as_posix() for p in written)
 
@@ -380,14 +398,18 @@ def write_gate(x: Experiment, t: int) -> str:
 
 
 def write_tables(
-    run: Path, scale: str, rows: Mapping[str, Mapping[str, Evaluation]], benchmarks: Sequence[str] | None = None
+    run: Path,
+    scale: str,
+    rows: Mapping[str, Mapping[str, Evaluation]],
+    benchmarks: Sequence[str] | None = None,
+    notes: Sequence[str] = (),
 ) -> list[Path]:
     """tables/results.* (strict scores) and tables/upstream.* (exactly as lmms-eval reports), as Markdown, LaTeX and CSV."""
     from reproduce.published import experiment_table
 
     out = []
     for rule, name in (("strict", "results"), ("upstream", "upstream")):
-        table = experiment_table(rows, scale=scale, rule=rule, benchmarks=benchmarks)  # type: ignore[arg-type]
+        table = experiment_table(rows, scale=scale, rule=rule, benchmarks=benchmarks, notes=notes)  # type: ignore[arg-type]
         for suffix, text in (("md", table.to_markdown()), ("tex", table.to_latex()), ("csv", table.to_csv())):
             path = run / TABLES / f"{name}.{suffix}"
             write_text_atomic(path, text if text.endswith("\n") else text + "\n")
