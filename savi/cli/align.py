@@ -53,7 +53,7 @@ def export(
 ) -> None:
     """Write preference pairs in a format that other trainers read; `savi train` reads it back."""
     with errors():
-        from savi.loop.preferences import export_pairs
+        from savi.loop.exchange import export_pairs
 
         found = _read(pairs)
         export_pairs(out, found, style)
@@ -217,7 +217,8 @@ def _number(text: str) -> tuple[str, float]:
 def _read(path: Path) -> list[PreferencePair]:
     """Pairs of the project's own or of an exchange format."""
     from savi.base.files import read_jsonl
-    from savi.loop.preferences import import_pairs, read_pairs
+    from savi.loop.exchange import import_pairs
+    from savi.loop.preferences import read_pairs
 
     if not path.is_file():
         stop(f"{path}: no such file", ExitCode.USAGE)

@@ -1,4 +1,4 @@
-"""A preference pair, its file, and the formats it is exchanged in.
+"""A preference pair and its file (`savi.loop.exchange` has the formats of other tools).
 
 A pair says: to this question about this video, the model's revised answer (`chosen`) is preferred to its initial one (`rejected`). The
 module knows no model; videos are only named.
@@ -10,7 +10,7 @@ import os
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
@@ -20,8 +20,6 @@ from savi.base.files import read_jsonl, write_jsonl_atomic
 from savi.loop.prompts import Kind, prompt_set
 
 SCHEMA_VERSION = 1
-
-ExchangeFormat = Literal["conversational", "messages"]
 
 
 @dataclass(frozen=True)
@@ -105,80 +103,3 @@ def read_pairs(path: str | Path) -> list[PreferencePair]:
     """
     folder = Path(path).parent
     return [pair_from_row(row, folder, f"{path}:{number}") for number, row in enumerate(read_jsonl(path), start=1)]
-
-
-def _user(video: str, question: str) -> dict[str, Any]:
-    return {"role": "user", "content": [{"type": "video", "path": video}, {"type": "text", "text": question}]}
-
-
-def _assistant(text: str) -> dict[str, Any]:
-    return {"role": "assistant", "content": [{"type": "text", "text": text}]}
-
-
-def to_exchange(pair: PreferencePair, style: ExchangeFormat, folder: str | Path) -> dict[str, Any]:
-    """A pair in a format other trainers read.
-
-    "conversational": TRL's preference type with an explicit prompt (`prompt`, `chosen`, `rejected`: lists of messages).
-    "messages": TRL's implicit prompt, whole conversations in `chosen` and `rejected`.
-    What these have no place for (kind, initial answer, critique, meta) is kept under `savi`, so that the way back loses nothing.
-    """
-    row = pair_row(pair, folder)
-    prompt, chosen, rejected = _user(row["video"], pair.prompt), _assistant(pair.chosen), _assistant(pair.rejected)
-    rest = {key: row[key] for key in ("schema_version", "pair_id", "question", "kind", "initial", "critique", "meta")}
-    if style == "conversational":
-        return {"prompt": [prompt], "chosen": [chosen], "rejected": [rejected], "savi": rest}
-    return {"chosen": [prompt, chosen], "rejected": [prompt, rejected], "savi": rest}
-
-
-def from_exchange(row: Mapping[str, Any], folder: str | Path, where: str = "row", index: int = 0) -> PreferencePair:
-    """A pair out of either exchange format. Without a `savi` part (a file made elsewhere) the rejected answer stands for the initial one,
-    the critique is empty and the kind is spatial.
-
-    Raises:
-        FileFormatError: the row is in neither format, or lacks its video or a text.
-    """
-    try:
-        if "prompt" in row:
-            user, chosen, rejected = row["prompt"][-1], row["chosen"][-1], row["rejected"][-1]
-        else:
-            if row["chosen"][0] != row["rejected"][0]:
-                raise FileFormatError(f"{where}: chosen and rejected do not answer the same prompt")
-            user, chosen, rejected = row["chosen"][0], row["chosen"][-1], row["rejected"][-1]
-        video = next(part["path"] for part in user["content"] if part["type"] == "video")
-        asked = _text(user)
-        rest = row.get("savi") or {
-            "schema_version": SCHEMA_VERSION,
-            "pair_id": make_pair_id(video, "spatial", index, asked),
-            "question": asked,
-            "kind": "spatial",
-            "initial": _text(rejected),
-            "critique": "",
-            "meta": {},
-        }
-        fields = {**rest, "video": video, "chosen": _text(chosen), "rejected": _text(rejected)}
-    except (KeyError, IndexError, TypeError, StopIteration) as error:
-        raise FileFormatError(f"{where}: neither of TRL's preference formats with one video and text ({error!r})") from error
-    return pair_from_row(fields, folder, where)
-
-
-def _text(message: Mapping[str, Any]) -> str:
-    content = message["content"]
-    if isinstance(content, str):
-        return content
-    return "".join(part["text"] for part in content if part["type"] == "text")
-
-
-def export_pairs(path: str | Path, pairs: Iterable[PreferencePair], style: ExchangeFormat = "conversational") -> Path:
-    """Write pairs as JSON Lines in an exchange format."""
-    folder = Path(path).parent
-    return write_jsonl_atomic(path, (to_exchange(pair, style, folder) for pair in pairs))
-
-
-def import_pairs(path: str | Path) -> list[PreferencePair]:
-    """Read pairs from JSON Lines in either exchange format.
-
-    Raises:
-        FileNotFoundError, FileFormatError: as `read_pairs`.
-    """
-    folder = Path(path).parent
-    return [from_exchange(row, folder, f"{path}:{number}", number) for number, row in enumerate(read_jsonl(path), start=1)]

@@ -9,7 +9,8 @@ import pytest
 
 from savi.base.lock import lock_file, lock_folder
 from savi.conversion.checkpoint import weights_fingerprint
-from savi.loop.preferences import import_pairs, read_pairs, write_pairs
+from savi.loop.exchange import import_pairs
+from savi.loop.preferences import read_pairs, write_pairs
 from tests.savi.cli.test_cli import failed, run
 from tests.savi.scripted import random_pairs, write_clips
 from tests.savi.tiny import tiny_checkpoint

@@ -1,4 +1,4 @@
-"""Pairs, their file and the exchange formats."""
+"""Pairs and their file."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from savi.base.files import FileFormatError
-from savi.loop.preferences import PreferencePair, export_pairs, import_pairs, make_pair_id, read_pairs, write_pairs
+from savi.loop.preferences import PreferencePair, make_pair_id, read_pairs, write_pairs
 
 
 def make(folder: Path, number: int = 0, **changes: object) -> PreferencePair:
@@ -61,57 +61,6 @@ def test_a_missing_field(tmp_path: Path) -> None:
     path.write_text(json.dumps(row) + "\n")
     with pytest.raises(FileFormatError, match="rejected"):
         read_pairs(path)
-
-
-@pytest.mark.parametrize("style", ["conversational", "messages"])
-def test_exchange_loses_nothing(tmp_path: Path, style: str) -> None:
-    pairs = [make(tmp_path, i) for i in range(3)] + [make(tmp_path, 3, meta={})]
-    path = export_pairs(tmp_path / "out" / f"{style}.jsonl", pairs, style)  # type: ignore[arg-type]
-    assert import_pairs(path) == pairs
-
-
-def test_the_conversational_format_is_trls(tmp_path: Path) -> None:
-    """TRL's own helper knows it as a conversational preference example, and the prompt is what the model was asked."""
-    from savi.base.torchvision import fix_torchvision
-
-    fix_torchvision()
-    from trl.data_utils import is_conversational, maybe_extract_prompt
-
-    pair = make(tmp_path)
-    explicit = json.loads(export_pairs(tmp_path / "a.jsonl", [pair]).read_text())
-    implicit = json.loads(export_pairs(tmp_path / "b.jsonl", [pair], "messages").read_text())
-    assert is_conversational(explicit)
-    extracted = maybe_extract_prompt(implicit)
-    assert {key: extracted[key] for key in ("prompt", "chosen", "rejected")} == {
-        key: explicit[key] for key in ("prompt", "chosen", "rejected")
-    }
-    assert explicit["prompt"][0]["content"][1]["text"] == pair.prompt
-    assert pair.prompt.startswith(pair.question)
-    assert pair.prompt != pair.question
-
-
-def test_pairs_made_elsewhere(tmp_path: Path) -> None:
-    """Plain TRL rows, with plain-string answers."""
-    row = {
-        "prompt": [{"role": "user", "content": [{"type": "video", "path": "v.mp4"}, {"type": "text", "text": "What falls?"}]}],
-        "chosen": [{"role": "assistant", "content": "the cup"}],
-        "rejected": [{"role": "assistant", "content": "the plate"}],
-    }
-    path = tmp_path / "theirs.jsonl"
-    path.write_text(json.dumps(row) + "\n")
-    (pair,) = import_pairs(path)
-    assert (pair.question, pair.prompt, pair.chosen, pair.rejected, pair.initial) == (
-        "What falls?",
-        "What falls?",
-        "the cup",
-        "the plate",
-        "the plate",
-    )
-    assert Path(pair.video) == tmp_path / "v.mp4"
-    row["prompt"][0]["content"] = "What falls?"  # type: ignore[index]
-    path.write_text(json.dumps(row) + "\n")
-    with pytest.raises(FileFormatError, match=r"theirs\.jsonl:1"):
-        import_pairs(path)
 
 
 def test_pair_ids() -> None:
