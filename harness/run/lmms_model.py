@@ -128,12 +128,12 @@ def load_model(path: str | Path, *, device: str = "auto", dtype: str = "auto", a
     Raises:
         InfrastructureError: nothing usable there; the message has the reason.
     """
-    from savi.engine.video_lm import ModelError, VideoLM
-    from savi.families import FamilyError
+    from savi.base.errors import SaviError
+    from savi.engine.video_lm import VideoLM
 
     try:
         return VideoLM.from_pretrained(path, device=device, dtype=dtype, attn_implementation=attn_implementation)
-    except (ModelError, FamilyError, OSError) as e:
+    except (SaviError, OSError) as e:
         raise InfrastructureError(f"the model could not be loaded: {e}") from e
 
 

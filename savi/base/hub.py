@@ -50,11 +50,14 @@ def is_internvl_chat(path: str | Path) -> bool:
     return found.get("model_type") == "internvl_chat"
 
 
-def find_checkpoint(model: str | Path, *, tell: Tell | None = None, offline: bool | None = None) -> Path:
+def find_checkpoint(
+    model: str | Path, *, tell: Tell | None = None, offline: bool | None = None, check: Callable[[Path], None] | None = None
+) -> Path:
     """The folder of a checkpoint, in any format: a path, or a hub id that is fetched as far as it is not in the hub's cache.
 
     `tell` is called with a sentence before anything is looked up on the network. `offline`: whether that is forbidden; by default as
-    HF_HUB_OFFLINE says. False fetches even in a process that is offline for everything else.
+    HF_HUB_OFFLINE says. False fetches even in a process that is offline for everything else. `check` is called with a folder that holds
+    config.json before anything else is downloaded, and may refuse it.
 
     Raises:
         NoSuchModelError: nothing of that name.
@@ -73,36 +76,22 @@ def find_checkpoint(model: str | Path, *, tell: Tell | None = None, offline: boo
     asked, offline = offline, offline_here if offline is None else offline
     if tell is not None and not offline:
         tell(f"looking up {name} on the Hugging Face hub; what its cache lacks is downloaded")
-    if offline_here and not offline:
-        return _fetch_in_child(name)
     why = "HF_HUB_OFFLINE is set: unset it once to download" if asked is None else "--offline forbids fetching it: fetch it once"
-    return _fetch(name, forbidden=why if offline else "")
+
+    def fetch(patterns: list[str]) -> Path:
+        return _fetch_in_child(name, patterns) if offline_here and not offline else _fetch(name, patterns, forbidden=why if offline else "")
+
+    if check is not None:
+        check(fetch(["config.json"]))
+    return fetch(_PATTERNS)
 
 
-def find_native(model: str | Path, *, tell: Tell | None = None) -> Path:
-    """`find_checkpoint`, for a checkpoint that is to be run.
-
-    Raises:
-        NoSuchModelError: also where it is an `internvl_chat` checkpoint; names the command that converts it.
-        HubError: as `find_checkpoint`.
-        FileFormatError: its config.json is no JSON object.
-    """
-    folder = find_checkpoint(model, tell=tell)
-    if is_internvl_chat(folder):
-        name = Path(str(model)).name
-        raise NoSuchModelError(
-            f"{model}: an internvl_chat checkpoint, which runs only with code of its own; convert it once:\n"
-            f"  python -m savi convert {model} models/{name}"
-        )
-    return folder
-
-
-def _fetch(name: str, *, forbidden: str = "") -> Path:
+def _fetch(name: str, patterns: list[str], *, forbidden: str = "") -> Path:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, LocalEntryNotFoundError, RepositoryNotFoundError
 
     try:
-        return Path(snapshot_download(name, allow_patterns=_PATTERNS, local_files_only=bool(forbidden)))
+        return Path(snapshot_download(name, allow_patterns=patterns, local_files_only=bool(forbidden)))
     except GatedRepoError as error:
         raise HubError(f"{name}: access must be granted first: accept its terms on its hub page, then `hf auth login`") from error
     except RepositoryNotFoundError as error:
@@ -116,20 +105,20 @@ def _fetch(name: str, *, forbidden: str = "") -> Path:
         raise HubError(f"{name}: the download failed ({error}); run the same command again, what has arrived is kept") from error
 
 
-def _fetch_in_child(name: str) -> Path:
+def _fetch_in_child(name: str, patterns: list[str]) -> Path:
     """Fetch in a process of its own: huggingface_hub reads its offline switch once, when it is imported."""
     env = {key: value for key, value in os.environ.items() if key not in _OFFLINE}
     done = subprocess.run(
-        [sys.executable, "-m", "savi.base.hub", name], env=env, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True
+        [sys.executable, "-m", "savi.base.hub", name, *patterns], env=env, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True
     )
     if done.returncode:
         raise HubError(f"{name}: could not be fetched (see above); run `hf download {name}`, then the same command again")
     return Path(done.stdout.strip())
 
 
-def _main(name: str) -> int:
+def _main(name: str, *patterns: str) -> int:
     try:
-        sys.stdout.write(f"{_fetch(name)}\n")
+        sys.stdout.write(f"{_fetch(name, list(patterns))}\n")
     except HubError as error:
         sys.stderr.write(f"error: {error}\n")
         return int(ExitCode.MACHINE)
@@ -137,4 +126,4 @@ def _main(name: str) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(_main(sys.argv[1]))
+    sys.exit(_main(*sys.argv[1:]))

@@ -152,7 +152,7 @@ def align(
     `python -m harness evaluate`, or `python -m reproduce paper` for all of it.
     """
     with errors(kept=KEPT):
-        from savi.base.hub import find_native
+        from savi.conversion.native import native_folder
         from savi.iterate import run_iteration
         from savi.loop.propose import AlignSettings
 
@@ -166,7 +166,7 @@ def align(
         if len(paths) < iterations:
             stop(f"{len(paths)} videos for {iterations} iterations: give more videos, or fewer --iterations", ExitCode.USAGE)
         random.Random(f"deal/{seed}").shuffle(paths)
-        now: Path = find_native(model, tell=lambda text: typer.echo(text, err=True))
+        now: Path = native_folder(model, tell=lambda text: typer.echo(text, err=True))
         rows = []
         for t in range(1, iterations + 1):
             with bar(f"iteration {t}") as told:

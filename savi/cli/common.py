@@ -19,7 +19,8 @@ ModelOption = Annotated[
         "-m",
         envvar="SAVI_MODEL",
         metavar="FOLDER|OWNER/NAME",
-        help="A native checkpoint folder, or a Hugging Face id. The small model shipped with the project: benchmarks/micro/base.",
+        help="A checkpoint folder, or a Hugging Face id; InternVL2.5 as published is converted once, into a cache. "
+        "The small model shipped with the project: benchmarks/micro/base.",
         show_default=False,
     ),
 ]
@@ -29,9 +30,9 @@ JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object 
 
 
 def open_model(model: str, device: str) -> VideoLM:
-    from savi.base.hub import find_native
+    from savi.conversion.native import native_folder
 
-    folder = find_native(model, tell=tell)  # before torch is imported: a wrong name is told at once
+    folder = native_folder(model, tell=tell)  # before torch is imported: a wrong name is told at once
     import torch
 
     from savi.engine.video_lm import VideoLM

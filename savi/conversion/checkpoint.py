@@ -29,7 +29,7 @@ from savi.conversion.keys import UnknownKey, convert_tensor, head_key
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = ["CheckpointError", "NoRoomError", "TargetError", "convert", "is_internvl_chat", "weights_fingerprint"]
+__all__ = ["CheckpointError", "NoRoomError", "TargetError", "convert", "inputs_of", "is_internvl_chat", "weights_fingerprint"]
 
 STAMP_FILE = "conversion.json"
 _IMAGENET_MEAN, _IMAGENET_STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
@@ -57,6 +57,15 @@ def convert(src_dir: str | Path, dst_dir: str | Path, *, progress: Progress | No
     shards = _shards(source)
     with lock_file(target):
         return _convert(source, target, config, shards, progress)
+
+
+def inputs_of(source: Path) -> dict[str, Any]:
+    """What a conversion of this folder depends on, as its stamp has it.
+
+    Raises:
+        CheckpointError: weight files are missing.
+    """
+    return _inputs(source, _shards(source))
 
 
 def _convert(source: Path, target: Path, config: ChatConfig, shards: list[Path], progress: Progress | None) -> Path:

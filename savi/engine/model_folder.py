@@ -36,18 +36,17 @@ class ModelError(SaviError, ValueError):
     exit_code = ExitCode.BROKEN
 
 
-def load_native_model(path: str | Path, *, device: str, dtype: str, attn_implementation: str | None) -> tuple[PreTrainedModel, torch.dtype]:
+def load_native_model(folder: Path, *, device: str, dtype: str, attn_implementation: str | None) -> tuple[PreTrainedModel, torch.dtype]:
     """A checkpoint's model, with native classes, on its device, and the dtype its weights are stored in.
 
     Raises:
-        ModelError: nothing there, an unconverted or broken checkpoint, keys missing or left over.
+        ModelError: a broken checkpoint, keys missing or left over.
         UnsupportedFamily: a model type without a family.
     """
     fix_torchvision()
     from transformers import AutoModelForImageTextToText, PreTrainedConfig
 
-    name = str(path)
-    _check_place(path)
+    name = str(folder)
     raw, _ = PreTrainedConfig.get_config_dict(name)
     family_class(str(raw.get("model_type")), where=name)
     target = _own_device() if device == "auto" else torch.device(device)
@@ -111,16 +110,6 @@ def _quiet(checkpoint: Path | None) -> Iterator[None]:
     finally:
         if silenced:
             logging.enable_progress_bar()
-
-
-def _check_place(path: str | Path) -> None:
-    """A path that looks like a folder of this machine but is none must not be looked up on the hub."""
-    text = str(path)
-    if Path(path).is_dir():
-        if not (Path(path) / "config.json").is_file():
-            raise ModelError(f"{path}: no config.json; is this a checkpoint folder?")
-    elif isinstance(path, Path) or text.startswith((".", "/", "~")) or text.count("/") != 1:
-        raise ModelError(f"{path}: no such checkpoint folder")
 
 
 def _compute_dtype(stored: torch.dtype, asked: str, device: torch.device, parameters: int) -> torch.dtype:

@@ -165,24 +165,30 @@ class VideoLM:
     def from_pretrained(
         cls, path: str | Path, *, device: str = "auto", dtype: str = "auto", attn_implementation: str | None = None
     ) -> VideoLM:
-        """Load a checkpoint with transformers' native classes; every key must be there and none left over.
+        """Load a checkpoint, a folder or a hub id, with transformers' native classes; every key must be there and none left over.
+
+        One published with code of its own (`internvl_chat`: InternVL2.5, VideoSAVi) is converted first, once, into a cache.
 
         `device`: "auto" takes CUDA where there is one. `dtype`: "auto" is the checkpoint's own, but float32 for float16 weights on a
         CPU or of a small model.
 
         Raises:
-            ModelError: nothing there, an unconverted or broken checkpoint.
+            NoSuchModelError, HubError: no such folder; not in the hub's cache and not to be had.
+            ModelError, CheckpointError: a broken checkpoint, or one that cannot be converted.
             UnsupportedFamily: a model type without a family.
         """
-        name = str(path)
-        model, stored = load_native_model(path, device=device, dtype=dtype, attn_implementation=attn_implementation)
+        from savi.conversion.native import native_folder
+
+        folder = native_folder(path)
+        name = str(folder)
+        model, stored = load_native_model(folder, device=device, dtype=dtype, attn_implementation=attn_implementation)
         return cls(
             model=model,
             tokenizer=load_tokenizer(name),
             preprocessing=read_preprocessing(name),
-            name=Path(name).name if Path(name).exists() else name,
+            name=Path(str(path)).name,
             store_dtype=stored if stored != model.dtype and dtype == "auto" else None,
-            source=Path(name) if Path(name).is_dir() else None,
+            source=folder,
         )
 
     @property

@@ -13,6 +13,8 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from savi.base.hub import NoSuchModelError
+from savi.conversion.config import CheckpointError
 from savi.engine.video_lm import ContextError, GenerationSettings, ModelError, Reply, VideoLM, Watched
 from savi.families import FamilyError, UnsupportedFamily
 from savi.video.frames import Frames
@@ -213,15 +215,15 @@ def test_missing_and_unexpected_weights_are_named(checkpoint: Path, tmp_path: Pa
 
 @pytest.mark.parametrize("path", ["./nowhere", "/nowhere/at/all", Path("nowhere/here"), "a/b/c"])
 def test_a_path_that_is_not_there_is_not_looked_up_elsewhere(path: Any) -> None:
-    with pytest.raises(ModelError, match="no such checkpoint folder"):
+    with pytest.raises(NoSuchModelError, match="no such checkpoint folder"):
         VideoLM.from_pretrained(path)
 
 
 def test_folders_that_are_no_checkpoint(tmp_path: Path) -> None:
-    with pytest.raises(ModelError, match=r"no config\.json"):
+    with pytest.raises(NoSuchModelError, match=r"no config\.json"):
         VideoLM.from_pretrained(tmp_path)
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "internvl_chat"}))
-    with pytest.raises(UnsupportedFamily, match="convert"):
+    with pytest.raises(CheckpointError, match=r"config\.json: llm_config: Field required"):
         VideoLM.from_pretrained(tmp_path)
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "bert"}))
     with pytest.raises(UnsupportedFamily, match=r"'bert' is not supported \(supported: internvl, llava_onevision"):
