@@ -1,4 +1,4 @@
-"""Command lines of the gate: `gate`, `reference`, `power`; mounted by `python -m harness`.
+"""Command lines of the gate: `gate`, `diff`, `reference`, `power`; mounted by `python -m harness`.
 
 Exit codes: 0 pass, 1 fail, 2 usage, 3 inconclusive, 4 integrity, 5 infrastructure.
 """
@@ -28,6 +28,7 @@ from harness.gate.output.console import (
     publish,
     stop,
 )
+from savi.base.cli import print_json, print_text
 
 
 def gate(
@@ -102,6 +103,41 @@ def gate(
     raise typer.Exit(result.exit_code)
 
 
+def diff(
+    candidate: Candidate,
+    reference: Annotated[Path, typer.Argument(help="What to compare with: a run folder or a reference file.", show_default=False)],
+    benchmarks: Benchmarks = None,
+    every: Annotated[bool, typer.Option("--every", help="Also questions answered otherwise with the same credit.")] = False,
+    limit: Annotated[int, typer.Option(min=0, help="Questions shown of each benchmark.")] = 20,
+    as_json: AsJson = False,
+) -> None:
+    """Show the questions that a candidate gained and lost."""
+    from harness.gate.decision import EXIT_CODES, GateUsageError
+    from harness.gate.evidence.changes import changes
+    from harness.gate.files import load_run
+    from harness.gate.output.diff import diff_json, diff_text
+    from harness.records import RecordError
+
+    try:
+        after, before = load_run(candidate), load_run(reference)
+        wanted = names(benchmarks)
+        known(wanted, {*after, *before})
+        both = [n for n in wanted or before if n in before and n in after]
+        if not both:
+            raise GateUsageError(f"no benchmark in common: {', '.join(after) or 'none'} and {', '.join(before) or 'none'}")
+    except GateUsageError as e:
+        stop(str(e), EXIT_CODES["usage"])
+    except RecordError as e:
+        stop(str(e), EXIT_CODES["integrity"])
+    except OSError as e:
+        stop(f"{e.filename or candidate}: {e.strerror or e}", EXIT_CODES["infrastructure"])
+    found = {n: [c for c in changes(after[n].records, before[n].records) if every or c.kind != "answer"] for n in both}
+    if as_json:
+        print_json(diff_json(found))
+    else:
+        print_text(diff_text(found, limit=limit))
+
+
 def reference(
     run: Candidate,
     out: Annotated[Path, typer.Argument(help="File to write, e.g. results/baseline.json.gz.", show_default=False)],
@@ -157,5 +193,5 @@ def power(
 
 def register(app: typer.Typer) -> None:
     """Mount the gate's commands on the harness's command line."""
-    for command in (gate, reference, power):
+    for command in (gate, diff, reference, power):
         app.command()(command)

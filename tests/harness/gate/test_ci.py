@@ -86,6 +86,33 @@ def test_a_closed_pipe_leaves_the_verdict(folders: dict[str, Path], candidate: s
     assert (done.returncode, done.stderr) == (code, "")
 
 
+def test_diff_shows_the_questions_gained_and_lost(folders: dict[str, Path]) -> None:
+    r = run("diff", folders["worse"], folders["base"], "--limit", "3")
+    assert r.exit_code == 0
+    lines = r.stdout.splitlines()
+    assert lines[0] == "egoschema: 180 questions lost, 30 questions gained"
+    assert lines[1].startswith("  lost egoschema_subset/")
+    assert "right: " in lines[3]
+    assert "and 207 more" in lines[-1]
+    found = json.loads(run("diff", folders["worse"], folders["base"], "--json").stdout)["egoschema"]
+    gate = json.loads(run("gate", folders["worse"], "--against", folders["base"], "--json").stdout)
+    assert [c["question"] for c in found if c["kind"] == "lost"] == gate["changed"]["egoschema"]["lost"]
+    assert all(c["before"]["strict"] > c["after"]["strict"] for c in found if c["kind"] == "lost")
+    assert run("diff", folders["same"], folders["base"]).stdout.strip() == "egoschema: nothing changed"
+    assert run("diff", folders["same"], "nowhere").exit_code == 2
+    assert run("diff", folders["same"], folders["base"], "--benchmarks", "nextqa").exit_code == 2
+
+
+def test_junit_and_summary_name_the_questions_lost(folders: dict[str, Path], tmp_path: Path) -> None:
+    junit, summary = tmp_path / "gate.xml", tmp_path / "summary.md"
+    run("gate", folders["worse"], "--against", folders["base"], "--junit", junit, "--summary", summary)
+    lost = json.loads(run("gate", folders["worse"], "--against", folders["base"], "--json").stdout)["changed"]["egoschema"]["lost"]
+    text = ET.parse(junit).getroot()[0].findtext("testcase/system-out") or ""
+    assert f"lost {lost[0]}" in text
+    assert "and 80 more" in text
+    assert "180 questions lost" in summary.read_text()
+
+
 def test_json_is_all_of_stdout(folders: dict[str, Path]) -> None:
     r = run("gate", folders["worse"], "--against", folders["base"], "--json")
     assert GateResult.from_json(json.loads(r.stdout)).exit_code == r.exit_code == 1
