@@ -1,4 +1,4 @@
-"""What a video looks like, in 64 bits a frame: the signs of a frame's lowest cosine coefficients, and a small grey picture to check with.
+"""What a video looks like, in 64 bits a frame: the signs of a frame's lowest cosine coefficients, and a small picture to check with.
 
 Signs survive re-encoding and scaling; mirroring a frame flips the signs of the odd horizontal frequencies and nothing else, so a mirrored
 video is found without decoding again. Frames are taken at a fixed rate, so that a trimmed copy shares some of them nearly.
@@ -21,10 +21,12 @@ FRAMES = 32
 RATE = 2.0
 """Frames a second, where that makes no more than `FRAMES`."""
 SIDE = 16
-"""Width and height of the grey picture kept of each frame."""
+"""Width and height of the picture kept of each frame, in colour."""
 _GRID = 32
 _FLAT = 3.0
 """Standard deviation (of 255) below which a frame shows nothing to compare."""
+
+_LUMA = np.array([0.299, 0.587, 0.114])
 
 Hashes = NDArray[np.uint64]
 Pictures = NDArray[np.uint8]
@@ -38,10 +40,14 @@ class UnreadableVideoError(SaviError):
 
 @dataclass(frozen=True)
 class Look:
-    """Frames of a video: hashes [K] and grey pictures [K, SIDE, SIDE]."""
+    """Frames of a video: hashes [K] and pictures [K, SIDE, SIDE, 3]."""
 
     hashes: Hashes
     pictures: Pictures
+
+
+NOTHING = Look(np.empty(0, np.uint64), np.empty((0, SIDE, SIDE, 3), np.uint8))
+"""A video without a frame to compare."""
 
 
 def look(path: Path) -> Look:
@@ -50,12 +56,13 @@ def look(path: Path) -> Look:
     Raises:
         UnreadableVideoError: no frame can be decoded.
     """
-    grey = [g for g in _grey_frames(path) if g.std() >= _FLAT]
-    if not grey:
-        return Look(np.empty(0, np.uint64), np.empty((0, SIDE, SIDE), np.uint8))
-    frames = np.stack(grey)
-    small = frames.reshape(len(frames), SIDE, _GRID // SIDE, SIDE, _GRID // SIDE).mean((2, 4))
-    return Look(hash_frames(frames), small.round().astype(np.uint8))
+    frames = np.stack(_frames(path)).astype(np.float64)
+    grey = frames @ _LUMA
+    frames, grey = (x[grey.std((1, 2)) >= _FLAT] for x in (frames, grey))
+    if not len(grey):
+        return NOTHING
+    small = frames.reshape(len(frames), SIDE, _GRID // SIDE, SIDE, _GRID // SIDE, 3).mean((2, 4))
+    return Look(hash_frames(grey), small.round().astype(np.uint8))
 
 
 def hash_frames(grey: NDArray[np.float64]) -> Hashes:
@@ -87,12 +94,12 @@ def _columns() -> NDArray[np.intp]:
     return np.array([c for _, c in _order()])
 
 
-def _grey_frames(path: Path) -> list[NDArray[np.float64]]:
+def _frames(path: Path) -> list[Pictures]:
     import av
 
     if path.is_dir():
-        return _grey_files(path)
-    out: list[NDArray[np.float64]] = []
+        return _frame_files(path)
+    out: list[Pictures] = []
     try:
         with av.open(str(path)) as container:
             stream = container.streams.video[0]
@@ -102,9 +109,8 @@ def _grey_frames(path: Path) -> list[NDArray[np.float64]]:
             for i, frame in enumerate(container.decode(stream)):
                 at = frame.time if frame.time is not None else i / 25
                 if at + 1e-6 >= due:
-                    out.append(
-                        frame.reformat(width=_GRID, height=_GRID, format="gray", interpolation="AREA").to_ndarray().astype(np.float64)
-                    )
+                    small = frame.reformat(width=_GRID, height=_GRID, format="rgb24", interpolation="AREA")
+                    out.append(small.to_ndarray())
                     due = at + step
                 if len(out) >= FRAMES:
                     break
@@ -122,7 +128,7 @@ def _step(container: Any, stream: Any) -> float:
     return max(1 / RATE if seconds > 4 else 1 / (4 * RATE), seconds / FRAMES)
 
 
-def _grey_files(folder: Path) -> list[NDArray[np.float64]]:
+def _frame_files(folder: Path) -> list[Pictures]:
     """Frames kept as picture files."""
     from PIL import Image
 
@@ -130,4 +136,4 @@ def _grey_files(folder: Path) -> list[NDArray[np.float64]]:
     chosen = files[:: max(1, len(files) // FRAMES)][:FRAMES]
     if not chosen:
         raise UnreadableVideoError(f"{folder}: no frame files; left out of the comparison")
-    return [np.asarray(Image.open(p).convert("L").resize((_GRID, _GRID), Image.Resampling.BOX), np.float64) for p in chosen]
+    return [np.asarray(Image.open(p).convert("RGB").resize((_GRID, _GRID), Image.Resampling.BOX)) for p in chosen]

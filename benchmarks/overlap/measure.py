@@ -96,7 +96,7 @@ _ENCODING: dict[str, tuple[str, int]] = {"re-encoded (H.264, crf 36)": ("libx264
 
 
 def _micro(index: int) -> Frames:
-    return render(make_scene(scene_rng(0, index, "overlap")))
+    return render(make_scene(scene_rng(0, index, "overlap measured")))
 
 
 KINDS: dict[str, tuple[Callable[[int], Frames], int]] = {"micro world": (_micro, FPS), "real-looking": (natural_clip, 10)}
@@ -144,7 +144,7 @@ def time_comparison(first: int = 4_000, second: int = 12_000, *, workers: int = 
     rng = np.random.default_rng(0)
 
     def made(n: int) -> list[Look]:
-        pictures = np.zeros((FRAMES, SIDE, SIDE), np.uint8)
+        pictures = np.zeros((FRAMES, SIDE, SIDE, 3), np.uint8)
         return [Look(rng.integers(0, 2**64, FRAMES, dtype=np.uint64), pictures) for _ in range(n)]
 
     a, b = made(first), made(second)

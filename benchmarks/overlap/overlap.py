@@ -16,7 +16,7 @@ import numpy as np
 
 from benchmarks.benchmark import Benchmark
 from benchmarks.data.layout import MediaIndex, arrow_files, find_video, read_docs
-from benchmarks.overlap.hashes import FRAMES, RATE, SIDE, Look, UnreadableVideoError, look
+from benchmarks.overlap.hashes import FRAMES, NOTHING, RATE, SIDE, Look, UnreadableVideoError, look
 from benchmarks.overlap.search import find_pairs
 from savi.base.digests import sha256_file
 from savi.base.files import write_bytes_atomic
@@ -206,7 +206,7 @@ def _looks(paths: Sequence[Path], cache: LookCache, unreadable: list[str], progr
             out.append(cache.of(path))
         except UnreadableVideoError:
             unreadable.append(str(path))
-            out.append(Look(np.empty(0, np.uint64), np.empty((0, SIDE, SIDE), np.uint8)))
+            out.append(NOTHING)
         progress(i + 1)
         if i % 500 == 499:
             cache.save()

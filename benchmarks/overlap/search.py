@@ -16,7 +16,7 @@ from benchmarks.overlap.hashes import SIDE, Hashes, Look, Pictures, mirrored
 
 NEAR_BITS = 10
 """Frames that differ in at most so many of 64 bits are looked at closer."""
-ALIKE = 0.95
+ALIKE = 0.97
 """Correlation of two small pictures from which on they show the same."""
 SHARE = 0.3
 """Share of the frames of the video with fewer frames that must be alike."""
@@ -80,9 +80,9 @@ def _near(query: Hashes, other: Hashes, start: int) -> tuple[NDArray[np.intp], N
 
 
 def _correlation(a: Pictures, b: Pictures) -> NDArray[np.float64]:
-    """Correlation of pictures [N, SIDE, SIDE], pair by pair."""
-    x = a.reshape(len(a), SIDE * SIDE).astype(np.float64)
-    y = b.reshape(len(b), SIDE * SIDE).astype(np.float64)
+    """Correlation of pictures [N, SIDE, SIDE, 3], pair by pair."""
+    x = a.reshape(len(a), 3 * SIDE * SIDE).astype(np.float64)
+    y = b.reshape(len(b), 3 * SIDE * SIDE).astype(np.float64)
     x -= x.mean(1, keepdims=True)
     y -= y.mean(1, keepdims=True)
     scale = np.sqrt((x * x).sum(1) * (y * y).sum(1))

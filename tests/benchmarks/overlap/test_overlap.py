@@ -67,7 +67,7 @@ def test_two_natural_clips_differ() -> None:
 
 def test_search_is_exact_and_counts_frames() -> None:
     rng = np.random.default_rng(0)
-    pictures = rng.integers(0, 255, (40, 16, 16)).astype(np.uint8)
+    pictures = rng.integers(0, 255, (40, 16, 16, 3)).astype(np.uint8)
     hashes = rng.integers(0, 2**64, 40, dtype=np.uint64)
     a, other = Look(hashes[:10], pictures[:10]), Look(hashes[20:30], pictures[20:30])
     part = Look(hashes[6:16], pictures[6:16])  # 4 of 10 frames in common with a
