@@ -1,1 +1,1 @@
-"""What is measured: the catalog of the six benchmarks and an embedded small world (`benchmarks.micro`)."""
+"""What is measured: the catalog of benchmarks (one file each), their data on disk, and synthetic ones (`benchmarks.micro`)."""

@@ -198,7 +198,7 @@ def micro(
     build_twins: Annotated[Path | None, typer.Option(help="Make the twins of the paper's six benchmarks in this folder.")] = None,
     build_videos: Annotated[Path | None, typer.Option(help="Make unlabelled videos in this folder.")] = None,
     rebuild_base: Annotated[
-        bool, typer.Option("--rebuild-base", help="Train the base model from nothing (half an hour or more, on one core).")
+        bool, typer.Option("--rebuild-base", help="Train the base model from scratch (half an hour or more, on one core).")
     ] = False,
     out: Annotated[Path | None, typer.Option(help="Where the rebuilt base goes (needed with --rebuild-base).")] = None,
     seed: Annotated[

@@ -59,102 +59,110 @@ def known_bad(path: Path = KNOWN_BAD) -> Mapping[tuple[str, str], str]:
         return {(row["benchmark"], row["video"]): f"{row['what']} ({row['source']})" for row in csv.DictReader(f)}
 
 
-def examine(hf_home: Path, b: Benchmark, *, read_videos: bool = True, known: Mapping[tuple[str, str], str] | None = None) -> list[Finding]:
+def examine(
+    hf_home: Path, benchmark: Benchmark, *, read_videos: bool = True, known: Mapping[tuple[str, str], str] | None = None
+) -> list[Finding]:
     """Everything that is wrong with one benchmark's data. `read_videos`: open and hash them too (reads every byte once)."""
     known = known_bad() if known is None else known
-    found = [*_installed(b)]
-    record, problem = _record(hf_home, b)
+    found = [*_installed(benchmark)]
+    record, problem = _record(hf_home, benchmark)
     found += problem
-    questions, seconds = _questions(hf_home, b, record)
+    questions, seconds = _questions(hf_home, benchmark, record)
     found += questions
-    found += _absent(hf_home, b, seconds)
+    found += _absent(hf_home, benchmark, seconds)
     if read_videos:
-        found += _videos(hf_home, b, seconds, record)
-    bad = (known.get((b.name, b.video_id(f.where)), "") for f in found)
+        found += _videos(hf_home, benchmark, seconds, record)
+    bad = (known.get((benchmark.name, benchmark.video_id(f.where)), "") for f in found)
     return [Finding(f.benchmark, f.what, f.where, f.detail, f.fix, why) for f, why in zip(found, bad, strict=True)]
 
 
-def _record(hf_home: Path, b: Benchmark) -> tuple[Record | None, list[Finding]]:
+def _record(hf_home: Path, benchmark: Benchmark) -> tuple[Record | None, list[Finding]]:
     """What the data should be: the record of `prepare`, or the twins' stamp."""
     try:
-        record = read_records(hf_home).get(b.name)
+        record = read_records(hf_home).get(benchmark.name)
         stamp = twins_stamp(hf_home)
     except DatasetError as e:
-        return None, [Finding(b.name, "broken record", RECORD_FILE, str(e), "move it away and run `python -m benchmarks prepare` again")]
+        return None, [
+            Finding(benchmark.name, "broken record", RECORD_FILE, str(e), "move it away and run `python -m benchmarks prepare` again")
+        ]
     if record is None and stamp is not None:
-        record = Record(b.repo, "", "", {name: list(v) for name, v in stamp["files"].items() if name.startswith(f"{b.video_folder}/")})
+        record = Record(
+            benchmark.repo, "", "", {name: list(v) for name, v in stamp["files"].items() if name.startswith(f"{benchmark.video_folder}/")}
+        )
     return record, []
 
 
-def _questions(hf_home: Path, b: Benchmark, record: Record | None) -> tuple[list[Finding], dict[str, float | None]]:
+def _questions(hf_home: Path, benchmark: Benchmark, record: Record | None) -> tuple[list[Finding], dict[str, float | None]]:
     """Faults of the questions, and each video with the seconds that its questions need."""
     out: list[Finding] = []
     seconds: dict[str, float | None] = {}
-    fix = fix_command(hf_home, b.name)
+    fix = fix_command(hf_home, benchmark.name)
     n, whole = 0, True
-    for task, config in zip(b.tasks, b.configs, strict=True):
-        if not arrow_files(hf_home, b, config):
-            out.append(Finding(b.name, "questions absent", config, "no Arrow file", fix))
+    for task, config in zip(benchmark.tasks, benchmark.configs, strict=True):
+        if not arrow_files(hf_home, benchmark, config):
+            out.append(Finding(benchmark.name, "questions absent", config, "no Arrow file", fix))
             whole = False
             continue
         lacking: set[str] = set()
         try:
-            for doc in read_docs(hf_home, b, config):
+            for doc in read_docs(hf_home, benchmark, config):
                 n += 1
-                lacking |= set(b.fields) - set(doc)
+                lacking |= set(benchmark.fields) - set(doc)
                 if not lacking:
-                    video = b.video_file(task, doc)
-                    needs = [s for s in (seconds.get(video), b.seconds(doc)) if s is not None]
+                    video = benchmark.video_file(task, doc)
+                    needs = [s for s in (seconds.get(video), benchmark.seconds(doc)) if s is not None]
                     seconds[video] = max(needs, default=None)
         except DatasetError as e:
-            out.append(Finding(b.name, "questions broken", config, str(e), fix))
+            out.append(Finding(benchmark.name, "questions broken", config, str(e), fix))
             whole = False
         if lacking:
             detail = f"no field {', '.join(sorted(lacking))}: another revision than lmms-eval {LMMS_EVAL} reads"
-            out.append(Finding(b.name, "wrong revision", config, detail, f"{fix} --update"))
-    expected = expected_n(hf_home, b)
+            out.append(Finding(benchmark.name, "wrong revision", config, detail, f"{fix} --update"))
+    expected = expected_n(hf_home, benchmark)
     if whole and n != expected:
         detail = f"{n:,} questions, {expected:,} expected: another revision"
-        out.append(Finding(b.name, "wrong revision", b.repo, detail, f"{fix} --update"))
-    if whole and record is not None and record.questions and fingerprint(hf_home, b) != record.questions:
+        out.append(Finding(benchmark.name, "wrong revision", benchmark.repo, detail, f"{fix} --update"))
+    if whole and record is not None and record.questions and fingerprint(hf_home, benchmark) != record.questions:
         detail = f"the questions are not those that were prepared (commit {record.commit[:12]})"
-        out.append(Finding(b.name, "wrong revision", b.repo, detail, f"{fix} --update"))
+        out.append(Finding(benchmark.name, "wrong revision", benchmark.repo, detail, f"{fix} --update"))
     return out, seconds
 
 
-def _absent(hf_home: Path, b: Benchmark, videos: Iterable[str]) -> Iterator[Finding]:
+def _absent(hf_home: Path, benchmark: Benchmark, videos: Iterable[str]) -> Iterator[Finding]:
     for video in sorted(videos):
-        if find_video(hf_home, b, video) is not None:
+        if find_video(hf_home, benchmark, video) is not None:
             continue
-        elsewhere = next((p for p in b.elsewhere(video) if (hf_home / p).exists()), None)
+        elsewhere = next((p for p in benchmark.elsewhere(video) if (hf_home / p).exists()), None)
         if elsewhere is not None:
             move = f"mkdir -p '{(hf_home / video).parent}' && mv '{hf_home / elsewhere}' '{hf_home / video}'"
-            yield Finding(b.name, "wrong folder", video, f"lies in {elsewhere}, where lmms-eval {LMMS_EVAL} does not look", f"run: {move}")
+            yield Finding(
+                benchmark.name, "wrong folder", video, f"lies in {elsewhere}, where lmms-eval {LMMS_EVAL} does not look", f"run: {move}"
+            )
         else:
-            yield Finding(b.name, "absent", video, "no such file", fix_command(hf_home, b.name))
+            yield Finding(benchmark.name, "absent", video, "no such file", fix_command(hf_home, benchmark.name))
 
 
-def _videos(hf_home: Path, b: Benchmark, seconds: Mapping[str, float | None], record: Record | None) -> Iterator[Finding]:
+def _videos(hf_home: Path, benchmark: Benchmark, seconds: Mapping[str, float | None], record: Record | None) -> Iterator[Finding]:
     index = MediaIndex(hf_home)
     recorded = record.videos if record is not None else {}
     owner = {digest: video for video, (_, digest) in recorded.items()}
     same: dict[str, list[str]] = defaultdict(list)
     for video, needs in sorted(seconds.items()):
-        path = find_video(hf_home, b, video)
+        path = find_video(hf_home, benchmark, video)
         if path is None:
             continue
-        again = f"delete {path}, then {fix_command(hf_home, b.name)}"
+        again = f"delete {path}, then {fix_command(hf_home, benchmark.name)}"
         digest = index.digest(path)
         same[digest].append(video)
         if video in recorded and digest != recorded[video][1]:
             other = owner.get(digest)
             kind = "swapped" if other else "changed"
             detail = f"has the bytes of {other}" if other else "other bytes than were fetched"
-            yield Finding(b.name, kind, video, detail, again)
+            yield Finding(benchmark.name, kind, video, detail, again)
             if other:
                 continue
         if path.is_file() and (fault := _fault(path, needs)):
-            yield Finding(b.name, fault[0], video, fault[1], again)
+            yield Finding(benchmark.name, fault[0], video, fault[1], again)
     index.save()
     expected_same = defaultdict(list)
     for video, (_, digest) in recorded.items():
@@ -163,7 +171,11 @@ def _videos(hf_home: Path, b: Benchmark, seconds: Mapping[str, float | None], re
         if len(videos) > 1 and len(expected_same[digest]) < len(videos):
             where = videos[-1]
             yield Finding(
-                b.name, "duplicated", where, f"the same bytes as {videos[0]}", f"delete both, then {fix_command(hf_home, b.name)}"
+                benchmark.name,
+                "duplicated",
+                where,
+                f"the same bytes as {videos[0]}",
+                f"delete both, then {fix_command(hf_home, benchmark.name)}",
             )
 
 
@@ -195,41 +207,41 @@ def _fault(path: Path, needs: float | None) -> tuple[str, str] | None:
     return None
 
 
-def _installed(b: Benchmark) -> Iterator[Finding]:
+def _installed(benchmark: Benchmark) -> Iterator[Finding]:
     """Where the installed lmms-eval reads something else than the catalog says. Its files are read, not run."""
     spec = importlib.util.find_spec("lmms_eval")
     if spec is None or not spec.submodule_search_locations:
-        yield Finding(b.name, "lmms-eval", "lmms_eval", "not installed", f'pip install "lmms_eval=={LMMS_EVAL}"')
+        yield Finding(benchmark.name, "lmms-eval", "lmms_eval", "not installed", f'pip install "lmms_eval=={LMMS_EVAL}"')
         return
-    yield from task_differences(b, Path(next(iter(spec.submodule_search_locations))) / "tasks" / b.task_folder)
+    yield from task_differences(benchmark, Path(next(iter(spec.submodule_search_locations))) / "tasks" / benchmark.task_folder)
 
 
-def task_differences(b: Benchmark, folder: Path) -> Iterator[Finding]:
+def task_differences(benchmark: Benchmark, folder: Path) -> Iterator[Finding]:
     """`_installed` for one folder of lmms-eval's tasks."""
     fix = f'pip install "lmms_eval=={LMMS_EVAL}", or move the videos to the folders that the installed version reads'
     texts = {p: p.read_text(encoding="utf-8") for p in sorted(folder.rglob("*")) if p.suffix in ("", ".yaml") and p.is_file()}
     loaded = {p: raw for p, text in texts.items() if isinstance(raw := yaml.load(text, _Plain), dict)}  # noqa: S506 (a SafeLoader)
     names = {raw.get("task"): p for p, raw in loaded.items() if isinstance(raw.get("task"), str)}
-    for task in b.tasks:
+    for task in benchmark.tasks:
         if task not in names:
-            yield Finding(b.name, "lmms-eval", task, "the installed version has no such task", fix)
+            yield Finding(benchmark.name, "lmms-eval", task, "the installed version has no such task", fix)
             continue
         raw = loaded[names[task]]
         base = loaded.get(names[task].parent / str(raw.get("include")), {})
         merged = {**base, **raw}
         says = {
-            "dataset_path": (merged.get("dataset_path"), b.repo),
-            "cache_dir": ((merged.get("dataset_kwargs") or {}).get("cache_dir"), b.data_dir),
-            "split": (merged.get("test_split") or merged.get("validation_split"), b.split),
+            "dataset_path": (merged.get("dataset_path"), benchmark.repo),
+            "cache_dir": ((merged.get("dataset_kwargs") or {}).get("cache_dir"), benchmark.data_dir),
+            "split": (merged.get("test_split") or merged.get("validation_split"), benchmark.split),
         }
         for key, (theirs, ours) in says.items():
             if theirs != ours:
-                yield Finding(b.name, "lmms-eval", task, f"{key} is {theirs!r} there, {ours!r} here", fix)
-    yield from _folder_differences(b, folder, fix)
+                yield Finding(benchmark.name, "lmms-eval", task, f"{key} is {theirs!r} there, {ours!r} here", fix)
+    yield from _folder_differences(benchmark, folder, fix)
 
 
-def _folder_differences(b: Benchmark, folder: Path, fix: str) -> Iterator[Finding]:
-    folders = b.task_folders
+def _folder_differences(benchmark: Benchmark, folder: Path, fix: str) -> Iterator[Finding]:
+    folders = benchmark.task_folders
     utils = folder / "utils.py"
     if not folders or not utils.exists():
         return
@@ -239,7 +251,7 @@ def _folder_differences(b: Benchmark, folder: Path, fix: str) -> Iterator[Findin
             theirs = ast.literal_eval(node.value)
     for name, ours in folders.items():
         if theirs.get(name) != ours:
-            yield Finding(b.name, "lmms-eval", name, f"videos in {theirs.get(name)!r} there, in {ours!r} here", fix)
+            yield Finding(benchmark.name, "lmms-eval", name, f"videos in {theirs.get(name)!r} there, in {ours!r} here", fix)
 
 
 class _Plain(yaml.SafeLoader):

@@ -48,15 +48,15 @@ class DatasetStatus:
         return not self.missing and self.n == self.n_expected
 
 
-def arrow_folder(hf_home: Path, b: Benchmark, config: str) -> Path:
+def arrow_folder(hf_home: Path, benchmark: Benchmark, config: str) -> Path:
     """Folder of one configuration's Arrow files, above its version and hash."""
-    org = b.repo.split("/")[0]
-    return hf_home / "datasets" / f"{org}___{b.dataset_name}" / config
+    org = benchmark.repo.split("/")[0]
+    return hf_home / "datasets" / f"{org}___{benchmark.dataset_name}" / config
 
 
-def arrow_files(hf_home: Path, b: Benchmark, config: str) -> list[Path]:
+def arrow_files(hf_home: Path, benchmark: Benchmark, config: str) -> list[Path]:
     """The Arrow files of a configuration's evaluation split (several where it was written in shards); empty if it was never prepared."""
-    found = sorted(arrow_folder(hf_home, b, config).glob(f"*/*/{b.dataset_name}-{b.split}*.arrow"))
+    found = sorted(arrow_folder(hf_home, benchmark, config).glob(f"*/*/{benchmark.dataset_name}-{benchmark.split}*.arrow"))
     # Several versions of a data set may lie side by side; `datasets` takes the newest.
     newest = max(
         (f.parent for f in found),
@@ -66,7 +66,7 @@ def arrow_files(hf_home: Path, b: Benchmark, config: str) -> list[Path]:
     return [f for f in found if f.parent == newest]
 
 
-def read_docs(hf_home: Path, b: Benchmark, config: str) -> Iterator[dict[str, Any]]:
+def read_docs(hf_home: Path, benchmark: Benchmark, config: str) -> Iterator[dict[str, Any]]:
     """A configuration's documents in order, as lmms-eval's task sees them (media columns included, undecoded).
 
     Raises:
@@ -74,9 +74,12 @@ def read_docs(hf_home: Path, b: Benchmark, config: str) -> Iterator[dict[str, An
     """
     import pyarrow as pa
 
-    files = arrow_files(hf_home, b, config)
+    files = arrow_files(hf_home, benchmark, config)
     if not files:
-        raise DatasetError(f"{b.title} ({config}): no Arrow file below {arrow_folder(hf_home, b, config)}; {fix_command(hf_home, b.name)}")
+        raise DatasetError(
+            f"{benchmark.title} ({config}): no Arrow file below {arrow_folder(hf_home, benchmark, config)}; "
+            f"{fix_command(hf_home, benchmark.name)}"
+        )
     for f in files:
         try:
             with pa.memory_map(str(f)) as source, pa.ipc.open_stream(source) as reader:
@@ -84,7 +87,7 @@ def read_docs(hf_home: Path, b: Benchmark, config: str) -> Iterator[dict[str, An
                     yield from batch.to_pylist()
         except (pa.ArrowInvalid, OSError) as e:
             raise DatasetError(
-                f"{f}: not a whole Arrow file ({str(e).splitlines()[0]}); delete its folder, then {fix_command(hf_home, b.name)}"
+                f"{f}: not a whole Arrow file ({str(e).splitlines()[0]}); delete its folder, then {fix_command(hf_home, benchmark.name)}"
             ) from e
 
 
@@ -118,42 +121,44 @@ def twins_stamp(hf_home: Path) -> dict[str, Any] | None:
     return stamp
 
 
-def expected_n(hf_home: Path, b: Benchmark, limit: int | None = None) -> int:
+def expected_n(hf_home: Path, benchmark: Benchmark, limit: int | None = None) -> int:
     """How many questions a complete evaluation has: the twin's own numbers where twins lie below `hf_home`, else the catalog's.
 
     `limit` caps each lmms-eval task, as lmms-eval's own `--limit` does.
     """
     stamp = twins_stamp(hf_home)
-    twin: dict[str, int] | None = stamp["tasks"].get(b.name) if stamp else None
-    sizes = twin.values() if twin else b.sizes
+    twin: dict[str, int] | None = stamp["tasks"].get(benchmark.name) if stamp else None
+    sizes = twin.values() if twin else benchmark.sizes
     return sum(n if limit is None else min(limit, n) for n in sizes)
 
 
-def check(hf_home: Path, b: Benchmark) -> DatasetStatus:
+def check(hf_home: Path, benchmark: Benchmark) -> DatasetStatus:
     """List what of a benchmark is on disk and what is missing. Reads the Arrow files and looks at (not into) the videos."""
     n, size = 0, 0
     missing: list[str] = []
     videos: set[str] = set()
-    for task, config in zip(b.tasks, b.configs, strict=True):
-        if not arrow_files(hf_home, b, config):
-            missing.append(str(arrow_folder(hf_home, b, config).relative_to(hf_home)))
+    for task, config in zip(benchmark.tasks, benchmark.configs, strict=True):
+        if not arrow_files(hf_home, benchmark, config):
+            missing.append(str(arrow_folder(hf_home, benchmark, config).relative_to(hf_home)))
             continue
-        for doc in read_docs(hf_home, b, config):
+        for doc in read_docs(hf_home, benchmark, config):
             n += 1
-            videos.add(b.video_file(task, doc))
+            videos.add(benchmark.video_file(task, doc))
     for v in sorted(videos):
-        path = find_video(hf_home, b, v)
+        path = find_video(hf_home, benchmark, v)
         if path is None:
             missing.append(v)
         else:
             size += path.stat().st_size
-    return DatasetStatus(b.name, n, expected_n(hf_home, b), len(videos), size, tuple(missing), b.download_gb, b.gated)
+    return DatasetStatus(
+        benchmark.name, n, expected_n(hf_home, benchmark), len(videos), size, tuple(missing), benchmark.download_gb, benchmark.gated
+    )
 
 
-def find_video(hf_home: Path, b: Benchmark, relative: str) -> Path | None:
+def find_video(hf_home: Path, benchmark: Benchmark, relative: str) -> Path | None:
     """A video's file, or the one that the benchmark's task takes in its place."""
     path = hf_home / relative
-    return next((p for p in (path, *(path.with_suffix(suffix) for suffix in b.other_suffixes)) if p.exists()), None)
+    return next((p for p in (path, *(path.with_suffix(suffix) for suffix in benchmark.other_suffixes)) if p.exists()), None)
 
 
 class MediaIndex:
@@ -198,11 +203,11 @@ class MediaIndex:
         self._known[os.path.relpath(path, self.hf_home)] = [st.st_size, st.st_mtime_ns, digest]
         self._changed = True
 
-    def fingerprint(self, b: Benchmark, relative: Iterable[str]) -> str:
+    def fingerprint(self, benchmark: Benchmark, relative: Iterable[str]) -> str:
         """SHA-256 over names and bytes of a benchmark's videos (paths relative to HF_HOME, any order); a missing one counts as missing."""
         lines = []
         for v in sorted(set(relative)):
-            path = find_video(self.hf_home, b, v)
+            path = find_video(self.hf_home, benchmark, v)
             lines.append(f"{v} {self.digest(path) if path else 'missing'}\n")
         self.save()
         return sha256_bytes("".join(lines).encode())
@@ -215,18 +220,19 @@ class MediaIndex:
         self._changed = False
 
 
-def fingerprint(hf_home: Path, b: Benchmark) -> str:
+def fingerprint(hf_home: Path, benchmark: Benchmark) -> str:
     """SHA-256 over a benchmark's questions (the Arrow files' bytes); the videos have `MediaIndex.fingerprint`.
 
     Raises:
         DatasetError: a configuration was never prepared.
     """
     h = hashlib.sha256()
-    for config in b.configs:
-        files = arrow_files(hf_home, b, config)
+    for config in benchmark.configs:
+        files = arrow_files(hf_home, benchmark, config)
         if not files:
             raise DatasetError(
-                f"{b.title} ({config}): no Arrow file below {arrow_folder(hf_home, b, config)}; {fix_command(hf_home, b.name)}"
+                f"{benchmark.title} ({config}): no Arrow file below {arrow_folder(hf_home, benchmark, config)}; "
+                f"{fix_command(hf_home, benchmark.name)}"
             )
         for f in files:
             h.update(f"{config} {sha256_file(f)}\n".encode())
@@ -235,4 +241,4 @@ def fingerprint(hf_home: Path, b: Benchmark) -> str:
 
 def check_all(hf_home: Path) -> list[DatasetStatus]:
     """`check` of the paper's benchmarks, in catalog order."""
-    return [check(hf_home, b) for b in select(None)]
+    return [check(hf_home, benchmark) for benchmark in select(None)]

@@ -11,6 +11,7 @@ import json
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
+from itertools import takewhile
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -91,17 +92,17 @@ def refuse_early(benchmarks: Sequence[Benchmark]) -> None:
     """
     from huggingface_hub import constants, get_token
 
-    for b in benchmarks:
-        if b.gated and not get_token():
+    for benchmark in benchmarks:
+        if benchmark.gated and not get_token():
             raise DatasetError(
-                f"{b.title} is gated: accept its licence on {constants.ENDPOINT}/datasets/{b.repo}, then log in with `hf auth login`; "
-                "nothing was fetched"
+                f"{benchmark.title} is gated: accept its licence on {constants.ENDPOINT}/datasets/{benchmark.repo}, "
+                "then log in with `hf auth login`; nothing was fetched"
             )
 
 
 def make_plan(
     hf_home: Path,
-    b: Benchmark,
+    benchmark: Benchmark,
     *,
     source: Source | None = None,
     build: Build | None = None,
@@ -116,23 +117,26 @@ def make_plan(
     Raises:
         DatasetError: the hub, a gated repository, an archive that is broken, or a task that the benchmark does not have.
     """
-    chosen = _chosen(b, tasks)
-    before = read_records(hf_home).get(b.name)
+    chosen = _chosen(benchmark, tasks)
+    before = read_records(hf_home).get(benchmark.name)
     if source is None:
-        source = HubSource(b.repo, b.revision if update or before is None or not before.commit else before.commit, gated=b.gated)
+        source = HubSource(
+            benchmark.repo, benchmark.revision if update or before is None or not before.commit else before.commit, gated=benchmark.gated
+        )
     if source.commit:
-        tell(f"{b.title}: {b.repo} at {source.commit[:12]}{' (as before)' if before and before.commit == source.commit else ''}")
+        kept = " (as before)" if before and before.commit == source.commit else ""
+        tell(f"{benchmark.title}: {benchmark.repo} at {source.commit[:12]}{kept}")
     for _, config in chosen:
-        if update or not arrow_files(hf_home, b, config):
-            (build or _with_datasets(hf_home))(b, config, source.commit or b.revision)
-    needed = sorted({b.video_file(task, doc) for task, config in chosen for doc in read_docs(hf_home, b, config)})
+        if update or not arrow_files(hf_home, benchmark, config):
+            (build or _with_datasets(hf_home))(benchmark, config, source.commit or benchmark.revision)
+    needed = sorted({benchmark.video_file(task, doc) for task, config in chosen for doc in read_docs(hf_home, benchmark, config)})
     for video in needed:
-        _check_inside(b, video)
-    members = _members(hf_home, b, source)
+        _check_inside(benchmark, video)
+    members = _members(hf_home, benchmark, source)
     fetch, absent, differing = [], [], []
     for video in needed:
-        found = _match(b, video, members)
-        there = find_video(hf_home, b, video)
+        found = _match(benchmark, video, members)
+        there = find_video(hf_home, benchmark, video)
         if there is None and not found:
             absent.append(video)
         for member, path in found:
@@ -141,7 +145,7 @@ def make_plan(
                 fetch.append((member, target))
             elif there.is_file() and there.stat().st_size != member.size:
                 differing.append(video)
-    return Plan(b, source, tuple(needed), tuple(fetch), tuple(absent), tuple(differing))
+    return Plan(benchmark, source, tuple(needed), tuple(fetch), tuple(absent), tuple(differing))
 
 
 def check_room(hf_home: Path, plans: Sequence[Plan]) -> None:
@@ -183,38 +187,40 @@ def carry_out(hf_home: Path, plan: Plan, progress: Callable[[int, int], None] = 
 
 def keep_record(hf_home: Path, plan: Plan, index: MediaIndex) -> Record:
     """Write down what is on disk for a plan's benchmark."""
-    b = plan.benchmark
+    benchmark = plan.benchmark
     records = read_records(hf_home)
-    before = records.get(b.name)
+    before = records.get(benchmark.name)
     videos = dict(before.videos) if before is not None and before.commit == plan.source.commit else {}
     for video in plan.needed:
-        path = find_video(hf_home, b, video)
+        path = find_video(hf_home, benchmark, video)
         if path is not None and video not in videos:
             videos[video] = [path.stat().st_size if path.is_file() else 0, index.digest(path)]
     index.save()
-    whole = all(arrow_files(hf_home, b, config) for config in b.configs)
-    record = Record(b.repo, plan.source.commit, fingerprint(hf_home, b) if whole else "", videos)
-    write_json_atomic(hf_home / RECORD_FILE, {name: asdict(r) for name, r in {**records, b.name: record}.items()})
+    whole = all(arrow_files(hf_home, benchmark, config) for config in benchmark.configs)
+    record = Record(benchmark.repo, plan.source.commit, fingerprint(hf_home, benchmark) if whole else "", videos)
+    write_json_atomic(hf_home / RECORD_FILE, {name: asdict(r) for name, r in {**records, benchmark.name: record}.items()})
     return record
 
 
-def _chosen(b: Benchmark, tasks: Sequence[str]) -> list[tuple[str, str]]:
-    pairs = list(zip(b.tasks, b.configs, strict=True))
-    unknown = [t for t in tasks if t not in b.tasks and t not in b.configs]
+def _chosen(benchmark: Benchmark, tasks: Sequence[str]) -> list[tuple[str, str]]:
+    pairs = list(zip(benchmark.tasks, benchmark.configs, strict=True))
+    unknown = [t for t in tasks if t not in benchmark.tasks and t not in benchmark.configs]
     if unknown:
-        raise DatasetError(f"{b.title} has no task {', '.join(map(repr, unknown))}; choose from {', '.join(b.configs)}")
+        raise DatasetError(f"{benchmark.title} has no task {', '.join(map(repr, unknown))}; choose from {', '.join(benchmark.configs)}")
     return [(t, c) for t, c in pairs if not tasks or t in tasks or c in tasks]
 
 
-def _check_inside(b: Benchmark, video: str) -> None:
+def _check_inside(benchmark: Benchmark, video: str) -> None:
     path = PurePosixPath(video)
     if path.is_absolute() or ".." in path.parts:
-        raise DatasetError(f"{b.title}: a question names the video {video!r}, which lies outside of {b.data_dir}; nothing was fetched")
+        raise DatasetError(
+            f"{benchmark.title}: a question names the video {video!r}, which lies outside of {benchmark.data_dir}; nothing was fetched"
+        )
 
 
-def _members(hf_home: Path, b: Benchmark, source: Source) -> dict[str, list[Member]]:
+def _members(hf_home: Path, benchmark: Benchmark, source: Source) -> dict[str, list[Member]]:
     """Members by file name; the list of a hub repository's commit is kept, since reading it takes requests."""
-    kept = hf_home / INDEX_FOLDER / f"{b.name}-{source.commit[:12]}.json" if source.commit else None
+    kept = hf_home / INDEX_FOLDER / f"{benchmark.name}-{source.commit[:12]}.json" if source.commit else None
     members: list[Member] | None = None
     if kept is not None and kept.exists():
         try:
@@ -234,12 +240,12 @@ def _members(hf_home: Path, b: Benchmark, source: Source) -> dict[str, list[Memb
     return out
 
 
-def _match(b: Benchmark, video: str, members: dict[str, list[Member]]) -> list[tuple[Member, str]]:
+def _match(benchmark: Benchmark, video: str, members: dict[str, list[Member]]) -> list[tuple[Member, str]]:
     """The members that hold a video, with their paths relative to HF_HOME: the one whose path agrees longest with the video's from the
     end. Where videos lie in several folders (MVBench), the folder has to agree too."""
     parts = PurePosixPath(video).parts
-    least = 2 if not b.video_dir else 1
-    candidates = [video, *(str(PurePosixPath(video).with_suffix(s)) for s in b.other_suffixes)]
+    least = 2 if not benchmark.video_dir else 1
+    candidates = [video, *(str(PurePosixPath(video).with_suffix(s)) for s in benchmark.other_suffixes)]
     for name in candidates:
         wanted = PurePosixPath(name).parts
         scored = [(_agreeing(wanted, PurePosixPath(m.name).parts), m) for m in members.get(wanted[-1], ())]
@@ -251,15 +257,13 @@ def _match(b: Benchmark, video: str, members: dict[str, list[Member]]) -> list[t
     return [(m, f"{video}/{PurePosixPath(m.name).name}") for m in frames]
 
 
-def _agreeing(a: Sequence[str], b: Sequence[str]) -> int:
-    n = 0
-    while n < min(len(a), len(b)) and a[-1 - n] == b[-1 - n]:
-        n += 1
-    return n
+def _agreeing(one: Sequence[str], other: Sequence[str]) -> int:
+    """How many parts are equal, from the end."""
+    return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(reversed(one), reversed(other), strict=False)))
 
 
 def _with_datasets(hf_home: Path) -> Build:
-    def build(b: Benchmark, config: str, revision: str | None) -> object:
+    def build(benchmark: Benchmark, config: str, revision: str | None) -> object:
         from datasets import load_dataset
         from huggingface_hub.errors import HTTPError
 
@@ -267,11 +271,11 @@ def _with_datasets(hf_home: Path) -> Build:
 
         more = {"revision": revision} if revision else {}
         try:
-            return load_dataset(b.repo, config, cache_dir=str(hf_home / "datasets"), **more)
+            return load_dataset(benchmark.repo, config, cache_dir=str(hf_home / "datasets"), **more)
         except (HTTPError, ConnectionError) as e:
-            raise DatasetError(explain(e, b.repo)) from e
+            raise DatasetError(explain(e, benchmark.repo)) from e
         except (ValueError, RuntimeError, FileNotFoundError) as e:
-            raise DatasetError(f"{b.repo} ({config}): no questions could be built ({(str(e).splitlines() or [''])[0]})") from e
+            raise DatasetError(f"{benchmark.repo} ({config}): no questions could be built ({(str(e).splitlines() or [''])[0]})") from e
 
     return build
 

@@ -12,15 +12,15 @@ from benchmarks.data.source import FolderSource
 from savi.base.cli import bar
 
 
-def offline_state(hf_home: Path, b: Benchmark) -> str:
+def offline_state(hf_home: Path, benchmark: Benchmark) -> str:
     """What is there and what fetching would mean, without a network."""
-    status = check(hf_home, b)
+    status = check(hf_home, benchmark)
     if status.ready:
-        return f"{b.name}: ready, {status.n:,} questions on {status.videos:,} videos"
-    gated = " (gated: accept the licence, log in)" if b.gated else ""
+        return f"{benchmark.name}: ready, {status.n:,} questions on {status.videos:,} videos"
+    gated = " (gated: accept the licence, log in)" if benchmark.gated else ""
     return (
-        f"{b.name}: the repository {b.repo} holds about {b.download_gb:g} GB{gated}; --plan says what of it the questions need, "
-        f"--download fetches that to {hf_home}"
+        f"{benchmark.name}: the repository {benchmark.repo} holds about {benchmark.download_gb:g} GB{gated}; "
+        f"--plan says what of it the questions need, --download fetches that to {hf_home}"
     )
 
 
@@ -56,24 +56,27 @@ def _plans(
     hf_home: Path, wanted: Sequence[Benchmark], tasks: Sequence[str], folder: Path | None, update: bool, tell: Tell
 ) -> tuple[list[Plan], list[str]]:
     plans, failed = [], []
-    for b in wanted:
+    for benchmark in wanted:
         try:
             source = FolderSource(folder) if folder is not None else None
-            plans.append(make_plan(hf_home, b, source=source, tasks=tasks, update=update, tell=tell))
+            plans.append(make_plan(hf_home, benchmark, source=source, tasks=tasks, update=update, tell=tell))
         except DatasetError as e:
             tell(f"error: {e}")
-            failed.append(b.name)
+            failed.append(benchmark.name)
     return plans, failed
 
 
 def _finished(hf_home: Path, plan: Plan, part: bool, tell: Tell) -> bool:
-    b = plan.benchmark
-    status = check(hf_home, b)
+    benchmark = plan.benchmark
+    status = check(hf_home, benchmark)
     missing = [v for v in status.missing if not part or v in plan.needed]
-    tell(f"{b.name}: {status.n:,} questions on {status.videos:,} videos, {len(missing):,} files missing")
+    tell(f"{benchmark.name}: {status.n:,} questions on {status.videos:,} videos, {len(missing):,} files missing")
     if missing:
-        tell(f"error: {b.name} is not complete: {', '.join(missing[:5])}; the repository's files do not hold them")
+        tell(f"error: {benchmark.name} is not complete: {', '.join(missing[:5])}; the repository's files do not hold them")
     elif not part and status.n != status.n_expected:
-        tell(f"error: {b.name}: {status.n:,} questions, {status.n_expected:,} expected; see `python -m benchmarks doctor {b.name}`")
+        tell(
+            f"error: {benchmark.name}: {status.n:,} questions, {status.n_expected:,} expected; "
+            f"see `python -m benchmarks doctor {benchmark.name}`"
+        )
         return False
     return not missing

@@ -1,1 +1,1 @@
-"""A rendered small world: scenes, videos, questions, twins of the six benchmarks and a tiny base model."""
+"""Synthetic data: scenes, videos, questions, twins of the benchmarks and a tiny base model."""

@@ -30,8 +30,8 @@ class Judged:
     key: str
 
 
-def _args(m: re.Match[str]) -> tuple[str, ...]:
-    return tuple(v for k, v in m.groupdict().items() if k in "ab" and v)
+def _args(match: re.Match[str]) -> tuple[str, ...]:
+    return tuple(v for k, v in match.groupdict().items() if k in "ab" and v)
 
 
 def judge_question(scene: Scene, text: str) -> Judged | None:
@@ -78,9 +78,9 @@ class PairQuality:
     revised_yes_pct: float | None = None
 
 
-def _is_right(reply: object, j: Judged) -> bool:
+def _is_right(reply: object, judged: Judged) -> bool:
     """A reply names its letter (or yes/no) last."""
-    return str(reply).split()[-1:] == [j.key]
+    return str(reply).split()[-1:] == [judged.key]
 
 
 def _pct(part: int, whole: int) -> float | None:

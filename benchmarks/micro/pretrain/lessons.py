@@ -99,9 +99,9 @@ def direct_lesson(scene: Scene, rng: random.Random) -> Lesson:
     return _lesson(ask, _say(x.key))
 
 
-def wrong_reply(x: q.Question, rng: random.Random) -> str:
+def wrong_reply(question: q.Question, rng: random.Random) -> str:
     """A wrong reply of the question's form."""
-    return x.reply_of(rng.choice([i for i in range(len(x.options)) if i != x.answer]))
+    return question.reply_of(rng.choice([i for i in range(len(question.options)) if i != question.answer]))
 
 
 def caption_text(scene: Scene) -> str:
@@ -115,9 +115,9 @@ def caption_text(scene: Scene) -> str:
     return " ".join(said)
 
 
-def critique_text(x: q.Question, given: str) -> str:
+def critique_text(question: q.Question, given: str) -> str:
     """The critique that is taught: what is seen, the value it leads to, the reply for it, and whether the given reply was that."""
-    return f"{x.fact} so {x.value} {x.key} {'right' if given == x.reply else 'wrong'}"
+    return f"{question.fact} so {question.value} {question.key} {'right' if given == question.reply else 'wrong'}"
 
 
 def video_lessons(scene: Scene, rng: random.Random, mix: Mix) -> list[Lesson]:

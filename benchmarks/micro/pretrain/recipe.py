@@ -137,7 +137,7 @@ EYE_FILE = ".eye.safetensors"
 
 
 def rebuild(out: Path, recipe: Recipe | None = None) -> dict[str, object]:
-    """Train the micro base from nothing and write it to `out`; returns what goes to training.json.
+    """Train the micro base from scratch and write it to `out`; returns what goes to training.json.
 
     Half an hour or more on one core, and one is what it takes: the same bytes however many there are. Killed in its second stage and
     called again, it goes on behind the first.
@@ -180,14 +180,14 @@ def rebuild(out: Path, recipe: Recipe | None = None) -> dict[str, object]:
     return facts
 
 
-def _eye(model: InternVLForConditionalGeneration, r: Recipe, path: Path) -> dict[str, Any]:
+def _eye(model: InternVLForConditionalGeneration, recipe: Recipe, path: Path) -> dict[str, Any]:
     """The first stage, trained or read from `path` where the same recipe left it; returns what it measured."""
     from safetensors import safe_open
     from safetensors.torch import save_file
 
     from benchmarks.micro.pretrain.vision import settle_features, train_vision
 
-    made_by = json.dumps({"seed": r.seed, "hidden": r.hidden, "layers": r.layers, "vision_steps": r.vision_steps})
+    made_by = json.dumps({"seed": recipe.seed, "hidden": recipe.hidden, "layers": recipe.layers, "vision_steps": recipe.vision_steps})
     weights = {k: v for k, v in model.state_dict().items() if k.startswith(("model.vision_tower.", "model.multi_modal_projector."))}
     if path.is_file():
         with safe_open(path, "pt") as f:
@@ -197,8 +197,8 @@ def _eye(model: InternVLForConditionalGeneration, r: Recipe, path: Path) -> dict
                 print(f"eye: read from {path}", flush=True)
                 kept: dict[str, Any] = json.loads(f.metadata()["facts"])
                 return kept
-    facts: dict[str, Any] = {"eye_pct": train_vision(model, steps=r.vision_steps, seed=r.seed)}
-    facts["feature_lengths"] = settle_features(model, seed=r.seed)
+    facts: dict[str, Any] = {"eye_pct": train_vision(model, steps=recipe.vision_steps, seed=recipe.seed)}
+    facts["feature_lengths"] = settle_features(model, seed=recipe.seed)
     print(f"eye: {facts['eye_pct']}", flush=True)
     path.parent.mkdir(parents=True, exist_ok=True)
     half_written = path.with_name(f"{path.name}.{os.getpid()}")

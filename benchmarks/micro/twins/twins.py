@@ -44,7 +44,7 @@ class TwinSet:
     fingerprint: str
 
 
-def _write_arrow(hf_home: Path, b: Benchmark, config: str, rows: list[dict[str, Any]], revision: str) -> list[Path]:
+def _write_arrow(hf_home: Path, benchmark: Benchmark, config: str, rows: list[dict[str, Any]], revision: str) -> list[Path]:
     """Write one configuration as the `datasets` library's cache: <org>___<snake>/<config>/0.0.0/<40 hex>/{<snake>-<split>.arrow,
     dataset_info.json}.
 
@@ -59,17 +59,17 @@ def _write_arrow(hf_home: Path, b: Benchmark, config: str, rows: list[dict[str, 
     with pa.ipc.new_stream(sink, schema) as writer:
         writer.write_table(pa.Table.from_pylist(rows, schema=schema))
     data = sink.getvalue().to_pybytes()
-    snake = b.dataset_name
-    split = {"name": b.split, "num_bytes": len(data), "num_examples": len(rows), "dataset_name": snake}
+    snake = benchmark.dataset_name
+    split = {"name": benchmark.split, "num_bytes": len(data), "num_examples": len(rows), "dataset_name": snake}
     info = {
         "description": "", "citation": "", "homepage": "", "license": "", "features": described, "builder_name": "parquet",
         "dataset_name": snake,
-        "config_name": config, "version": {"version_str": "0.0.0", "major": 0, "minor": 0, "patch": 0}, "splits": {b.split: split},
+        "config_name": config, "version": {"version_str": "0.0.0", "major": 0, "minor": 0, "patch": 0}, "splits": {benchmark.split: split},
         "download_size": 0,
         "dataset_size": len(data), "size_in_bytes": len(data),
     }  # fmt: skip
-    folder = arrow_folder(hf_home, b, config) / "0.0.0" / revision
-    arrow, described_by = folder / f"{snake}-{b.split}.arrow", folder / "dataset_info.json"
+    folder = arrow_folder(hf_home, benchmark, config) / "0.0.0" / revision
+    arrow, described_by = folder / f"{snake}-{benchmark.split}.arrow", folder / "dataset_info.json"
     write_bytes_atomic(arrow, data)
     write_bytes_atomic(described_by, json.dumps(info).encode())
     return [arrow, described_by]
@@ -127,11 +127,11 @@ def build_twins(hf_home: Path, *, seed: int, size: TwinSize = "micro", benchmark
     if size not in SIZES:
         raise ValueError(f"unknown twin size {size!r}; choose from {', '.join(sorted(SIZES))}")
     stamp = twins_stamp(hf_home)
-    if stamp is None and any((hf_home / b.data_dir).exists() and not (hf_home / _MARK).exists() for b in CATALOG.values()):
+    if stamp is None and any((hf_home / benchmark.data_dir).exists() and not (hf_home / _MARK).exists() for benchmark in CATALOG.values()):
         raise DatasetError(f"{hf_home} holds data sets that are no twins; give the twins a folder of their own")
     there = [name for name in stamp["n"] if name in CATALOG] if stamp is not None else []
     wanted = select([*PAPER, *(benchmarks or ()), *there])
-    names = [b.name for b in wanted]
+    names = [benchmark.name for benchmark in wanted]
     made = {"schema": SCHEMA, "seed": seed, "size": size, "code": _code(names)}
     if stamp is not None and list(stamp["n"]) == names and all(stamp.get(k) == v for k, v in made.items()) and not check_twins(hf_home):
         return TwinSet(hf_home, seed, size, stamp["n"], stamp["videos"], stamp["fingerprint"])
@@ -143,21 +143,21 @@ def build_twins(hf_home: Path, *, seed: int, size: TwinSize = "micro", benchmark
     n: dict[str, int] = {}
     count: dict[str, int] = {}
     tasks: dict[str, dict[str, int]] = {}
-    for b in wanted:
-        revision = sha256_bytes(json.dumps({**made, "code": _code([b.name])}).encode())[:40]
-        twin = b.twin(seed, b.twin_questions[size])
-        used = {b.video_name(t, doc) for t, c in zip(b.tasks, b.configs, strict=True) for doc in twin.rows[c]}
+    for benchmark in wanted:
+        revision = sha256_bytes(json.dumps({**made, "code": _code([benchmark.name])}).encode())[:40]
+        twin = benchmark.twin(seed, benchmark.twin_questions[size])
+        used = {benchmark.video_name(t, doc) for t, c in zip(benchmark.tasks, benchmark.configs, strict=True) for doc in twin.rows[c]}
         for video in sorted(used):
-            name = f"{b.video_folder}/{video}"
+            name = f"{benchmark.video_folder}/{video}"
             path = hf_home / name
             if not (name in kept and path.is_file() and sha256_file(path) == kept[name][1]):
                 write_mp4(path, render(twin.scenes[video]))
             files[name] = [path.stat().st_size, sha256_file(path)]
         for config, rows in twin.rows.items():
-            for path in _write_arrow(hf_home, b, config, rows, revision):
+            for path in _write_arrow(hf_home, benchmark, config, rows, revision):
                 files[path.relative_to(hf_home).as_posix()] = [path.stat().st_size, sha256_file(path)]
-        tasks[b.name] = {t: len(twin.rows[c]) for t, c in zip(b.tasks, b.configs, strict=True)}
-        n[b.name], count[b.name] = sum(tasks[b.name].values()), len(used)
+        tasks[benchmark.name] = {t: len(twin.rows[c]) for t, c in zip(benchmark.tasks, benchmark.configs, strict=True)}
+        n[benchmark.name], count[benchmark.name] = sum(tasks[benchmark.name].values()), len(used)
     for name in set(stamp["files"] if stamp else {}) - set(files):
         _remove(hf_home / name)
     fingerprint = sha256_bytes("".join(f"{k} {v[1]}\n" for k, v in sorted(files.items())).encode())

@@ -105,9 +105,9 @@ class Question:
         """The right reply as the model gives it of itself: the option's words, then its letter ("ring B"); yes/no alone."""
         return self.reply_of(self.answer)
 
-    def reply_of(self, i: int) -> str:
-        """The reply that option `i` is right."""
-        return self.options[i] if self.form == "yes_no" else f"{self.options[i]} {LETTERS[i]}"
+    def reply_of(self, option: int) -> str:
+        """The reply that the option at that position is right."""
+        return self.options[option] if self.form == "yes_no" else f"{self.options[option]} {LETTERS[option]}"
 
     def lettered(self) -> str:
         """The question with its options in one line, as the model itself writes questions."""
