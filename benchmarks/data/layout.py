@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,9 +16,10 @@ from typing import Any
 
 from benchmarks.benchmark import Benchmark
 from benchmarks.catalog import select
+from savi.base.digest_memory import DigestMemory
 from savi.base.digests import sha256_bytes, sha256_file
 from savi.base.errors import SaviError
-from savi.base.files import write_text_atomic
+from savi.base.files import beside_or_cached
 
 MEDIA_CACHE = ".media-sha256.json"
 TWINS_STAMP = "twins.json"
@@ -161,23 +161,14 @@ def find_video(hf_home: Path, benchmark: Benchmark, relative: str) -> Path | Non
     return next((p for p in (path, *(path.with_suffix(suffix) for suffix in benchmark.other_suffixes)) if p.exists()), None)
 
 
-class MediaIndex:
-    """SHA-256 of video files, remembered by size and modification time, so that 100 GB are read once and not at every evaluation.
+class MediaIndex(DigestMemory):
+    """SHA-256 of video files, remembered, so that 100 GB are read once and not at every evaluation.
 
-    The memory is a file in HF_HOME; where that is read-only, digests live as long as the object.
+    The memory is a file in HF_HOME; where that is read-only, in the user's cache.
     """
 
     def __init__(self, hf_home: Path) -> None:
-        self.hf_home = hf_home
-        self._file = hf_home / MEDIA_CACHE
-        self._changed = False
-        self._known: dict[str, list[Any]] = {}
-        if self._file.exists():
-            try:
-                known = json.loads(self._file.read_text(encoding="utf-8"))
-            except ValueError:
-                known = {}  # a memory only: what cannot be read is computed again
-            self._known = known if isinstance(known, dict) else {}
+        super().__init__(hf_home, beside_or_cached(hf_home, MEDIA_CACHE))
 
     def digest(self, path: Path) -> str:
         """Hex SHA-256 of a file's bytes; a directory of frames counts with its files' names and bytes.
@@ -187,37 +178,16 @@ class MediaIndex:
         """
         if path.is_dir():
             return sha256_bytes("".join(f"{p.name} {self.digest(p)}\n" for p in sorted(path.iterdir()) if p.is_file()).encode())
-        st = path.stat()
-        key = os.path.relpath(path, self.hf_home)
-        known = self._known.get(key)
-        if isinstance(known, list) and known[:2] == [st.st_size, st.st_mtime_ns]:
-            return str(known[2])
-        found = sha256_file(path)
-        self._known[key] = [st.st_size, st.st_mtime_ns, found]
-        self._changed = True
-        return found
-
-    def remember(self, path: Path, digest: str) -> None:
-        """Take over the digest of a file that was just written."""
-        st = path.stat()
-        self._known[os.path.relpath(path, self.hf_home)] = [st.st_size, st.st_mtime_ns, digest]
-        self._changed = True
+        return super().digest(path)
 
     def fingerprint(self, benchmark: Benchmark, relative: Iterable[str]) -> str:
         """SHA-256 over names and bytes of a benchmark's videos (paths relative to HF_HOME, any order); a missing one counts as missing."""
         lines = []
         for v in sorted(set(relative)):
-            path = find_video(self.hf_home, benchmark, v)
+            path = find_video(self.root, benchmark, v)
             lines.append(f"{v} {self.digest(path) if path else 'missing'}\n")
         self.save()
         return sha256_bytes("".join(lines).encode())
-
-    def save(self) -> None:
-        """Write the memory, if anything was added and the folder can be written."""
-        if not self._changed or not os.access(self.hf_home, os.W_OK):
-            return
-        write_text_atomic(self._file, json.dumps(self._known))
-        self._changed = False
 
 
 def fingerprint(hf_home: Path, benchmark: Benchmark) -> str:

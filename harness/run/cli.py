@@ -51,7 +51,8 @@ def evaluate(
     from harness.run.offline import offline_environment
 
     home = (hf_home or Path(os.environ.get("HF_HOME", "~/.cache/huggingface"))).expanduser().resolve()
-    os.environ.update(offline_environment(home))  # before anything imports datasets or lmms_eval
+    with errors():
+        os.environ.update(offline_environment(home))  # before anything imports datasets or lmms_eval
     from benchmarks.data.layout import has_twins
     from harness.run import evaluate as harness_evaluate
 

@@ -223,6 +223,7 @@ def _disk() -> Finding:
 
 def _data(hf_home: Path | None) -> Finding:
     from benchmarks.data.layout import DatasetError, check_all, twins_stamp
+    from savi.base.files import user_cache
 
     given = hf_home or (Path(os.environ["HF_HOME"]) if os.environ.get("HF_HOME") else None)
     if given is None:
@@ -234,6 +235,8 @@ def _data(hf_home: Path | None) -> Finding:
         kind = "twins" if twins_stamp(given) else "data sets"
     except DatasetError as e:
         return Finding("data sets", "wrong", str(e))
+    if (given / "datasets").is_dir() and not os.access(given / "datasets", os.W_OK):
+        kind = f"read-only {kind} (the datasets library locks in {user_cache()})"
     state: State = "ok" if len(ready) == 6 else "note"
     return Finding(
         "data sets", state, f"{len(ready)} of 6 {kind} ready below {given}", "" if state == "ok" else "see: python -m benchmarks check"

@@ -8,6 +8,7 @@ draws, from its seed.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import functools
 import importlib
 import os
@@ -25,6 +26,7 @@ from benchmarks.benchmark import Judge
 from benchmarks.catalog import CATALOG, of_task
 from harness.records import ReadBy
 from savi.base.errors import SaviError, UsageError
+from savi.base.files import beside_or_cached, make_folder
 
 _LOCAL = ("localhost", "127.0.0.1", "::1", "", "0.0.0.0")  # noqa: S104 (names that are let through, nothing is bound)
 
@@ -38,17 +40,50 @@ class NetworkRefusedError(OSError):
 
 
 def offline_environment(hf_home: Path) -> dict[str, str]:
-    """Environment variables an evaluation needs. They must be set before `datasets`, `huggingface_hub` or lmms-eval are imported."""
-    home = str(Path(hf_home).resolve())
+    """Environment variables an evaluation needs. They must be set before `datasets`, `huggingface_hub` or lmms-eval are imported.
+
+    Raises:
+        InfrastructureError: the data sets are read-only, and so is the user's cache.
+    """
+    home = Path(hf_home).resolve()
+    cache = str(datasets_cache(home))
     return {
-        "HF_HOME": home,
-        "HF_DATASETS_CACHE": str(Path(home) / "datasets"),
+        "HF_HOME": str(home),
+        "HF_DATASETS_CACHE": cache,
+        "LMMS_EVAL_DATASETS_CACHE": cache,  # lmms-eval would look in a scratch folder of this machine where HF_HOME is on a network
         "HF_HUB_OFFLINE": "1",
         "HF_DATASETS_OFFLINE": "1",
         "TRANSFORMERS_OFFLINE": "1",
         "HF_HUB_DISABLE_TELEMETRY": "1",
         "TOKENIZERS_PARALLELISM": "false",
     }
+
+
+def datasets_cache(home: Path) -> Path:
+    """Where the `datasets` library reads, and locks what it reads: HF_HOME/datasets, or, where that cannot be written (a cache shared by a
+    cluster), a folder of links to it in the user's cache.
+
+    Raises:
+        InfrastructureError: neither can be written.
+    """
+    own = home / "datasets"
+    cache = beside_or_cached(own, "datasets")
+    if cache.parent == own:
+        return own
+    try:
+        make_folder(cache)
+        for there in own.iterdir():
+            link = cache / there.name
+            if there.is_dir() and not (link.is_symlink() and link.readlink() == there):
+                link.unlink(missing_ok=True)
+                with contextlib.suppress(FileExistsError):  # another process was first
+                    link.symlink_to(there)
+    except OSError as e:
+        raise InfrastructureError(
+            f"{own} cannot be written (the datasets library locks there), and nor can {cache} ({e.strerror}); set XDG_CACHE_HOME to a "
+            "folder of your own"
+        ) from e
+    return cache
 
 
 def check_environment(hf_home: Path) -> None:

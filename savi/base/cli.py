@@ -34,13 +34,18 @@ class Stopped(BaseException):
 
 def stop(message: object, code: int) -> NoReturn:
     """End the command: one line on stderr, no traceback."""
-    typer.echo(f"error: {message}", err=True)
+    typer.echo(f"error: {printable(message)}", err=True)
     raise typer.Exit(int(code))
+
+
+def printable(message: object) -> str:
+    """A message without what a terminal would obey: control characters in names of files and in texts are spelled out."""
+    return "".join(c if c.isprintable() or c == "\n" else c.encode("unicode_escape").decode() for c in str(message))
 
 
 def tell(sentence: str) -> None:
     """Say something on stderr."""
-    typer.echo(sentence, err=True)
+    typer.echo(printable(sentence), err=True)
 
 
 def print_text(text: str) -> None:

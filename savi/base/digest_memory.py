@@ -41,15 +41,20 @@ class DigestMemory:
         """
         state, now = path.stat(), time.time_ns()
         identity = [state.st_size, state.st_mtime_ns, state.st_ctime_ns, state.st_ino]
-        key = os.path.relpath(path, self.root)
-        known = self._known.get(key)
+        known = self._known.get(os.path.relpath(path, self.root))
         if isinstance(known, list) and known[:-1] == identity:
             return str(known[-1])
         found = sha256_file(path)
         if now - max(state.st_mtime_ns, state.st_ctime_ns) > _RACY_NS:
-            self._known[key] = [*identity, found]
-            self._changed = True
+            self.remember(path, found)
         return found
+
+    def remember(self, path: Path, digest: str) -> None:
+        """Take over the digest of a file that is known otherwise, as one that was just written."""
+        state = path.stat()
+        identity = [state.st_size, state.st_mtime_ns, state.st_ctime_ns, state.st_ino]
+        self._known[os.path.relpath(path, self.root)] = [*identity, digest]
+        self._changed = True
 
     def save(self) -> None:
         """Write the memory where anything was added and the folder can be written."""

@@ -19,7 +19,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from savi.base.digests import canonical_json
+from savi.base.digests import canonical_json, sha256_bytes
 from savi.base.errors import FileFormatError
 
 
@@ -85,6 +85,18 @@ def sync_folder(folder: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
+
+
+def user_cache() -> Path:
+    """The user's own folder for what can be made again (XDG_CACHE_HOME, else ~/.cache)."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "videosavi"
+
+
+def beside_or_cached(folder: Path, name: str) -> Path:
+    """A path for something about `folder`: in it, or, where it cannot be written, in the user's cache under a name of its own."""
+    if os.access(folder, os.W_OK) or not folder.exists():
+        return folder / name
+    return user_cache() / sha256_bytes(str(folder.resolve()).encode())[:16] / name
 
 
 def sync_files(files: Iterable[Path], root: Path) -> None:

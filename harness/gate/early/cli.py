@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from harness.gate.output.ci import junit_error
 from harness.gate.output.console import (
     Alpha,
     AsJson,
@@ -25,7 +26,7 @@ from harness.gate.output.console import (
     publish,
     stop,
 )
-from savi.base.cli import print_text, tell
+from savi.base.cli import KEPT, errors, print_text, tell
 
 if TYPE_CHECKING:
     from harness.gate.early.check import CheckResult
@@ -120,17 +121,15 @@ def check(
         stop(str(e), EXIT_CODES["integrity"], junit=junit)
     except SaviError as e:
         stop(str(e), int(e.exit_code), junit=junit)
-    os.environ.update(offline_environment(data))  # before anything imports datasets or lmms-eval
+    with errors():
+        os.environ.update(offline_environment(data))  # before anything imports datasets or lmms-eval
     from rich.console import Console
 
-    from benchmarks.data.layout import DatasetError
     from harness.gate.early.ask import VideoAsker
     from harness.gate.early.check import check as check_runs
-    from harness.run.journal import JournalError
     from harness.run.lmms_model import weights_of
-    from harness.run.offline import InfrastructureError
     from savi.base.files import write_text_atomic
-    from savi.base.lock import LockedError, lock_folder
+    from savi.base.lock import lock_folder
 
     console = Console(stderr=True, highlight=False)
 
@@ -138,9 +137,13 @@ def check(
         bounds = f"{100 * look.low:+.1f} to {100 * look.high:+.1f} points"
         console.print(f"{name}: {asked:,} of {of:,} questions, {bounds}{f', {look.verdict}' if look.verdict else ''}")
 
+    def to_junit(message: str, code: int) -> None:
+        if junit is not None:
+            write_text_atomic(junit, junit_error(message, code=code))
+
     try:
         chosen = {n: baseline[n] for n in wanted or baseline}
-        with lock_folder(out):
+        with errors(kept=KEPT, on_stop=to_junit), lock_folder(out):
             nonce = nonce or kept_nonce(out)
             tell(f"nonce of the drawing order: {nonce} (kept in {out / NONCE_FILE})")
             ask = VideoAsker(folder, chosen, hf_home=data, out=out)
@@ -157,10 +160,7 @@ def check(
             )
             write_text_atomic(out / "check.json", to_json(result) + "\n")
     except ValueError as e:
-        code = "infrastructure" if isinstance(e, JournalError) else "usage"
-        stop(str(e), EXIT_CODES[code], junit=junit)
-    except (InfrastructureError, DatasetError, LockedError, OSError) as e:
-        stop(str(e), EXIT_CODES["infrastructure"], junit=junit)
+        stop(str(e), EXIT_CODES["usage"], junit=junit)
     if as_json:
         print_text(to_json(result))
     publish(result.gate, as_json=False, junit=junit, summary=summary, quiet=as_json)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
+import os
 import socket
 import subprocess
 import sys
@@ -42,6 +43,27 @@ def test_this_machine_is_let_through() -> None:
         with socket.create_connection(server.getsockname(), timeout=5):
             pass
     assert tried == []
+
+
+def test_a_read_only_cache_is_read_through_links(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A cache that a cluster shares: the datasets library locks where it reads."""
+    own = tmp_path / "hf" / "datasets"
+    (own / "lmms-eval___egoschema").mkdir(parents=True)
+    (own / "old.lock").touch()
+    assert offline_environment(tmp_path / "hf")["HF_DATASETS_CACHE"] == str(own)
+    access = os.access
+    monkeypatch.setattr(os, "access", lambda path, mode: access(path, mode) and not (mode & os.W_OK and Path(path) == own))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    for _ in range(2):
+        cache = Path(offline_environment(tmp_path / "hf")["HF_DATASETS_CACHE"])
+        assert cache.is_relative_to(tmp_path / "cache")
+        assert {p.name: p.resolve() for p in cache.iterdir()} == {"lmms-eval___egoschema": own / "lmms-eval___egoschema"}
+    (own / "lmms-eval___n_ex_tqa").mkdir()
+    assert len(list(Path(offline_environment(tmp_path / "hf")["HF_DATASETS_CACHE"]).iterdir())) == 2
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    with pytest.raises(InfrastructureError, match=r"hf/datasets cannot be written \(the datasets library locks there\).*XDG_CACHE_HOME"):
+        offline_environment(tmp_path / "hf")
 
 
 def test_environment_is_checked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
