@@ -22,7 +22,10 @@ _LATEX = {
     "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": r"\textless{}", ">": r"\textgreater{}", "|": r"\textbar{}",
     "\"": r"\textquotedbl{}", "`": r"\textasciigrave{}",
     "±": r"$\pm$", "−": r"$-$", "×": r"$\times$", "–": "--", "≥": r"$\geq$", "≤": r"$\leq$",
+    "†": r"\textdagger{}", "‡": r"\textdaggerdbl{}", "·": r"\textperiodcentered{}",
 }  # fmt: skip
+_LATEX_KNOWN = {chr(c) for c in (*range(0xA1, 0x180), 0x2013, 0x2014, 0x2018, 0x2019, 0x201C, 0x201D, 0x2022, 0x2026, 0x20AC)}
+_LATEX_KNOWN -= set("\xadŉſ")
 _FORMULA_START = ("=", "+", "-", "@", "\t", "\r")
 
 
@@ -60,8 +63,11 @@ def markdown(text: str, limit: int = MAX_CHARS) -> str:
 
 
 def latex(text: str, limit: int = MAX_CHARS) -> str:
-    """Text for LaTeX (pdflatex with UTF-8, or any newer engine): all ten special characters escaped."""
-    return "".join(_LATEX.get(c, c) for c in visible(text, limit))
+    """Text for LaTeX (pdflatex with UTF-8 and T1 fonts, or any newer engine): all ten special characters escaped, and letters that those
+    fonts do not have named by their number."""
+    return "".join(
+        _LATEX.get(c) or (c if c.isascii() or c in _LATEX_KNOWN else rf"\texttt{{U+{ord(c):04X}}}") for c in visible(text, limit)
+    )
 
 
 def csv_text(text: str, limit: int = MAX_CHARS) -> str:

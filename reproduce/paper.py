@@ -193,12 +193,13 @@ def shown(path: Path) -> str:
 
 
 def print_table(run: Path, scale: str, console: RunConsole, benchmarks: list[str] | None = None, iterations: int | None = None) -> None:
-    """The main table on the terminal: strict scores by row, with what the table itself says about scale and intervals."""
+    """The main table on the terminal, with what the table itself says about scale and intervals: upstream scores where published ones stand
+    beside them, strict ones else."""
     from rich.table import Table as RichTable
 
-    from reproduce.published import experiment_table
+    from reproduce.published import experiment_table, shown_rule
 
-    table = experiment_table(all_evaluations(run, iterations), scale=scale, rule="strict", benchmarks=benchmarks, intervals=False)
+    table = experiment_table(all_evaluations(run, iterations), scale=scale, rule=shown_rule(scale), benchmarks=benchmarks, intervals=False)
     view = RichTable(title=table.caption, title_justify="left", show_edge=False, pad_edge=False)
     view.add_column("", no_wrap=True)
     for column in table.columns:

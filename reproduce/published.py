@@ -9,25 +9,42 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from harness.records import Evaluation
-from harness.tables.published import PAPER_DIR, PublishedError, base_rows, load_published
-from harness.tables.table import PublishedRow, ScoreRule, Table, results_table
+from harness.tables.published import PAPER_DIR, Published, PublishedError, ScaleRows, base_rows, load_published
+from harness.tables.results import PublishedRow, results_table
+from harness.tables.table import ScoreRule, Table
 from reproduce.scale import load_scale, scale_names
 
 
+def _rows(scale: str, folder: Path) -> tuple[Published, ScaleRows] | None:
+    """The pair of rows that the scale's file names (`published`), or None where it names none."""
+    row = load_scale(scale).published if scale in scale_names() else None
+    return None if row is None else ((published := load_published(folder)), base_rows(published, row))
+
+
 def published_rows(scale: str, folder: Path = PAPER_DIR) -> list[PublishedRow]:
-    """The paper's rows that the scale's file names (`published`), base first; an empty list where it names none.
+    """Every row that the paper's table gives at this scale, in its order and groups; an empty list where nothing is published.
 
     Raises:
-        PublishedError: the folder's tables have no such row.
+        PublishedError: the folder's tables have no row of the name that the scale's file gives.
     """
-    row = load_scale(scale).published if scale in scale_names() else None
-    if row is None:
+    found = _rows(scale, folder)
+    if found is None:
         return []
-    published = load_published(folder)
-    found = base_rows(published, row)
-    source = f"{published.manifest.title}, {found.table.info.title}"
-    named = [name for name in (found.base, found.aligned) if name is not None]
-    return [PublishedRow(f"paper: {name}", found.values(name), source, published.manifest.link) for name in named]
+    published, pair = found
+    table, source = pair.table, f"{published.manifest.title}, {pair.table.info.title}"
+    out: dict[str, PublishedRow] = {}
+    for i, label in enumerate(table.labels):
+        if table.scale_of(label) != table.scale_of(pair.base) or label in out:
+            continue
+        reason = table.excluded(i)
+        group = table.texts[i].get(table.info.group, "") if table.info.group else ""
+        notes = (f"†: {reason}.",) if reason else ()
+        base = pair.values(pair.base) if any((g.baseline, g.candidate) == (pair.base, label) for g in table.info.gains) else None
+        out[label] = PublishedRow(
+            f"paper: {label}{' †' if reason else ''}", table.by_benchmark(i), source, published.manifest.link, notes,
+            f"published: {group}" if group else "published", base,
+        )  # fmt: skip
+    return list(out.values())
 
 
 def published_pair(scale: str, folder: Path = PAPER_DIR) -> tuple[dict[str, float], dict[str, float] | None]:
@@ -36,10 +53,11 @@ def published_pair(scale: str, folder: Path = PAPER_DIR) -> tuple[dict[str, floa
     Raises:
         PublishedError: nothing is published at `scale`.
     """
-    rows = published_rows(scale, folder)
-    if not rows:
+    found = _rows(scale, folder)
+    if found is None:
         raise PublishedError(f"scale {scale!r} has no published row (`published` in its file in reproduce/scales)")
-    return dict(rows[0].values), dict(rows[1].values) if len(rows) > 1 else None
+    pair = found[1]
+    return pair.values(pair.base), pair.values(pair.aligned) if pair.aligned is not None else None
 
 
 def experiment_table(
@@ -47,15 +65,19 @@ def experiment_table(
     *,
     scale: str,
     rule: ScoreRule,
-    groups: Mapping[str, str] | None = None,
     benchmarks: Sequence[str] | None = None,
     intervals: bool = True,
-    title: str = "VideoSAVi: base and iterations",
     notes: Sequence[str] = (),
     folder: Path = PAPER_DIR,
 ) -> Table:
-    """The experiment's table: ours, and the published rows of this scale below (see `harness.tables.table.results_table`)."""
+    """The experiment's table: ours and, beside upstream scores, the published rows of this scale."""
+    published = published_rows(scale, folder) if rule == "upstream" else []
     return results_table(
-        rows, scale=scale, rule=rule, published=published_rows(scale, folder), groups=groups, benchmarks=benchmarks,
-        intervals=intervals, title=title, notes=notes,
+        rows, scale=scale, rule=rule, published=published, benchmarks=benchmarks, intervals=intervals,
+        title="VideoSAVi: base and iterations", notes=notes,
     )  # fmt: skip
+
+
+def shown_rule(scale: str) -> ScoreRule:
+    """The score to show first: upstream where published numbers stand beside it, strict else."""
+    return "upstream" if published_rows(scale) else "strict"

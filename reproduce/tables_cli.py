@@ -21,16 +21,18 @@ def register(app: typer.Typer) -> None:
 def tables_command(
     run: Annotated[Path, typer.Argument(metavar="DIR", help="A run's folder, as `python -m reproduce paper` leaves it.")],
     fmt: Annotated[str, typer.Option("--format", help=f"What is printed: {', '.join(FORMATS)}.")] = "text",
-    rule: Annotated[str, typer.Option(help="strict (unread answers are wrong) or upstream (exactly as lmms-eval scores).")] = "strict",
+    rule: Annotated[
+        str | None, typer.Option(help="strict (unread answers are wrong) or upstream (as lmms-eval; the default beside published numbers).")
+    ] = None,
     write: Annotated[bool, typer.Option("--write/--no-write", help="Also write DIR/tables/ as Markdown, LaTeX and CSV.")] = True,
 ) -> None:
-    """Make a run's tables from its records: base, iterations and, at the paper's scales, the published rows."""
+    """Make a run's tables from its records: base, iterations and, where there are any, the published rows of its scale."""
     from reproduce.console import RunConsole
     from reproduce.paper import print_table
-    from reproduce.published import experiment_table
+    from reproduce.published import experiment_table, shown_rule
     from reproduce.work import all_evaluations, write_tables
 
-    if fmt not in FORMATS or rule not in ("strict", "upstream"):
+    if fmt not in FORMATS or rule not in (None, "strict", "upstream"):
         stop(f"--format is one of {', '.join(FORMATS)} and --rule strict or upstream, not {fmt!r} and {rule!r}", ExitCode.USAGE)
     with errors():
         rows = all_evaluations(run)
@@ -40,8 +42,8 @@ def tables_command(
         names = list(rows["base"])
         if write:
             write_tables(run, scale, rows, names)
-        if fmt == "text" and rule == "strict":
+        if fmt == "text" and rule in (None, shown_rule(scale)):
             print_table(run, scale, RunConsole(), names)
         else:
-            table = experiment_table(rows, scale=scale, rule=rule, benchmarks=names)  # type: ignore[arg-type]
+            table = experiment_table(rows, scale=scale, rule=rule or shown_rule(scale), benchmarks=names)  # type: ignore[arg-type]
             typer.echo(table.render("md" if fmt == "text" else fmt))  # type: ignore[arg-type]

@@ -418,9 +418,8 @@ def write_tables(
 
 
 def write_leaderboard(run: Path, iterations: int, benchmarks: Sequence[str] | None = None) -> list[Path]:
-    """tables/leaderboard.md and .html: base and iterations ranked, with those that cannot be told apart sharing a rank. Records that
-    may not be
-    compared are named in the place of a ranking."""
+    """tables/leaderboard.md and .html: base and iterations with the ranks that their answers leave possible. Records that are not
+    comparable are named in place of a ranking."""
     from harness.tables.leaderboard.ranking import leaderboard, render
     from harness.tables.leaderboard.read import discover
 

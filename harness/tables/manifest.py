@@ -87,6 +87,8 @@ class TableInfo(_Model):
     columns: dict[str, str] = {}
     """Numeric column -> benchmark it measures; columns of no benchmark map to ''."""
     text_columns: tuple[str, ...] = ()
+    group: str = ""
+    """Text column that names each row's group; empty where rows have none."""
     scale: str | None = None
     """Scale of every row (8b, ...), for standing beside measured rows; None: no row does, but those in `row_scales`."""
     row_scales: dict[str, str] = {}
@@ -212,9 +214,9 @@ class Manifest(_Model):
             unknown = sorted({b for b in t.columns.values() if b and b not in self.benchmarks})
             if unknown:
                 raise ValueError(f"table {t.file}: columns measure {unknown}, which benchmarks does not list")
-            excluded = sorted({x.column for x in t.exclusions} - set(t.text_columns))
-            if excluded:
-                raise ValueError(f"table {t.file}: exclusions name {excluded}, which text_columns does not list")
+            named = sorted({*(x.column for x in t.exclusions), *([t.group] if t.group else [])} - set(t.text_columns))
+            if named:
+                raise ValueError(f"table {t.file}: exclusions or group name {named}, which text_columns does not list")
             if Path(t.file).name != t.file:
                 raise ValueError(f"table file {t.file!r} must be a plain file name next to the manifest")
         ids = [c.id for c in self.claims]

@@ -19,7 +19,7 @@ from harness.run.offline import Guesses
 from harness.scoring import Reply, describe, question_id, record, score
 from harness.tables.leaderboard.ranking import leaderboard
 from harness.tables.leaderboard.read import discover
-from harness.tables.table import results_table
+from harness.tables.results import results_table
 
 
 class MadeUp(Benchmark):

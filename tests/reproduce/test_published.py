@@ -58,7 +58,7 @@ def test_values_are_exact_decimals() -> None:
     assert isinstance(v, Decimal)
 
 
-@pytest.mark.parametrize(("scale", "rows"), [("8b", 2), ("4b", 1), ("2b", 2), ("1b", 2), ("micro", 0), ("smoke", 0)])
+@pytest.mark.parametrize(("scale", "rows"), [("8b", 16), ("4b", 1), ("2b", 2), ("1b", 2), ("micro", 0), ("smoke", 0)])
 def test_published_rows_only_at_paper_scales(scale: str, rows: int) -> None:
     assert len(published_rows(scale)) == rows
 

@@ -19,6 +19,8 @@ from itertools import combinations
 from typing import TYPE_CHECKING
 
 from benchmarks.catalog import CATALOG, PAPER, in_mean
+from harness.tables import html
+from harness.tables.latex import INTERVALS
 from harness.tables.leaderboard.read import UNSTATED, Answers, Entry, EntryScore, Key
 from harness.tables.table import RULE_NOTES, SYNTHETIC_NOTE, TABLE_SCHEMA, Cell, Format, Row, ScoreRule, Table, pct_cell
 
@@ -175,8 +177,8 @@ def _notes(
     if any(r.ranks for r in rankings.values()):
         out.append(
             "After the dot: the ranks that the answers leave possible (1 + models significantly better, to all but those significantly "
-            f"worse; paired by question, clustered by video, alpha {alpha:g} after Holm over the column's pairs). In parentheses: 95 % "
-            "interval of the score alone, clustered by video."
+            f"worse; paired by question, clustered by video, alpha {alpha:g} after Holm over the column's pairs). {INTERVALS} of the score "
+            "alone, clustered by video."
         )
     if scale == UNSTATED:
         out.append("Stock results do not state their scale: give it, to have them ranked with others of theirs.")
@@ -318,46 +320,10 @@ def render(tables: Sequence[Table], fmt: Format, *, title: str = "Leaderboard") 
         raw = [json.loads(t.to_json()) for t in tables]
         return json.dumps({"schema_version": TABLE_SCHEMA, "title": title, "tables": raw}, indent=1, allow_nan=False) + "\n"
     if fmt == "html":
-        import jinja2
-        from markupsafe import Markup
-
-        env = jinja2.Environment(autoescape=True)
-        # Markup: Table.to_html has escaped its texts already.
-        return env.from_string(_PAGE).render(title=title, tables=[Markup(t.to_html()) for t in tables])  # noqa: S704
+        return html.page(tables, title)
     if fmt == "csv" and len(tables) > 1:
         import pandas as pd
 
         frames = [pd.read_csv(io.StringIO(t.to_csv()), dtype=str, keep_default_na=False) for t in tables]
         return str(pd.concat(frames, ignore_index=True).fillna("").to_csv(index=False, lineterminator="\n"))
     return "\n".join(t.render(fmt) for t in tables)
-
-
-_PAGE = """<!doctype html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<meta http-equiv="Content-Security-Policy" content="default-src 'none'; style-src 'unsafe-inline'">
-<title>{{ title }}</title>
-<style>
-:root { color-scheme: light dark; --line: #8886; }
-body { font: 15px/1.45 system-ui, sans-serif; margin: 2rem auto; max-width: 80rem; padding: 0 1rem; }
-figure { margin: 0 0 3rem; overflow-x: auto; }
-figcaption { font-weight: 600; margin-bottom: .5rem; }
-.scale { border: 1px solid var(--line); border-radius: 1em; padding: 0 .6em; font-weight: 400; margin-left: .5em; }
-table { border-collapse: collapse; white-space: nowrap; font-variant-numeric: tabular-nums; }
-th, td { padding: .3rem .7rem; border-bottom: 1px solid var(--line); text-align: right; }
-th:first-child, td.text, tr.group th { text-align: left; }
-tbody th { font-weight: 400; max-width: 28rem; white-space: normal; overflow-wrap: anywhere; }
-tr.group th { font-weight: 600; font-size: .9em; }
-tr.published { font-style: italic; }
-td.best { font-weight: 700; }
-.notes { font-size: .9em; padding-left: 1.2em; white-space: normal; }
-</style>
-</head>
-<body>
-<h1>{{ title }}</h1>
-{% for t in tables %}{{ t }}{% endfor %}
-</body>
-</html>
-"""

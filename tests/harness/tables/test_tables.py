@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import base64
 import csv
+import hashlib
 import io
 import json
 import math
 import re
+import shutil
+import subprocess
+from collections.abc import Callable
+from dataclasses import replace
 from html.parser import HTMLParser
+from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
@@ -17,20 +24,10 @@ from hypothesis import strategies as st
 from benchmarks.catalog import CATALOG, PAPER, select
 from harness import escape
 from harness.records import Evaluation, Provenance, QuestionRecord, Score
+from harness.tables.html import page
 from harness.tables.plots import Point, plot_iterations
-from harness.tables.table import (
-    Cell,
-    PublishedRow,
-    Row,
-    Table,
-    TableError,
-    clustered_se,
-    from_json,
-    mean_cell,
-    pct_cell,
-    results_table,
-    scored,
-)
+from harness.tables.results import PublishedRow, clustered_se, mean_cell, results_table, scored
+from harness.tables.table import Cell, Row, Table, TableError, from_json, pct_cell
 
 HOSTILE = [
     "<script>alert(1)</script>", "a|b|c", "\x1b[31mred\x1b[0m", "nul\x00byte", "\u202egnp.exe", r"\input{/etc/passwd}", "$\\write18{ls}$",
@@ -91,7 +88,7 @@ def test_html_shows_hostile_text_as_text() -> None:
     _no_control(page)
     tags = _Tags()
     tags.feed(page)
-    assert tags.seen <= {"figure", "figcaption", "span", "table", "thead", "tbody", "tr", "th", "td", "ul", "li", "bdi", "a"}
+    assert tags.seen <= {"figure", "figcaption", "span", "table", "thead", "tbody", "tr", "th", "td", "ul", "li", "bdi", "a", "div"}
     assert "<script>alert(1)</script>" in tags.text
     assert not any("script" in x or "javascript" in x for x in tags.links)
 
@@ -112,7 +109,7 @@ def test_latex_has_no_command_of_the_text() -> None:
     known = {
         "begin", "end", "centering", "caption", "toprule", "midrule", "bottomrule", "multicolumn", "textit", "textbf", "textbackslash",
         "textasciitilde", "textasciicircum", "textless", "textgreater", "textbar", "textquotedbl", "textasciigrave", "par", "smallskip",
-        "footnotesize", "href",
+        "footnotesize", "scriptsize", "label", "setlength", "tabcolsep", "parbox", "textwidth", "raggedright", "pm", "texttt",
     }  # fmt: skip
     assert set(re.findall(r"\\([a-zA-Z]+)", text)) <= known
     body = [x for x in text.splitlines() if x.endswith(r" \\") and "multicolumn" not in x]
@@ -213,7 +210,7 @@ def test_mean_cell() -> None:
 
 def test_results_table_rows_columns_and_notes() -> None:
     rows = {"base": {b: evaluation(b) for b in PAPER}, "iteration 1": {"egoschema": evaluation(right=[1, 1, 1, 1])}}
-    t = results_table(rows, scale="micro", rule="strict", groups={"iteration 1": "loop"})
+    t = results_table(rows, scale="micro", rule="strict")
     assert [r.label for r in t.rows] == ["base", "iteration 1"]
     assert t.columns == (*(b.title for b in select(None)), "Mean")
     assert t.rows[0].cells[-1].value == 75.0
@@ -247,8 +244,101 @@ def test_published_rows_never_stand_beside_synthetic_data_and_are_never_measured
     assert 'class="published"' in t.to_html()
     with pytest.raises(TableError, match="no reference for synthetic data"):
         results_table({"base": {"egoschema": evaluation()}}, scale="micro", rule="upstream", published=[row])
+    with pytest.raises(TableError, match="published numbers are upstream scores"):
+        results_table(rows, scale="8b", rule="strict", published=[row])
     with pytest.raises(TableError, match="never mixed"):
         results_table({"base": {"egoschema": evaluation()}}, scale="8b", rule="upstream")
+
+
+def test_the_mean_of_a_published_row_is_marked_as_computed() -> None:
+    base = dict.fromkeys(PAPER, 60.0)
+    published = [PublishedRow("paper: x", base, "Table 1"), PublishedRow("paper: y", base | {"mvbench": 66.0}, "Table 1", base=base)]
+    t = results_table({"base": {"egoschema": evaluation(scale="8b")}}, scale="8b", rule="upstream", published=published)
+    assert [r.cells[-1].text for r in t.rows[1:]] == ["60.0 ‡", "61.0 ‡"]
+    assert "‡: the mean of a published row is computed here." in t.notes
+    assert [c.delta for c in t.rows[1].cells] == [None] * 7
+    assert [c.delta for c in t.rows[2].cells] == [0.0, 0.0, 0.0, 6.0, 0.0, 0.0, 1.0]
+
+
+def small_results() -> Table:
+    """Two benchmarks, base and one iteration of 40 questions each."""
+    rows = {
+        "base": {"egoschema": evaluation(right=[1, 0] * 20), "mvbench": evaluation("mvbench", right=[1, 0] * 20)},
+        "iteration 1": {"egoschema": evaluation(right=[1, 1, 1, 0] * 10), "mvbench": evaluation("mvbench", right=[1, 0] * 20)},
+    }
+    return results_table(rows, scale="micro", rule="strict", benchmarks=["egoschema", "mvbench"])
+
+
+def test_latex_marks_the_best_and_shows_intervals_and_differences() -> None:
+    text = small_results().to_latex()
+    base, iteration = (
+        next(x for x in text.splitlines() if x.startswith(name)).removesuffix(r" \\").split(" & ") for name in ("base", "iter")
+    )
+    assert iteration[2].startswith(r"\textbf{75.0}$^{+25.0}_{\pm"), "EgoSchema"
+    assert base[2].startswith(r"\underline{50.0}")
+    assert base[1].startswith("50.0"), "MVBench: all alike, so none is best"
+    assert iteration[1].startswith("50.0$^{+0.0}_")
+    assert "^" not in "".join(base)
+    assert r"\begin{table*}[t]" in text
+    assert r"\label{tab:results-micro}" in text
+    assert "underlined: the second" in text
+    assert " to " not in "".join((*base, *iteration)), "intervals are shown once"
+
+
+def test_latex_has_no_links_to_files() -> None:
+    table = Table("t", "micro", ("a",), (Row("r", (pct_cell(50.0, link="runs/x/report.html"),)),))
+    assert "runs/x" not in table.to_latex()
+
+
+def big_results() -> Table:
+    """Every benchmark of the six, with all rows of the paper's Table 1."""
+    from reproduce.published import experiment_table
+
+    rows = {name: {b: evaluation(b, right=[1, 0, k, 1] * 30, scale="8b") for b in PAPER} for k, name in enumerate(("base", "iteration 1"))}
+    return experiment_table(rows, scale="8b", rule="upstream")
+
+
+def test_all_rows_of_the_papers_table_stand_beside_ours() -> None:
+    t = big_results()
+    labels = [r.label for r in t.rows if r.published]
+    assert len(labels) == 16
+    assert "paper: Kangaroo †" in labels
+    assert {r.group for r in t.rows if r.published} == {
+        "published: baseline", "published: state-of-the-art", "published: preference-optimized", "published: ours",
+    }  # fmt: skip
+    savi = next(r for r in t.rows if r.label == "paper: VideoSAVi")
+    assert [round(c.delta or 0, 1) for c in savi.cells[:6]] == [0.8, 3.9, 3.6, 4.2, 6.8, 2.0]
+    assert sum(n.startswith("†: ") for n in t.notes) == 1
+
+
+@pytest.mark.skipif(shutil.which("pdflatex") is None, reason="LaTeX is not installed")
+@pytest.mark.parametrize("make", [small_results, big_results, hostile_table])
+def test_latex_compiles_and_fits(make: Callable[[], Table], tmp_path: Path) -> None:
+    """In a page of two columns, 6.875 inches wide, as conferences have it."""
+    table = make()
+    words = "\u4e2d\u6587 \u00e9\u0142\u00df \U0001f600 \u03b1"
+    table = replace(table, rows=(*table.rows, Row(words, tuple(Cell(None, "–") for _ in table.columns))))
+    head = r"\documentclass[10pt,twocolumn]{article}\usepackage[T1]{fontenc}\usepackage{booktabs,textcomp}\setlength{\textwidth}{6.875in}"
+    (tmp_path / "t.tex").write_text(f"{head}\n\\begin{{document}}\n{table.to_latex()}\\end{{document}}\n", encoding="utf-8")
+    done = subprocess.run(
+        ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "-no-shell-escape", "t.tex"], cwd=tmp_path, capture_output=True,
+        check=False, timeout=120,
+    )  # fmt: skip
+    log = (tmp_path / "t.log").read_text(encoding="utf-8", errors="replace")
+    assert done.returncode == 0, log[-3000:]
+    assert (tmp_path / "t.pdf").stat().st_size > 1000
+    if make is not hostile_table:
+        assert "Overfull \\hbox" not in log
+
+
+def test_the_page_runs_its_own_script_alone() -> None:
+    text = page([small_results(), hostile_table()], "Leaderboard")
+    script = re.search(r"<script>(.*?)</script>", text, re.DOTALL)
+    assert script
+    digest = base64.b64encode(hashlib.sha256(script[1].encode()).digest()).decode()
+    assert f"script-src 'sha256-{digest}'" in text
+    assert text.count("<script") == 1
+    assert "http" not in re.sub(r'href="[^"]*"|http-equiv', "", text)
 
 
 def test_plot_is_svg_with_every_number_in_words_and_escaped_names() -> None:
