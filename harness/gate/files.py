@@ -16,6 +16,7 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from harness.gate.decision import GateFileError, GateResult, GateUsageError
+from harness.gate.stock import has_stock, load_stock
 from harness.records import SCORE_FILE, Evaluation, RecordError, read_evaluations
 from harness.tables.published import PAPER_DIR, PublishedError, load_published, scale_rows, widest_first
 from savi.base.files import write_bytes_atomic, write_text_atomic
@@ -61,7 +62,7 @@ def is_base(path: Path) -> bool:
 
 
 def load_run(path: Path) -> dict[str, Evaluation]:
-    """Evaluations of a run folder or a reference file.
+    """Evaluations of a run folder, a reference file, or a folder of stock lmms-eval results with samples.
 
     Raises:
         GateUsageError: there is nothing of the kind (exit 2).
@@ -72,14 +73,9 @@ def load_run(path: Path) -> dict[str, Evaluation]:
     if path.is_file():
         return load_reference(path)
     if not any(path.rglob(SCORE_FILE)):
-        stock = sorted(p.name for p in path.rglob("*_results.json"))[:1]
-        hint = (
-            f"; {stock[0]} looks like lmms-eval's own output, which has no per-question fingerprints: evaluate with `python -m harness "
-            "evaluate`"
-            if stock
-            else ""
-        )
-        raise GateUsageError(f"{path}: no evaluation in this folder (looked for <benchmark>/{SCORE_FILE}){hint}")
+        if has_stock(path):
+            return load_stock(path)
+        raise GateUsageError(f"{path}: no evaluation here (looked for <benchmark>/{SCORE_FILE}, and for *_results.json of lmms-eval)")
     try:
         return read_evaluations(path)
     except FileNotFoundError as e:

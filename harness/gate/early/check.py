@@ -230,7 +230,7 @@ def check(
     whole = {n: baseline[n] for n in names}
     scale = baseline[names[0]].score.scale
     problems = [p for n in names for p in check_evaluation(baseline[n], side="baseline", limits=s.limits)]
-    if problems:
+    if any(p.stops for p in problems):
         nothing = [Asked(n, 0, len(e.records), 0, e.score.videos) for n, e in whole.items()]
         return CheckResult(conclude([], problems, s, candidate=candidate_name, reference=reference_name, scale=scale), nothing, nonce)
     drawing = plan(whole, names, s, order_seed(whole, weights, nonce))

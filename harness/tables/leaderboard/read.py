@@ -272,7 +272,7 @@ def _distinct_labels(entries: list[Entry]) -> list[Entry]:
 
 
 @dataclass
-class _Task:
+class StockTask:
     """One lmms-eval task's result: its value in the task's own unit, and its sample rows."""
 
     value: float
@@ -299,37 +299,58 @@ def _not_a_number(token: str) -> float:
     raise ValueError(f"{token} is no score")
 
 
-def _stock(folder: Path, files: Sequence[Path], scale: str | None, data: Literal["real", "micro"]) -> list[Entry]:
-    """Entries of one stock folder: a model each, its benchmarks taken from all result files there, later ones first."""
-    models: dict[str, dict[str, _Task]] = {}
-    names: dict[str, str] = {}
-    replaced: dict[str, set[str]] = {}
+@dataclass
+class StockRun:
+    """What stock lmms-eval left of one model in a folder: its tasks, later result files first, and what the newest file says beside."""
+
+    name: str
+    raw: dict[str, Any]
+    tasks: dict[str, StockTask] = field(default_factory=dict)
+    replaced: set[str] = field(default_factory=set)
+    """Tasks that several files have."""
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """lmms-eval's own settings of the run."""
+        found = self.raw.get("config")
+        return found if isinstance(found, dict) else {}
+
+
+def stock_runs(files: Sequence[Path]) -> list[StockRun]:
+    """The models behind the `*_results.json` files of one folder.
+
+    Raises:
+        LeaderboardError: a file that cannot be trusted.
+    """
+    runs: dict[str, StockRun] = {}
     for path in sorted(files, key=lambda p: p.name):
-        raw = _load(path)
-        config = raw.get("config") if isinstance(raw.get("config"), dict) else {}
-        name = str(raw.get("model_name") or config.get("model") or folder.name)  # type: ignore[union-attr]
-        key = json.dumps([name, config.get("model_args")], sort_keys=True, default=str)  # type: ignore[union-attr]
-        names[key] = name
-        for task, value in _tasks(path, raw).items():
-            if task in models.setdefault(key, {}):
-                replaced.setdefault(key, set()).add(task)
-            models[key][task] = value
+        found = StockRun("", _load(path))
+        found.name = str(found.raw.get("model_name") or found.config.get("model") or path.parent.name)
+        run = runs.setdefault(json.dumps([found.name, found.config.get("model_args")], sort_keys=True, default=str), found)
+        run.raw = found.raw
+        for task, value in _tasks(path, found.raw).items():
+            if task in run.tasks:
+                run.replaced.add(task)
+            run.tasks[task] = value
+    return list(runs.values())
+
+
+def _stock(folder: Path, files: Sequence[Path], scale: str | None, data: Literal["real", "micro"]) -> list[Entry]:
+    """Entries of one stock folder: a model each, its benchmarks taken from all result files there."""
     out = []
-    for key, tasks in models.items():
-        scores, notes = _stock_scores(folder, tasks, scale if data == "real" else None)
-        if replaced.get(key):
-            notes.append(f"{names[key]}: several results of {', '.join(sorted(replaced[key])[:3])}; the latest counts")
+    for run in stock_runs(files):
+        scores, notes = _stock_scores(folder, run.tasks, scale if data == "real" else None)
+        if run.replaced:
+            notes.append(f"{run.name}: several results of {', '.join(sorted(run.replaced)[:3])}; the latest counts")
         if scores:
-            out.append(
-                Entry(names[key], "lmms-eval", scale or UNSTATED, scores, str(folder), None, tuple(notes), synthetic=data == "micro")
-            )
+            out.append(Entry(run.name, "lmms-eval", scale or UNSTATED, scores, str(folder), None, tuple(notes), synthetic=data == "micro"))
     if not out:
         groups = ", ".join(b.group for b in CATALOG.values())
         raise LeaderboardError(f"{folder}: lmms-eval results, but none of a whole benchmark of the catalog ({groups})")
     return out
 
 
-def _tasks(path: Path, raw: Mapping[str, Any]) -> dict[str, _Task]:
+def _tasks(path: Path, raw: Mapping[str, Any]) -> dict[str, StockTask]:
     out = {}
     match = _RESULTS.fullmatch(path.name)
     date = match["date"] if match else ""
@@ -346,7 +367,7 @@ def _tasks(path: Path, raw: Mapping[str, Any]) -> dict[str, _Task]:
         if not isinstance(original, int) or not isinstance(effective, int) or not 0 < effective <= original:
             raise LeaderboardError(f"{path}: {task}: n-samples is {counts!r}, no count of questions")
         samples = path.parent / f"{date}_samples_{task}.jsonl"
-        out[task] = _Task(float(value), original, effective, _samples(samples) if samples.is_file() else None, samples)
+        out[task] = StockTask(float(value), original, effective, _samples(samples) if samples.is_file() else None, samples)
     return out
 
 
@@ -364,7 +385,7 @@ def _samples(path: Path) -> list[dict[str, Any]]:
     return out
 
 
-def _stock_scores(folder: Path, tasks: Mapping[str, _Task], scale: str | None) -> tuple[dict[str, EntryScore], list[str]]:
+def _stock_scores(folder: Path, tasks: Mapping[str, StockTask], scale: str | None) -> tuple[dict[str, EntryScore], list[str]]:
     scores, notes = {}, []
     for b in CATALOG.values():
         have = [t for t in b.tasks if t in tasks]
@@ -384,7 +405,7 @@ def _stock_scores(folder: Path, tasks: Mapping[str, _Task], scale: str | None) -
     return scores, notes
 
 
-def _stock_answers(b: Benchmark, tasks: Mapping[str, _Task]) -> tuple[Answers | None, str]:
+def _stock_answers(b: Benchmark, tasks: Mapping[str, StockTask]) -> tuple[Answers | None, str]:
     if any(t.samples is None for t in tasks.values()):
         return None, "no per-question answers (run lmms-eval with --log_samples)"
     rows: list[tuple[Key, float, str, str | None]] = []

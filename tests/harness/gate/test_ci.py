@@ -25,6 +25,7 @@ from harness.gate.settings import GateSettings
 from harness.gate.simulation import cli as simulation_cli
 from harness.records import Evaluation, RecordError, write_evaluation
 from tests.harness.made import evaluation, flipped, records
+from tests.harness.tables.test_leaderboard import write_stock
 from tests.harness.tamper import EDITS, NAMED, rescore, rewrite, unseal
 
 HOSTILE = "<script>alert(1)</script> | `x` \x1b[31mred\x1b[0m \x00 \u202eevil\n::error::forged ]]> & %0A"
@@ -154,13 +155,37 @@ def test_nothing_there_is_usage_and_leaves_a_red_junit(folders: dict[str, Path],
         assert ET.parse(junit).getroot()[0].get("errors") == "1"
 
 
-def test_stock_lmms_eval_output_is_named_as_such(folders: dict[str, Path], tmp_path: Path) -> None:
-    stock = tmp_path / "stock"
-    stock.mkdir()
-    (stock / "20250101_results.json").write_text("{}")
-    r = run("gate", stock, "--against", folders["base"])
-    assert r.exit_code == 2
-    assert "lmms-eval" in r.stderr
+@pytest.mark.parametrize("benchmark", ["egoschema", "tempcompass", "mvbench", "nextqa"])
+def test_stock_lmms_eval_folders_are_candidate_and_reference(folders: dict[str, Path], tmp_path: Path, benchmark: str) -> None:
+    """Before, exit 2: only our own evaluations could be compared."""
+    right = [int(i % 3 > 0) for i in range(300)]
+    base = write_stock(tmp_path / "base", right, benchmark=benchmark)
+    worse = write_stock(tmp_path / "worse", [r * int(i % 4 > 0) for i, r in enumerate(right)], benchmark=benchmark)
+    better = write_stock(tmp_path / "better", [max(r, int(i % 6 == 0)) for i, r in enumerate(right)], benchmark=benchmark)
+    for candidate, code in ((worse, 1), (better, 0)):
+        r = run("gate", candidate, "--against", base)
+        assert r.exit_code == code, r.output
+        assert "cannot be checked" in r.stdout
+        assert ("count as independent" in " ".join(r.stdout.split())) == (benchmark in ("mvbench", "nextqa"))
+    ref = tmp_path / "ref.json.gz"
+    assert run("reference", base, ref).exit_code == 0
+    assert run("gate", worse, "--against", ref).exit_code == 1
+    assert run("gate", base, "--against", folders["base"]).exit_code == 4, "other question ids than ours"
+    assert "questions lost" in run("diff", worse, base).stdout
+
+
+def test_stock_folders_that_cannot_be_compared_say_why(folders: dict[str, Path], tmp_path: Path) -> None:
+    base = write_stock(tmp_path / "base", [1, 0, 1] * 50)
+    scores_only = write_stock(tmp_path / "scores", [1, 0, 1] * 50, samples=False)
+    assert "--log_samples" in run("gate", scores_only, "--against", base).stderr
+    assert run("gate", scores_only, "--against", base).exit_code == 4
+    write_stock(tmp_path / "two" / "a", [1, 0], model="a")
+    write_stock(tmp_path / "two" / "b", [1, 0], model="b")
+    assert "several models" in run("gate", tmp_path / "two", "--against", base).stderr
+    broken = tmp_path / "broken"
+    broken.mkdir()
+    (broken / "20250101_results.json").write_text("{}")
+    assert run("gate", broken, "--against", base).exit_code == 4
 
 
 def spoil(folder: Path, name: str, old: str, new: str) -> None:
