@@ -26,11 +26,12 @@ _COMPACT_BELOW = 0.7
 
 @dataclass(frozen=True)
 class Branch:
-    """One prompt that continues one prefix; `uniform [max_new_tokens]` when sampling."""
+    """One prompt that continues one prefix; `uniform [max_new_tokens]` when sampling. The last `reply` ids are a reply to be scored."""
 
     prefix: Prefix
     ids: list[int]
     uniform: Tensor | None = None
+    reply: int = 0
 
 
 @dataclass(frozen=True)

@@ -18,12 +18,12 @@ of pixels; see `savi.families.base`. The module must not know benchmarks, losses
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, overload
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import torch
@@ -32,7 +32,9 @@ from torch import Tensor
 from savi.base.errors import ExitCode, SaviError
 from savi.engine.chat import ChatFormat
 from savi.engine.model_folder import ModelError, hash_in_memory, load_native_model, load_tokenizer, read_preprocessing, write_folder
+from savi.engine.rope import LengthRope
 from savi.engine.sampling import GenerationSettings, uniforms
+from savi.engine.watched import Reply, ResponseScore, Watched
 from savi.families import Family, FamilyError, Preprocessing, Timing, VideoFeatures, family_for
 from savi.video.frames import Frames
 from savi.video.read import read_frames
@@ -40,8 +42,11 @@ from savi.video.read import read_frames
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+    from savi.engine.decoding import Branch
     from savi.engine.memory import Split
-    from savi.engine.prefix import Prefix
+    from savi.engine.prefix import Prefix, PrefixCache
+
+T = TypeVar("T")
 
 __all__ = ["ContextError", "GenerationSettings", "ModelError", "Reply", "ResponseScore", "VideoLM", "Watched"]
 
@@ -53,86 +58,6 @@ class ContextError(SaviError, ValueError):
     """A prefix and prompt longer than the model's context: names both numbers and what to lower."""
 
     exit_code = ExitCode.USAGE
-
-
-@dataclass(frozen=True)
-class Reply:
-    """`text` without special tokens; `tokens` generated (end-of-turn included); `finished`: end-of-turn was seen."""
-
-    text: str
-    tokens: int
-    finished: bool
-
-
-@dataclass(frozen=True)
-class ResponseScore:
-    """`logp`: sum of the log-probabilities of a reply's `tokens` ids, end-of-turn included."""
-
-    logp: float
-    tokens: int
-
-
-@dataclass
-class Watched:
-    """One video, encoded: its features (for training), its prefix (for asking), the model it belongs to."""
-
-    lm: VideoLM
-    features: VideoFeatures
-    prefix: Prefix
-    name: str = ""
-
-    @property
-    def frames(self) -> int:
-        """Frames shown to the model."""
-        return self.features.frames
-
-    @overload
-    def ask(  # type: ignore[overload-overlap]  # a string is a sequence of strings too: the first one that fits counts
-        self,
-        questions: str,
-        *,
-        max_new_tokens: int = ...,
-        temperature: float = ...,
-        top_p: float = ...,
-        seed: int = ...,
-        max_batch: int | None = ...,
-        keys: Sequence[str] | None = ...,
-    ) -> Reply: ...
-    @overload
-    def ask(
-        self,
-        questions: Sequence[str],
-        *,
-        max_new_tokens: int = ...,
-        temperature: float = ...,
-        top_p: float = ...,
-        seed: int = ...,
-        max_batch: int | None = ...,
-        keys: Sequence[str] | None = ...,
-    ) -> list[Reply]: ...
-    def ask(
-        self,
-        questions: str | Sequence[str],
-        *,
-        max_new_tokens: int = 128,
-        temperature: float = 0.0,
-        top_p: float = 1.0,
-        seed: int = 0,
-        max_batch: int | None = None,
-        keys: Sequence[str] | None = None,
-    ) -> Reply | list[Reply]:
-        """Answer one question (a string: one reply) or several in one batch (a list: their replies, order kept).
-
-        Keywords as in `GenerationSettings`; `keys`, one a question, as in `VideoLM.ask`.
-        """
-        settings = GenerationSettings(max_new_tokens, temperature, top_p, seed, max_batch)
-        asked = [questions] if isinstance(questions, str) else questions
-        replies = self.lm.ask([(self, question) for question in asked], settings, keys=keys)
-        return replies[0] if isinstance(questions, str) else replies
-
-    def score(self, pairs: Sequence[tuple[str, str]]) -> list[ResponseScore]:
-        """Log-probability of each (prompt, response)."""
-        return self.lm.score([(self, prompt, response) for prompt, response in pairs])
 
 
 @dataclass
@@ -158,6 +83,7 @@ class VideoLM:
         sliding = sorted(set(getattr(self.text_config, "layer_types", None) or []) - {"full_attention"})
         if sliding:
             raise FamilyError(f"{self.name}: layers of type {', '.join(sliding)} cannot share a prefix; full attention is needed")
+        self.rope = LengthRope.of(self.text_config)
         self._fingerprint: str | None = None
         self.model.eval()
 
@@ -259,7 +185,7 @@ class VideoLM:
 
     def _prefixes(self, features: Sequence[VideoFeatures]) -> list[Prefix]:
         """The language model over the prefixes; those written with the same ids in one forward."""
-        from savi.engine.prefix import PrefixCache, cache_keyword, complete_prefix, read_prefixes
+        from savi.engine.prefix import read_prefixes
 
         groups: dict[tuple[Any, ...], list[int]] = {}
         ids = [self.chat.prefix_ids(feature) for feature in features]
@@ -270,21 +196,29 @@ class VideoLM:
         for members in groups.values():
             tokens = ids[members[0]].to(self.device)
             positions, next_pos = self.family.positions(tokens, features[members[0]])
-            cache = PrefixCache(self.text_config)
             stacked = tokens.expand(len(members), -1)
-            forward = partial(
-                self.model,
-                input_ids=stacked,
-                position_ids=positions.unsqueeze(-2).expand(*positions.shape[:-1], len(members), -1),
-                mm_encoder_outputs=self.family.mm_encoder_outputs([features[i] for i in members]),
-                use_cache=True,
-                logits_to_keep=1,
-                **{cache_keyword(self.model): cache},
-            )
-            with self._evaluating(), torch.no_grad():
-                complete_prefix(forward)
+            with self._evaluating():
+                cache = self._fill(stacked, positions, [features[i] for i in members])
             prefixes.update(zip(members, read_prefixes(cache, stacked, next_pos), strict=True))
         return [prefixes[i] for i in range(len(features))]
+
+    def _fill(self, tokens: Tensor, positions: Tensor, features: Sequence[VideoFeatures]) -> PrefixCache:
+        """The language model's keys and values over `tokens [B, L]` at `positions [L]` (or `[3, L]`), one video a row."""
+        from savi.engine.prefix import PrefixCache, cache_keyword, complete_prefix
+
+        cache = PrefixCache(self.text_config)
+        forward = partial(
+            self.model,
+            input_ids=tokens,
+            position_ids=positions.unsqueeze(-2).expand(*positions.shape[:-1], len(tokens), -1),
+            mm_encoder_outputs=self.family.mm_encoder_outputs(features),
+            use_cache=True,
+            logits_to_keep=1,
+            **{cache_keyword(self.model): cache},
+        )
+        with torch.no_grad():
+            complete_prefix(forward)
+        return cache
 
     # asking
 
@@ -332,7 +266,7 @@ class VideoLM:
             return generate(self.family, self.model, part, settings, self.end_ids)
 
         with self._evaluating():
-            generated = self._in_batches(rows, settings.max_new_tokens, settings.max_batch, work)
+            generated = self._run([watched for watched, _ in items], rows, settings.max_new_tokens, settings.max_batch, work)
         texts = self.tokenizer.batch_decode([g.ids for g in generated], skip_special_tokens=True) if generated else []
         return [Reply(text.strip(), len(g.ids), g.finished) for text, g in zip(texts, generated, strict=True)]
 
@@ -345,43 +279,84 @@ class VideoLM:
         from savi.engine.decoding import Branch, score
 
         self._check_ours([watched for watched, _, _ in items])
-        rows, lengths = [], []
+        rows = []
         for (watched, _, response), prompt in zip(items, self.chat.prompt_ids([prompt for _, prompt, _ in items]), strict=True):
             reply = self.chat.response_ids(response)
             self._check_context(watched.prefix.next_pos, len(prompt) + len(reply), 0, watched.frames)
-            rows.append((Branch(watched.prefix, prompt + reply), len(reply)))
-            lengths.append(len(reply))
-        with self._evaluating():
-            sums = self._in_batches(
-                rows, 0, max_batch, lambda part: score(self.family, self.model, [row for row, _ in part], [n for _, n in part])
-            )
-        return [ResponseScore(total, length) for total, length in zip(sums, lengths, strict=True)]
+            rows.append(Branch(watched.prefix, prompt + reply, reply=len(reply)))
 
-    def _in_batches(self, rows: Sequence[Any], new_tokens: int, max_batch: int | None, work: Any) -> list[Any]:
+        def work(part: Sequence[Branch]) -> list[float]:
+            return score(self.family, self.model, part, [row.reply for row in part])
+
+        with self._evaluating():
+            sums = self._run([watched for watched, _, _ in items], rows, 0, max_batch, work)
+        return [ResponseScore(total, row.reply) for total, row in zip(sums, rows, strict=True)]
+
+    def _run(
+        self,
+        videos: Sequence[Watched],
+        rows: Sequence[Branch],
+        new_tokens: int,
+        max_batch: int | None,
+        work: Callable[[Sequence[Branch]], list[T]],
+    ) -> list[T]:
+        """`work` over all rows in batches; a row whose length changes the angles of its video's keys is computed whole and alone."""
+        if self.rope is None:
+            return self._in_batches(rows, new_tokens, max_batch, work)
+        result: dict[int, T] = {}
+        together: dict[bool, list[int]] = {}
+        for i, row in enumerate(rows):
+            prefix = row.prefix.next_pos
+            if self.rope.shares(prefix, prefix + len(row.ids) + new_tokens):
+                together.setdefault(prefix > self.rope.limit, []).append(i)
+            else:
+                self.rope.begin(self.family.text_model(self.model))
+                alone = self._read_whole(videos[i].features, row)
+                result[i] = self._in_batches([alone], new_tokens, max_batch, work)[0]
+        for members in together.values():
+            self.rope.begin(self.family.text_model(self.model))
+            result |= zip(members, self._in_batches([rows[i] for i in members], new_tokens, max_batch, work), strict=True)
+        return [result[i] for i in range(len(rows))]
+
+    def _read_whole(self, features: VideoFeatures, row: Branch) -> Branch:
+        """The same text with a prefix that was read as a part of it: only the last token of the prompt, and a reply, are left to read."""
+        from savi.engine.prefix import Prefix, read_prefixes
+
+        device, first = self.device, row.prefix.ids.to(self.device)
+        positions, next_pos = self.family.positions(first, features)
+        positions = torch.cat([positions, self.family.branch_positions(next_pos, len(row.ids), device)], -1)
+        tokens = torch.cat([first, torch.tensor(row.ids, device=device)])[None]
+        whole = read_prefixes(self._fill(tokens, positions, [features]), tokens, next_pos + len(row.ids))[0]
+        left = row.reply + 1
+        cut = whole.length - left
+        kv = [(keys[:, :, :cut], values[:, :, :cut]) for keys, values in whole.kv]
+        return replace(row, prefix=Prefix(whole.ids[:cut], kv, cut, whole.next_pos - left), ids=row.ids[-left:])
+
+    def _in_batches(
+        self, rows: Sequence[Branch], new_tokens: int, max_batch: int | None, work: Callable[[Sequence[Branch]], list[T]]
+    ) -> list[T]:
         """Run `work` over batches that fit, results in the order of `rows`; a batch that does not fit is halved and recorded."""
         from savi.engine import memory
-        from savi.engine.decoding import Branch, shares
+        from savi.engine.decoding import shares
 
-        plain: list[Branch] = [row if isinstance(row, Branch) else row[0] for row in rows]
         dtype = next(self.model.parameters()).dtype
 
-        shared = bool(plain) and shares([row.prefix for row in plain])
+        shared = bool(rows) and shares([row.prefix for row in rows])
         numbers: dict[int, int] = {}
-        videos = [numbers.setdefault(id(row.prefix), len(numbers)) for row in plain] if shared else None
+        videos = [numbers.setdefault(id(row.prefix), len(numbers)) for row in rows] if shared else None
 
         def cost(prefix_length: int, prompt_length: int) -> int:
             return memory.row_bytes(self.text_config, dtype, 0 if shared else prefix_length, prompt_length, new_tokens)
 
-        def on_split(part: Sequence[Any], reason: BaseException) -> None:
-            longest = max((row if isinstance(row, Branch) else row[0]).prefix.length for row in part)
+        def on_split(part: Sequence[Branch], reason: BaseException) -> None:
+            longest = max(row.prefix.length for row in part)
             self.splits.append(memory.Split(len(part), longest, str(reason).splitlines()[0] if str(reason) else type(reason).__name__))
 
-        sizes = [(row.prefix.length, len(row.ids)) for row in plain]
-        result: list[Any] = [None] * len(rows)
+        sizes = [(row.prefix.length, len(row.ids)) for row in rows]
+        result: dict[int, T] = {}
         for indices in memory.plan(sizes, cost, memory.budget_bytes(self.device), max_batch, videos):
-            for i, value in zip(indices, memory.run_halving(work, [rows[i] for i in indices], on_split), strict=True):
-                result[i] = value
-        return result
+            result |= zip(indices, memory.run_halving(work, [rows[i] for i in indices], on_split), strict=True)
+        return [result[i] for i in range(len(rows))]
 
     def _check_ours(self, watched: Sequence[Watched]) -> None:
         for video in watched:
@@ -391,7 +366,7 @@ class VideoLM:
     def _check_context(self, prefix: int, prompt: int, new_tokens: int, frames: int) -> None:
         limit = int(self.text_config.max_position_embeddings)
         total = prefix + prompt + new_tokens
-        if total > limit:
+        if total > limit and not (self.rope and self.rope.endless):
             raise ContextError(
                 f"prefix {prefix} + prompt {prompt} + {new_tokens} new tokens = {total}, but {self.name} has a context of {limit}; "
                 f"show fewer than {frames} frames (num_frames) or lower max_new_tokens"
@@ -403,6 +378,8 @@ class VideoLM:
         training = self.model.training
         if training:
             self.model.eval()
+        if self.rope is not None:
+            self.rope.begin(self.family.text_model(self.model))
         try:
             yield
         finally:
