@@ -83,9 +83,10 @@ for (const table of document.querySelectorAll("figure.table table")) {
     button.append(...head.childNodes);
     head.append(button);
     button.addEventListener("click", () => {
-      const up = head.getAttribute("aria-sort") === "descending";
+      const [first, second] = column === 0 || head.textContent === "Rank" ? ["ascending", "descending"] : ["descending", "ascending"];
+      const order = head.getAttribute("aria-sort") === first ? second : first;
       heads.forEach((h) => h.removeAttribute("aria-sort"));
-      head.setAttribute("aria-sort", up ? "ascending" : "descending");
+      head.setAttribute("aria-sort", order);
       const key = (row) => {
         const cell = row.cells[column];
         return cell.dataset.value !== undefined ? Number(cell.dataset.value) : column === 0 ? cell.textContent : null;
@@ -93,7 +94,7 @@ for (const table of document.querySelectorAll("figure.table table")) {
       const compare = (a, b) => {
         const x = key(a), y = key(b);
         if (x === null || y === null) return (x === null) - (y === null);  // what has no value comes last, either way
-        return (typeof x === "string" ? -x.localeCompare(y) : y - x) * (up ? -1 : 1);
+        return (typeof x === "string" ? x.localeCompare(y) : x - y) * (order === "ascending" ? 1 : -1);
       };
       const body = table.tBodies[0], groups = [[]];
       for (const row of [...body.rows]) {
@@ -133,14 +134,15 @@ thead button { all: unset; cursor: pointer; font-weight: 600; }
 thead button:focus-visible { outline: 2px solid; }
 th[aria-sort="descending"] button::after { content: " ▾"; }
 th[aria-sort="ascending"] button::after { content: " ▴"; }
-tbody th { font-weight: 400; max-width: 16rem; overflow-wrap: anywhere; }
+tbody th { font-weight: 400; max-width: 16rem; overflow-wrap: break-word; }
 tr.group th { font-weight: 600; font-size: .9em; max-width: none; }
 tr.published { font-style: italic; }
 td.best { font-weight: 700; }
 .notes { font-size: .9em; padding-left: 1.2em; }
 @media (max-width: 40rem) {
   body { margin: 1rem auto; font-size: 13px; }
-  tbody th { max-width: 8rem; }
+  tbody th { min-width: 5rem; max-width: 8rem; }
+  td { white-space: nowrap; }
 }
 </style>
 </head>
