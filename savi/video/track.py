@@ -72,13 +72,21 @@ class Track:
 
     @cached_property
     def ordered(self) -> bool:
-        """The times can be right: what is decoded before a key frame is shown before it."""
+        """The times can be right: what is decoded before a key frame is shown before it, and what is decoded after it is shown after it,
+        but for leading pictures, which come at once."""
         rank = {number: rank for rank, number in enumerate(self.shown)}
-        latest = -1
-        for number, packet in enumerate(self.packets):
-            if packet.key and rank.get(number, latest) < latest:
+        latest = key = -1
+        leading = False
+        for number, own in sorted(rank.items()):
+            if self.packets[number].key:
+                if own < latest:
+                    return False
+                key, leading = own, True
+            elif own > key:
+                leading = False
+            elif not leading:
                 return False
-            latest = max(latest, rank.get(number, -1))
+            latest = max(latest, own)
         return self.timed
 
 
