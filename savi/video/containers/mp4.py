@@ -153,6 +153,8 @@ def _check_track(tables: dict[bytes, bytes], media: list[tuple[int, int]], ticks
     if not inside.all() or (ends[order][:-1] > starts[order][1:]).any():
         raise _DamageError("its index points at bytes that are not its pictures")
     signed = (delays[:, 1] ^ (1 << 31)) - (1 << 31)
+    if np.abs(signed).max() > steps[:, 0] @ steps[:, 1]:
+        raise _DamageError("its index shows a picture later than the film lasts")
     _check_edits(tables, np.repeat(steps[:, 1], steps[:, 0]), np.repeat(signed, delays[:, 0]), ticks_per_s)
 
 
