@@ -16,7 +16,8 @@ from benchmarks.catalog import CATALOG
 from harness.integrity import UNKNOWN, task_mean_pct
 from harness.records import Evaluation, Provenance, QuestionRecord, RecordError, Score, Status, prompts_fingerprint, records_sha256
 from harness.scoring import clustered_se_pct, is_degenerate
-from harness.tables.leaderboard.read import LeaderboardError, StockRun, StockTask, stock_runs
+from harness.tables.leaderboard.entry import LeaderboardError
+from harness.tables.leaderboard.stock import StockRun, StockTask, stock_runs
 
 RESULTS = "*_results.json"
 

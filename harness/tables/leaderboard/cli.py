@@ -58,8 +58,9 @@ def leaderboard_command(
     """Rank models, with the ranks that their answers leave possible; scales are never mixed."""
     from benchmarks.catalog import UnknownBenchmarkError, select
     from harness.escape import visible
+    from harness.tables.leaderboard.entry import LeaderboardError
     from harness.tables.leaderboard.ranking import leaderboard, render
-    from harness.tables.leaderboard.read import LeaderboardError, discover
+    from harness.tables.leaderboard.read import discover
     from savi.base.files import write_text_atomic
 
     def say(text: str) -> None:

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING
 from benchmarks.catalog import CATALOG, PAPER, in_mean
 from harness.tables import html
 from harness.tables.latex import INTERVALS
-from harness.tables.leaderboard.read import UNSTATED, Answers, Entry, EntryScore, Key
+from harness.tables.leaderboard.entry import UNSTATED, Answers, Entry, EntryScore, Key
 from harness.tables.table import RULE_NOTES, SYNTHETIC_NOTE, TABLE_SCHEMA, Cell, Format, Row, ScoreRule, Table, pct_cell
 
 if TYPE_CHECKING:

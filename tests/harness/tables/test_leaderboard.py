@@ -17,8 +17,9 @@ from typer.testing import CliRunner
 from benchmarks.catalog import CATALOG
 from harness.records import Evaluation, Provenance, QuestionRecord, Score, write_evaluation
 from harness.tables.leaderboard.cli import register
+from harness.tables.leaderboard.entry import Answers, Entry, EntryScore, LeaderboardError
 from harness.tables.leaderboard.ranking import Designs, Difference, leaderboard, p_value, rank_benchmark, rank_intervals, render
-from harness.tables.leaderboard.read import Answers, Entry, EntryScore, LeaderboardError, discover
+from harness.tables.leaderboard.read import discover
 
 REPO = Path(__file__).resolve().parents[3]
 
