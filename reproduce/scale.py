@@ -37,9 +37,9 @@ class ScaleError(SaviError, ValueError):
 
 def _known_source(text: str) -> str:
     head, _, why = text.partition(":")
-    if head in ("paper", "release") or (head in ("related work", "ours", "command line") and why.strip()):
+    if head in ("paper", "release") or (head in ("derived", "related work", "ours", "command line") and why.strip()):
         return text
-    raise ValueError(f"source {text!r}: say paper, release, 'related work: which', or 'ours: why'")
+    raise ValueError(f"source {text!r}: say paper, release, 'derived: from what', 'related work: which', or 'ours: why'")
 
 
 class _Model(BaseModel):
@@ -47,7 +47,7 @@ class _Model(BaseModel):
 
 
 class Setting(_Model, Generic[T]):
-    """One value and its source: paper, release, related work (which), ours (why) or the command line."""
+    """One value and its source: paper, release, derived (from what they say), related work (which), ours (why) or the command line."""
 
     value: T
     source: Annotated[str, AfterValidator(_known_source)]

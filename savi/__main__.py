@@ -15,6 +15,7 @@ import typer
 from savi.base.cli import KEPT, Clock, bar, errors, print_json, run_app, stop, tell, usage
 from savi.base.errors import ExitCode
 from savi.base.limit_flags import decode_limits
+from savi.base.processes import refuse_several_processes
 from savi.cli import align as align_cli
 from savi.cli.common import DeviceOption, FramesOption, JsonOption, ModelOption, open_model
 
@@ -104,6 +105,7 @@ def pairs(
     dropped.jsonl beside OUT, a video that cannot be read a row in failures.jsonl; neither stops the rest.
     """
     with errors(kept=KEPT):
+        refuse_several_processes("savi pairs")
         from savi.base.files import FailureLog
         from savi.loop.journal import read_counts
         from savi.loop.propose import AlignSettings, propose

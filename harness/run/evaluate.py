@@ -31,11 +31,11 @@ from harness.run.offline import (
     offline_environment,
     quiet_upstream,
     refuse_network,
-    refuse_several_processes,
     task_manager,
 )
 from savi.base.files import write_text_atomic
 from savi.base.lock import lock_folder
+from savi.base.processes import refuse_several_processes
 
 if TYPE_CHECKING:
     from harness.run.lmms_model import SaviLmms

@@ -25,7 +25,7 @@ from typing import Any
 from benchmarks.benchmark import Judge
 from benchmarks.catalog import CATALOG, of_task
 from harness.records import ReadBy
-from savi.base.errors import SaviError, UsageError
+from savi.base.errors import SaviError
 from savi.base.files import beside_or_cached, make_folder
 
 _LOCAL = ("localhost", "127.0.0.1", "::1", "", "0.0.0.0")  # noqa: S104 (names that are let through, nothing is bound)
@@ -107,17 +107,6 @@ def check_environment(hf_home: Path) -> None:
     hub = sys.modules.get("huggingface_hub.constants")
     if hub is not None and not getattr(hub, "HF_HUB_OFFLINE", True):
         raise InfrastructureError("huggingface_hub was imported before HF_HUB_OFFLINE was set: start a new process with HF_HUB_OFFLINE=1")
-
-
-def refuse_several_processes(command: str) -> None:
-    """Stop a command that would do the same work in each process of a `torchrun`.
-
-    Raises:
-        UsageError: there are several processes.
-    """
-    for name in ("WORLD_SIZE", "OMPI_COMM_WORLD_SIZE"):
-        if (count := os.environ.get(name, "1")) not in ("", "0", "1"):
-            raise UsageError(f"{command} runs in one process, and {name} is {count}: start it without torchrun or accelerate launch")
 
 
 @contextmanager

@@ -14,6 +14,7 @@ import typer
 from savi.base.cli import KEPT, bar, errors, print_json, stop, usage
 from savi.base.errors import ExitCode
 from savi.base.limit_flags import decode_limits
+from savi.base.processes import refuse_several_processes
 from savi.cli.common import DeviceOption, FramesOption, JsonOption, ModelOption, open_model
 from savi.training.losses import LOSSES
 
@@ -152,6 +153,7 @@ def align(
     `python -m harness evaluate`, or `python -m reproduce paper` for all of it.
     """
     with errors(kept=KEPT):
+        refuse_several_processes("savi align")
         from savi.conversion.native import native_folder
         from savi.iterate import run_iteration
         from savi.loop.propose import AlignSettings

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from savi.base.files import FailureLog
 from savi.base.lock import lock_file
+from savi.base.processes import refuse_several_processes
 from savi.engine.sampling import GenerationSettings
 from savi.loop.journal import AlignCounts, Journal
 from savi.loop.preferences import PreferencePair, make_pair_id
@@ -103,8 +104,11 @@ def propose(
     Raises:
         ResumeError: `out` was begun with another model, other settings or other videos.
         LockedError: another process is writing `out`.
+        UsageError: several processes of a launch would each make all pairs.
         ContextError: a video is too long for the model's context.
     """
+    if out is not None:
+        refuse_several_processes("proposing pairs")
     with nullcontext() if out is None else lock_file(out):
         yield from _propose(lm, videos, settings, out, dropped, failures, progress, retry_failed)
 

@@ -20,7 +20,7 @@ def test_every_shipped_scale_is_valid_and_every_setting_has_a_source(name: str) 
     settings = load_scale(name).settings()
     assert len(settings) > 40
     for key, setting in settings.items():
-        assert setting.source.split(":")[0] in ("paper", "release", "related work", "ours"), key
+        assert setting.source.split(":")[0] in ("paper", "release", "derived", "related work", "ours"), key
 
 
 def test_what_the_paper_says_is_what_its_scales_do() -> None:
@@ -30,8 +30,11 @@ def test_what_the_paper_says_is_what_its_scales_do() -> None:
     assert s.evaluation.num_frames.value == s.loop.num_frames.value == 32
     pairs = s.loop.iterations.value * s.loop.videos_per_iteration.value * 2 * s.loop.questions_per_kind.value
     assert pairs == 24_000
-    for key in ("loop.iterations", "loop.questions_per_kind", "model.base", "evaluation.limit"):
+    for key in ("loop.iterations", "model.base", "evaluation.limit"):
         assert s.settings()[key].source == "paper", key
+    assert s.loop.questions_per_kind.source.startswith("derived: 24,000 pairs of 4,000 videos")
+    for key, head in (("loop.keep_equal", "ours"), ("training.loss_type", "related work")):
+        assert s.settings()[key].source.split(":")[0] == head, "the paper and its release do not say it"
 
 
 def test_unpublished_settings_do_not_claim_to_be_the_papers() -> None:

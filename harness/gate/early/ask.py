@@ -20,8 +20,9 @@ from harness.run.collect import reply_of
 from harness.run.evaluate import PAPER_MAX_NEW_TOKENS, SMALL_MAX_NEW_TOKENS, run_tasks
 from harness.run.journal import Journal
 from harness.run.made_from import made_by
-from harness.run.offline import Guesses, check_environment, quiet_upstream, refuse_network, refuse_several_processes, task_manager
+from harness.run.offline import Guesses, check_environment, quiet_upstream, refuse_network, task_manager
 from harness.scoring import describe, question_id, record, unique_ids
+from savi.base.processes import refuse_several_processes
 
 if TYPE_CHECKING:
     from harness.run.lmms_model import SaviLmms
