@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import random
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from savi.video.frames import Frames
-from tests.savi.video.films import FILMS
-from tests.savi.video.mutants import judge, verdict
+from savi.video.frames import Frames, VideoError
+from savi.video.prefetch import prefetch
+from tests.savi.video.films import FILMS, write_film
+from tests.savi.video.mutants import judge, mutate, verdict
 
 UNSEEN = {
     "gif": "no lengths or checksums",
@@ -56,3 +59,36 @@ def test_the_judge_sees_a_replaced_frame() -> None:
     assert verdict(Frames(pixels[[0, 1, 1]], (0, 1, 2), 1, 5, 5, ""), clean) == "replaced"
     assert verdict(Frames(pixels + 3, tuple(range(5)), 1, 5, 5, ""), clean) == "changed pixels"
     assert verdict(Frames(pixels[:4], tuple(range(4)), 1, 4, 4, ""), clean) == "other length"
+
+
+def heavily_damaged(data: bytes, draw: random.Random) -> bytes:
+    """A film with up to 20 faults; or only its first bytes, and noise after them."""
+    if draw.random() < 0.2:
+        return data[: draw.randrange(1, 200)] + draw.randbytes(draw.randrange(3000))
+    for _ in range(draw.randrange(1, 20)):
+        _, data = mutate(data or b"\0", draw)
+    return data
+
+
+@pytest.mark.fuzz
+def test_500_heavily_damaged_files_give_frames_or_an_error_in_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    draw = random.Random(0)
+    films = [write_film(tmp_path, film).read_bytes() for film in FILMS]
+    paths = []
+    for number in range(500):
+        film = FILMS[number % len(FILMS)]
+        paths.append(tmp_path / f"{number:03}-{film.name}")
+        paths[-1].write_bytes(heavily_damaged(films[number % len(FILMS)], draw))
+    kinds: Counter[str] = Counter()
+    for number, (path, got) in enumerate(prefetch(paths, num_frames=4, depth=4)):
+        kinds[got.kind if isinstance(got, VideoError) else "frames"] += 1
+        if isinstance(got, VideoError):
+            assert "\n" not in str(got), path.name
+            assert str(path) not in got.reason
+        if number % 10 == 0:
+            again = next(outcome for _, outcome in prefetch([path], num_frames=4))
+            same = (again.kind, again.reason) if isinstance(again, VideoError) else again.pixels.tobytes()
+            assert same == ((got.kind, got.reason) if isinstance(got, VideoError) else got.pixels.tobytes()), path.name
+    with capsys.disabled():
+        print(f"\n500 heavily damaged files: {dict(kinds.most_common())}")
+    assert kinds["crashed"] == kinds["timeout"] == 0
