@@ -6,6 +6,7 @@ replies) are assumed and said so. A plan is an estimate, not a promise; it is ri
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -19,8 +20,6 @@ REPLY_SHARE = 0.5
 """Share of a reply's token limit that is used on average (ours)."""
 BACKWARD = 2
 """A backward pass costs about two forward passes."""
-TWIN_QUESTIONS = {"smoke": 240, "micro": 1500}
-TWIN_VIDEOS = {"smoke": 150, "micro": 900}
 
 
 @dataclass(frozen=True)
@@ -95,16 +94,17 @@ def make_plan(scale: Scale) -> Plan:
 
     chosen = select(e.benchmarks.value or None)
     costs: list[Cost] = []
+    limit = e.limit.value
     if scale.data == "real":
         costs.append(cost("data sets", sum(b.videos for b in chosen), 0, 0, 0, sum(b.download_gb for b in chosen)))
-        questions = {b.name: b.n if e.limit.value is None else min(b.n, e.limit.value * len(b.tasks)) for b in chosen}
-        videos = {b.name: min(b.videos, questions[b.name]) for b in chosen}
+        sizes = {b.name: b.sizes for b in chosen}
+        whole = {b.name: b.videos for b in chosen}
     else:
-        size = e.twins.value or "micro"
-        n, v = TWIN_QUESTIONS[size], TWIN_VIDEOS[size]
-        limit = e.limit.value
-        questions = {b.name: n // 6 if limit is None else min(n // 6, limit * len(b.tasks)) for b in chosen}
-        videos = {b.name: min(v // 6, questions[b.name]) for b in chosen}
+        sizes = {b.name: (b.twin_questions[e.twins.value or "micro"],) * len(b.tasks) for b in chosen}
+        whole = {b.name: math.ceil(sum(sizes[b.name]) / b.twin_per_video) for b in chosen}
+    questions = {name: sum(n if limit is None else min(n, limit) for n in tasks) for name, tasks in sizes.items()}
+    videos = {name: min(n, questions[name]) for name, n in whole.items()}
+    if scale.data != "real":
         costs.append(cost("twins", sum(videos.values()), 0, 0, 0, 0.02))
     costs.append(cost("base model", 0, 0, 0, 0, scale.architecture.weight_gb.value * (2 if scale.data == "real" else 0)))
 
