@@ -6,6 +6,8 @@ video is found without decoding again. Frames are taken at a fixed rate, so that
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -23,6 +25,8 @@ RATE = 2.0
 SIDE = 16
 """Width and height of the picture kept of each frame, in colour."""
 _GRID = 32
+_SKIP_S = 4.0
+"""Seconds between frames from which on seeking is quicker than decoding through."""
 _FLAT = 3.0
 """Standard deviation (of 255) below which a frame shows nothing to compare."""
 
@@ -105,21 +109,33 @@ def _frames(path: Path) -> list[Pictures]:
             stream = container.streams.video[0]
             stream.thread_type = "AUTO"
             step = _step(container, stream)
-            due = 0.0
-            for i, frame in enumerate(container.decode(stream)):
-                at = frame.time if frame.time is not None else i / 25
-                if at + 1e-6 >= due:
-                    small = frame.reformat(width=_GRID, height=_GRID, format="rgb24", interpolation="AREA")
-                    out.append(small.to_ndarray())
-                    due = at + step
-                if len(out) >= FRAMES:
-                    break
+            for frame in itertools.islice(_sampled(container, stream, step), FRAMES):
+                small = frame.reformat(width=_GRID, height=_GRID, format="rgb24", interpolation="AREA")
+                out.append(small.to_ndarray())
     except (av.error.FFmpegError, IndexError, OSError, ValueError) as e:
         if not out:
             raise UnreadableVideoError(f"{path}: no frame can be decoded ({type(e).__name__}); left out of the comparison") from e
     if not out:
         raise UnreadableVideoError(f"{path}: no frame can be decoded; left out of the comparison")
     return out
+
+
+def _sampled(container: Any, stream: Any, step: float) -> Iterator[Any]:
+    """Frames at least `step` seconds apart; where that is long, what lies between is skipped and not decoded."""
+    due, start = 0.0, float((stream.start_time or 0) * (stream.time_base or 0))
+    while True:
+        found = None
+        for i, frame in enumerate(container.decode(stream)):
+            at = frame.time - start if frame.time is not None else i / 25
+            if at + 1e-6 < due:
+                continue
+            found, due = frame, at + step
+            yield frame
+            if step > _SKIP_S:
+                break
+        if found is None or step <= _SKIP_S:
+            return
+        container.seek(int((start + due) / stream.time_base), stream=stream)
 
 
 def _step(container: Any, stream: Any) -> float:

@@ -16,7 +16,7 @@ from benchmarks.catalog import CATALOG, select
 from benchmarks.micro.twins.twins import build_twins
 from benchmarks.micro.world.videos import build_videos
 from benchmarks.overlap.hashes import Look, UnreadableVideoError, hash_frames, look, mirrored
-from benchmarks.overlap.measure import CHANGES, measure, natural_clip, time_comparison
+from benchmarks.overlap.measure import CHANGES, measure, natural_clip, resized, time_comparison, write_clip
 from benchmarks.overlap.overlap import LookCache, compare, summary, telling_name
 from benchmarks.overlap.search import find_pairs
 
@@ -51,6 +51,16 @@ def test_flat_frames_have_no_hash_and_broken_videos_are_named(tmp_path: Path) ->
     with pytest.raises(UnreadableVideoError, match=r"bad\.mp4: no frame can be decoded"):
         look(tmp_path / "bad.mp4")
     assert find_pairs([look(tmp_path / "flat.mp4")], [look(tmp_path / "flat.mp4")]) == []
+
+
+def test_long_videos_are_not_decoded_through(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Frames 6 s apart are found by seeking: the same ones as by decoding everything."""
+    rng = np.random.default_rng(0)
+    write_clip(tmp_path / "long.mp4", rng.integers(0, 255, (200, 64, 64, 3), np.uint8), 1)
+    skipped = look(tmp_path / "long.mp4")
+    assert len(skipped.hashes) == 29  # every seventh of 200 frames, as they are a second apart
+    monkeypatch.setattr("benchmarks.overlap.hashes._SKIP_S", 1e9)
+    assert (look(tmp_path / "long.mp4").hashes == skipped.hashes).all()
 
 
 def test_copies_of_every_kind_are_found_and_nothing_else() -> None:
@@ -97,7 +107,6 @@ def training(home: Path, tmp_path: Path) -> Path:
     ego = sorted((home / "egoschema/videos").iterdir())
     star = sorted((home / "mvbench_video/star/Charades_segment").iterdir())
     shutil.copy(ego[0], folder / "a.mp4")
-    from benchmarks.overlap.measure import resized, write_clip
     from tests.benchmarks.overlap.frames import frames_of
 
     (folder / "sub").mkdir()
