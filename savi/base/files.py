@@ -193,9 +193,11 @@ class JsonlWriter:
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        self.repaired_bytes = _repair_lastcanonical_json(self.path)
+        make_folder(self.path.parent)
+        self.repaired_bytes, new = _repair_last_line(self.path), not self.path.exists()
         self._file = self.path.open("ab")
+        if new:
+            sync_folder(self.path.parent)
 
     def write(self, *rows: Mapping[str, Any]) -> None:
         """Append rows in one write, then wait for the disk.
@@ -219,7 +221,7 @@ class JsonlWriter:
         self.close()
 
 
-def _repair_lastcanonical_json(path: Path) -> int:
+def _repair_last_line(path: Path) -> int:
     """End the file with a whole line and return the number of bytes cut off."""
     if not path.exists() or path.stat().st_size == 0:
         return 0
