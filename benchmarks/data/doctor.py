@@ -32,6 +32,7 @@ from benchmarks.data.layout import (
     twins_stamp,
 )
 from benchmarks.data.prepare import RECORD_FILE, Record, read_records
+from savi.base.av_guard import open_video
 
 LMMS_EVAL = "0.7.3"
 """The version whose tasks the catalog describes."""
@@ -184,8 +185,7 @@ def _fault(path: Path, needs: float | None) -> tuple[str, str] | None:
     import av
 
     try:
-        with av.open(str(path)) as container:
-            stream = container.streams.video[0]
+        with open_video(path) as (container, stream):
             said = float(stream.duration * stream.time_base) if stream.duration and stream.time_base else None
             if said is None and container.duration:
                 said = container.duration / 1_000_000

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from savi.base.av_guard import open_video
 from savi.base.errors import ExitCode, SaviError
 
 FRAMES = 32
@@ -105,8 +106,7 @@ def _frames(path: Path) -> list[Pictures]:
         return _frame_files(path)
     out: list[Pictures] = []
     try:
-        with av.open(str(path)) as container:
-            stream = container.streams.video[0]
+        with open_video(path) as (container, stream):
             stream.thread_type = "AUTO"
             step = _step(container, stream)
             for frame in itertools.islice(_sampled(container, stream, step), FRAMES):

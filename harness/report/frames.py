@@ -17,6 +17,7 @@ from pathlib import Path, PurePosixPath
 from harness.records import QuestionRecord
 from harness.report.data import Json, RunData
 from harness.report.questions import question_rows
+from savi.base.av_guard import open_video
 
 FRAMES = 8
 COLUMNS = 4
@@ -63,8 +64,7 @@ def contact_sheet(path: Path) -> bytes | None:
     from PIL import Image
 
     try:
-        with av.open(str(path)) as container:
-            stream = container.streams.video[0]
+        with open_video(path) as (container, stream):
             total = stream.frames or 0
             if 0 < total <= WHOLE_BELOW or not stream.duration or not stream.time_base:
                 frames = []

@@ -35,10 +35,13 @@ def write_clip(
     b_frames: int = 2,
     muxer_options: dict[str, str] | None = None,
     with_audio: bool = False,
+    title: str = "",
 ) -> Path:
     """Encode frames; `times_ms` gives each its own display time (a variable frame rate)."""
     height, width = frames[0].shape[:2]
     with av.open(str(path), "w", options=muxer_options or {}) as out:
+        if title:
+            out.metadata["title"] = title
         stream = out.add_stream(codec, rate=fps)
         stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
         stream.options = {"crf": "4", "g": str(gop), "bf": str(b_frames)} if codec == "libx264" else {"g": str(gop)}
