@@ -17,6 +17,7 @@ from typing import Annotated, Literal
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
+from harness.escape import visible
 from savi.base.digests import sha256_bytes
 from savi.base.errors import ExitCode, SaviError
 from savi.base.files import write_text_atomic
@@ -161,7 +162,7 @@ _SCORE = TypeAdapter(Score)
 
 def _first_error(e: ValidationError) -> str:
     x = e.errors()[0]
-    return f"{'.'.join(map(str, x['loc'])) or 'record'}: {x['msg']}"
+    return visible(f"{'.'.join(map(str, x['loc'])) or 'record'}: {x['msg']}", 300)
 
 
 _RECORD_FIELDS = tuple(f.name for f in fields(QuestionRecord))  # type: ignore[arg-type]
@@ -201,7 +202,7 @@ def read_records(path: Path) -> list[QuestionRecord]:
         FileNotFoundError: there is no such file.
     """
     out: list[QuestionRecord] = []
-    with path.open(encoding="utf-8") as f:
+    with path.open("rb") as f:
         for i, line in enumerate(f, 1):
             try:
                 out.append(_RECORD.validate_json(line))
@@ -250,7 +251,8 @@ def read_evaluations(folder: Path) -> dict[str, Evaluation]:
         scores = sorted(cand.glob(f"*/{SCORE_FILE}"))
         if scores:
             return {s.parent.name: Evaluation(read_score(s), read_records(s.parent / QUESTIONS_FILE)) for s in scores}
-    its = sorted(folder.glob("iter-*/eval"), key=lambda p: int(p.parent.name.split("-")[1]), reverse=True)
+    stages = [p for p in folder.glob("iter-*/eval") if p.parent.name.removeprefix("iter-").isdecimal()]
+    its = sorted(stages, key=lambda p: int(p.parent.name.removeprefix("iter-")), reverse=True)
     for d in [*its, folder / "base" / "eval"]:
         if any(d.glob(f"*/{SCORE_FILE}")):
             return read_evaluations(d)

@@ -143,20 +143,25 @@ def record(b: Benchmark, task: str, sample: Mapping[str, Any], reply: Reply, qid
         doc_id=int(sample["doc_id"]),
         question_id=qid,
         video_id=b.video_id(asked.video),
-        prompt=str(sample["arguments"][0]),
+        prompt=_encodable(str(sample["arguments"][0])),
         target=asked.target,
-        answer=reply.text,
+        answer=_encodable(reply.text),
         parsed=parsed,
         upstream=upstream,
         strict=upstream if status == "ok" and parsed == asked.target else 0.0,
         status=status,
         frames=reply.frames,
         video_path=asked.video,
-        error=reply.error,
+        error=reply.error and _encodable(reply.error),
         read_by=reply.read_by,
-        raw=reply.raw,
+        raw=reply.raw and _encodable(reply.raw),
         decoder=reply.decoder,
     )
+
+
+def _encodable(text: str) -> str:
+    """The text with U+FFFD for lone surrogates, which no UTF-8 file can hold."""
+    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 
 def clustered_se_pct(records: Sequence[QuestionRecord]) -> float:

@@ -63,6 +63,8 @@ def evaluate(
             model, benchmarks=names, hf_home=home, out=out, num_frames=frames, scale=scale, limit=limit, seed=seed, progress=bars.show,
             batch=batch, max_new_tokens=max_new_tokens, replace=replace, retry_failed=retry_failed, tell=tell,
         )  # fmt: skip
+    if int(os.environ.get("WORLD_SIZE") or 1) > 1 and os.environ.get("RANK") != "0":
+        return  # the first process tells
     if as_json:
         print_json({name: asdict(e.score) for name, e in done.items()})  # type: ignore[call-overload]
     else:
@@ -77,7 +79,10 @@ def evaluate(
 def print_scores(done: Mapping[str, Evaluation], out: Path) -> None:
     """The scores as a table, with n asked of n expected, chance, and how answers were read."""
     from rich.console import Console
+    from rich.markup import escape
     from rich.table import Table
+
+    from harness.escape import visible
 
     scale = next(iter(done.values())).score.scale if done else ""
     t = Table(
@@ -90,7 +95,7 @@ def print_scores(done: Mapping[str, Evaluation], out: Path) -> None:
         "± SE",
         "chance",
         "answers",
-        title=f"scores in percent, scale {scale}, in {out}",
+        title=escape(visible(f"scores in percent, scale {scale}, in {out}")),
     )
     for e in done.values():
         s = e.score

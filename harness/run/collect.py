@@ -6,20 +6,19 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from benchmarks.benchmark import Benchmark
-from benchmarks.data.layout import MediaIndex, expected_n, has_twins
+from benchmarks.data.layout import expected_n, has_twins
 from harness.reading import READING_VERSION
 from harness.records import Evaluation, Provenance, QuestionRecord, ReadBy, prompts_fingerprint
+from harness.run.journal import Answer
 from harness.run.made_from import Plan, versions
 from harness.run.offline import Guesses, InfrastructureError, default_arguments
 from harness.scoring import Reply, describe, question_id, record, score, unique_ids
 
 if TYPE_CHECKING:
-    from harness.run.lmms_model import Note, SaviLmms
+    from harness.run.lmms_model import SaviLmms
 
 
-def collect(
-    adapter: SaviLmms, plan: Plan, b: Benchmark, results: Mapping[str, Any], guesses: Guesses, media: MediaIndex, wall_s: float
-) -> Evaluation:
+def collect(adapter: SaviLmms, plan: Plan, b: Benchmark, results: Mapping[str, Any], guesses: Guesses, wall_s: float) -> Evaluation:
     """The benchmark's evaluation, records in document order.
 
     Raises:
@@ -36,27 +35,28 @@ def collect(
         asked = [describe(b, task, sample["doc"]) for sample, _ in pairs]
         ids = unique_ids([question_id(task, a) for a in asked])
         for (sample, by), a, qid in zip(pairs, asked, ids, strict=True):
-            reply = reply_of(sample, adapter.notes[task, int(sample["doc_id"])], by)
+            reply = reply_of(sample, adapter.answers[task, int(sample["doc_id"])], by)
             records.append(record(b, task, sample, reply, qid, asked=a))
             chances.append(a.chance)
         upstream[task] = float(results["results"][task][f"{b.metric},none"]) * 100.0 / b.unit
     return score(
         b, records, chances, upstream, scale=plan.scale, n_expected=expected_n(plan.hf_home, b), limit=plan.limit,
-        provenance=_provenance(adapter, plan, b, records, media), wall_s=wall_s, data="micro" if has_twins(plan.hf_home) else "real",
+        provenance=_provenance(adapter, plan, b, records), wall_s=wall_s, data="micro" if has_twins(plan.hf_home) else "real",
     )  # fmt: skip
 
 
-def reply_of(sample: Mapping[str, Any], note: Note, read_by: ReadBy) -> Reply:
+def reply_of(sample: Mapping[str, Any], answer: Answer, read_by: ReadBy) -> Reply:
     """A sample's reply as lmms-eval scored it (its reasoning tags removed), and as the model gave it where more than blanks was removed."""
-    text, raw = str(sample["filtered_resps"][0]), note.text
-    return Reply(text, note.frames, note.error, read_by, None if raw.strip() == text.strip() else raw, note.decoder)
+    text = str(sample["filtered_resps"][0])
+    raw = None if answer.text.strip() == text.strip() else answer.text
+    return Reply(text, answer.frames, answer.error or None, read_by, raw, answer.decoder)
 
 
-def _provenance(adapter: SaviLmms, plan: Plan, b: Benchmark, records: Sequence[QuestionRecord], media: MediaIndex) -> Provenance:
+def _provenance(adapter: SaviLmms, plan: Plan, b: Benchmark, records: Sequence[QuestionRecord]) -> Provenance:
     return Provenance(
         model=plan.name,
         weights=plan.weights,
-        media=media.fingerprint(b, (r.video_path for r in records)),
+        media=adapter.media.fingerprint(b, (r.video_path for r in records)),
         prompts=prompts_fingerprint(records),
         generation=dict(adapter.generation.get(b.tasks[0], {})),
         frames=adapter.frame_settings,

@@ -51,7 +51,7 @@ class Finding:
     name: str
     state: State
     found: str
-    mend: str = ""
+    fix: str = ""
 
 
 def look(hf_home: Path | None = None) -> list[Finding]:
@@ -75,12 +75,13 @@ def doctor(
         typer.echo(json.dumps([asdict(f) for f in found], indent=1))
     else:
         from rich.console import Console
+        from rich.markup import escape
         from rich.table import Table
 
         t = Table("", "looked at", "found", "what to do")
         marks = {"ok": "[green]ok[/]", "note": "[yellow]note[/]", "wrong": "[red]wrong[/]"}
         for f in found:
-            t.add_row(marks[f.state], f.name, f.found, f.mend)
+            t.add_row(marks[f.state], f.name, escape(f.found), escape(f.fix))
         Console(width=None if sys.stdout.isatty() else 140).print(t)
     raise typer.Exit(5 if any(f.state == "wrong" for f in found) else 0)
 

@@ -12,7 +12,9 @@ from __future__ import annotations
 import json
 import time
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,7 +24,7 @@ from benchmarks.data.layout import DatasetError, MediaIndex, check, fix_command,
 from harness.records import SCORE_FILE, Evaluation, QuestionRecord, write_evaluation
 from harness.run.collect import collect
 from harness.run.journal import Journal, delete_journals
-from harness.run.made_from import INPUTS_FILE, Plan, finished, inputs, made_by
+from harness.run.made_from import INPUTS_FILE, PAPER_MAX_NEW_TOKENS, SMALL_MAX_NEW_TOKENS, Plan, finished, inputs, made_by
 from harness.run.offline import (
     Guesses,
     InfrastructureError,
@@ -33,20 +35,15 @@ from harness.run.offline import (
     refuse_network,
     task_manager,
 )
+from harness.run.processes import PartDone, Processes, joined
 from savi.base.files import write_text_atomic
 from savi.base.lock import lock_folder
-from savi.base.processes import refuse_several_processes
 
 if TYPE_CHECKING:
     from harness.run.lmms_model import SaviLmms
     from savi.engine.video_lm import VideoLM
 
 __all__ = ["InfrastructureError", "evaluate", "offline_environment"]
-
-SMALL_MAX_NEW_TOKENS = 48
-"""ours: the micro model's longest reply, a chain of facts and an answer, has about 30 tokens."""
-PAPER_MAX_NEW_TOKENS = 1024
-"""release: lmms-eval's internvl2 adapter, where a task sets no limit of its own (Perception Test, TempCompass, NExT-QA)."""
 
 Progress = Callable[[str, int, int], None]
 """Called with benchmark, questions answered, questions in all."""
@@ -74,59 +71,42 @@ def evaluate(
     `limit` caps the questions of each lmms-eval task; `batch` the questions asked together; `max_new_tokens` the answers of tasks that set
     no limit. `seed` seeds upstream's random guesses. A finished result that was made from something else is replaced only with `replace`.
     Videos that could not be read are not tried again when the work goes on, unless `retry_failed`: then a finished result with failed
-    questions is measured anew, too. `tell` is given a sentence where a file is set aside. Returns the evaluations in catalog order.
+    questions is measured anew, too. `tell` is given a sentence where a file is set aside. Returns the evaluations in catalog order. In
+    several processes (`torchrun`) videos are dealt out; the first process scores, writes and returns, the others return nothing.
 
     Raises:
         UnknownBenchmarkError: a name is not in the catalog.
         OtherResultError: `out` holds a result that was made from something else.
-        LockedError: another process is at work in `out`.
+        LockedError: another evaluation is at work in `out`.
         InfrastructureError: the process is not set up (see `offline_environment`), or lmms-eval returned other documents than it was given.
         DatasetError: a data set is not there; the message has the command that fixes it.
     """
-    from harness.run.lmms_model import weights_of
+    from harness.run.lmms_model import load_model, weights_of
 
-    refuse_several_processes("harness evaluate")
     wanted = select(benchmarks)
-    out, hf_home = Path(out), Path(hf_home).resolve()
+    hf_home = Path(hf_home).resolve()
+    media = MediaIndex(hf_home)
     limit_tokens = max_new_tokens or (SMALL_MAX_NEW_TOKENS if has_twins(hf_home) else PAPER_MAX_NEW_TOKENS)
     name = str(model) if isinstance(model, (str, Path)) else model.name
-    plan = Plan(name, weights_of(model), hf_home, out, num_frames, scale, limit, seed, limit_tokens)
-    with lock_folder(out):
-        return _evaluate(model, plan, wanted, batch, replace=replace, retry_failed=retry_failed, progress=progress, tell=tell)
 
+    def look() -> tuple[Plan, dict[str, dict[str, Any]], dict[str, Evaluation]]:
+        plan = Plan(name, weights_of(model), hf_home, Path(out), num_frames, scale, limit, seed, limit_tokens)
+        made_from = {b.name: inputs(plan, b) for b in wanted}
+        found = {b.name: finished(plan, b, made_from[b.name], media, replace=replace, tell=tell) for b in wanted}
+        return plan, made_from, {n: e for n, e in found.items() if e is not None and not (retry_failed and failures({n: e}))}
 
-def _evaluate(
-    model: str | Path | VideoLM,
-    plan: Plan,
-    wanted: Sequence[Benchmark],
-    batch: int | None,
-    *,
-    replace: bool,
-    retry_failed: bool,
-    progress: Progress | None,
-    tell: Callable[[str], None],
-) -> dict[str, Evaluation]:
-    from harness.run.lmms_model import load_model
-
-    media = MediaIndex(plan.hf_home)
-    made_from = {b.name: inputs(plan, b) for b in wanted}
-    found = {b.name: finished(plan, b, made_from[b.name], media, replace=replace, tell=tell) for b in wanted}
-    done = {name: e for name, e in found.items() if e is not None and not (retry_failed and failures({name: e}))}
-    todo = [b for b in wanted if b.name not in done]
-    if todo:
-        check_environment(plan.hf_home)
-        lm = load_model(model) if isinstance(model, (str, Path)) else model
-        with refuse_network():
-            adapter = _adapter(lm, plan, batch, media)
-            adapter.retry_failed = retry_failed
-            with quiet_upstream():
-                guesses = Guesses()
-                manager = task_manager(guesses)
-                for b in todo:
-                    e = _measure(adapter, plan, b, manager, guesses, media, progress, tell)
-                    _keep(plan, b, e, made_from[b.name])
-                    done[b.name] = e
-    return {b.name: done[b.name] for b in wanted}
+    with joined() as processes, ExitStack() as held:
+        processes.by_first(lambda: held.enter_context(lock_folder(Path(out))))
+        plan, made_from, done = processes.by_first(look)
+        todo = [b for b in wanted if b.name not in done]
+        if todo:
+            check_environment(hf_home)
+            lm = load_model(model, device=processes.device) if isinstance(model, (str, Path)) else model
+            adapter = _adapter(lm, plan, batch, media, processes, retry_failed=retry_failed)
+            for b, e in _measure_all(adapter, plan, todo, progress, tell):
+                _keep(plan, b, e, made_from[b.name])
+                done[b.name] = e
+    return {b.name: done[b.name] for b in wanted if b.name in done} if processes.rank == 0 else {}
 
 
 def failures(evaluations: Mapping[str, Evaluation]) -> list[QuestionRecord]:
@@ -154,30 +134,49 @@ def run_tasks(adapter: SaviLmms, tasks: Sequence[str], manager: Any, *, seed: in
     return results
 
 
-def _adapter(lm: VideoLM, plan: Plan, batch: int | None, media: MediaIndex) -> SaviLmms:
+def _adapter(lm: VideoLM, plan: Plan, batch: int | None, media: MediaIndex, processes: Processes, *, retry_failed: bool) -> SaviLmms:
     from harness.run.lmms_model import SaviLmms
 
-    return SaviLmms(lm=lm, num_frames=plan.num_frames, rows=batch, max_new_tokens=plan.max_new_tokens, seed=plan.seed, media=media)
+    return SaviLmms(
+        lm=lm,
+        num_frames=plan.num_frames,
+        rows=batch,
+        max_new_tokens=plan.max_new_tokens,
+        seed=plan.seed,
+        media=media,
+        processes=processes,
+        retry_failed=retry_failed,
+    )
 
 
-def _measure(
-    adapter: SaviLmms,
-    plan: Plan,
-    b: Benchmark,
-    manager: Any,
-    guesses: Guesses,
-    media: MediaIndex,
-    progress: Progress | None,
-    tell: Callable[[str], None],
-) -> Evaluation:
-    """Ask one benchmark and score it."""
-    begin = time.monotonic()
-    if check(plan.hf_home, b).n == 0:
-        raise DatasetError(f"{b.title}: no questions below {plan.hf_home}; {fix_command(plan.hf_home, b.name)}")
-    journal = Journal(plan.out / b.name, made_by=made_by(), tell=tell)
-    with adapter.session(journal, (lambda n, total: progress(b.name, n, total)) if progress is not None else None):
-        results = run_tasks(adapter, b.tasks, manager, seed=plan.seed, limit=plan.limit)
-    return collect(adapter, plan, b, results, guesses, media, time.monotonic() - begin)
+def _measure_all(
+    adapter: SaviLmms, plan: Plan, todo: Sequence[Benchmark], progress: Progress | None, tell: Callable[[str], None]
+) -> Iterator[tuple[Benchmark, Evaluation]]:
+    """Ask and score one benchmark after the other; only the first of several processes gives them out."""
+    with refuse_network(), quiet_upstream():
+        guesses = Guesses()
+        manager = task_manager(guesses)
+        for b in todo:
+            begin = time.monotonic()
+            if check(plan.hf_home, b).n == 0:
+                raise DatasetError(f"{b.title}: no questions below {plan.hf_home}; {fix_command(plan.hf_home, b.name)}")
+            try:
+                with adapter.session(_journal(adapter, plan, b, tell), partial(progress, b.name) if progress is not None else None):
+                    results = run_tasks(adapter, b.tasks, manager, seed=plan.seed, limit=plan.limit)
+            except PartDone:
+                continue
+            yield b, collect(adapter, plan, b, results, guesses, time.monotonic() - begin)
+
+
+def _journal(adapter: SaviLmms, plan: Plan, b: Benchmark, tell: Callable[[str], None]) -> Journal:
+    """This process's journal; the first process looks at all of them before the others begin to write."""
+    rank = adapter.processes.rank
+    if rank > 0:
+        adapter.processes.wait()
+    journal = Journal(plan.out / b.name, rank=rank, made_by=made_by(), tell=tell)
+    if rank == 0:
+        adapter.processes.wait()
+    return journal
 
 
 def _keep(plan: Plan, b: Benchmark, e: Evaluation, made_from: Mapping[str, Any]) -> None:

@@ -3,7 +3,7 @@
 JSON Lines: a header that says what makes the answers (versions, code), then one answer a line, flushed and synced a batch at a time. An
 answer's key hashes everything else it depends on: weights, the question's content, the video's bytes, the prompt, generation and frame
 settings. So an answer is found again only where it would be made again; a file of another header is set aside, never mixed. Failures (a
-video that could not be read) are not kept: they are tried again. The module knows no model and no lmms-eval.
+video that could not be read) are kept too. The module knows no model and no lmms-eval.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class JournalError(FileFormatError):
 
 @dataclass(frozen=True)
 class Answer:
-    """A model's answer under its key. `finished`: the model ended its turn within the token limit; `decoder`: what decoded the video;
+    """A model's answer under its key. `finished`: the model ended its turn within the token limit; `decoder`: what read the frames;
     `error`: why there is no answer (empty: there is one)."""
 
     key: str

@@ -11,7 +11,7 @@ import os
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,8 +26,10 @@ from lmms_eval.api.model import lmms  # noqa: E402
 from benchmarks.catalog import of_task  # noqa: E402
 from benchmarks.data.layout import MediaIndex  # noqa: E402
 from harness.run.journal import Answer, Journal, answer_key  # noqa: E402
-from harness.run.made_from import made_by  # noqa: E402
+from harness.run.made_from import PAPER_MAX_NEW_TOKENS, made_by  # noqa: E402
 from harness.run.offline import InfrastructureError  # noqa: E402
+from harness.run.processes import PartDone, Processes  # noqa: E402
+from harness.run.requests import Chunk, Group, Row, chunked, deal  # noqa: E402
 from harness.scoring import describe, question_id  # noqa: E402
 from savi.engine.sampling import GenerationSettings  # noqa: E402
 from savi.video.frames import DECODERS, Decoder, Frames, VideoError, segment_indices  # noqa: E402
@@ -36,52 +38,11 @@ from savi.video.prefetch import FramePrefetcher  # noqa: E402
 if TYPE_CHECKING:
     from savi.engine.video_lm import VideoLM, Watched
 
-DEFAULT_MAX_NEW_TOKENS = 1024
-"""Where a task sets no limit (three of the six): what lmms-eval's internvl2 adapter, used by the release, takes."""
 SAMPLING_RULE = "middle of equal segments"
 _SMALL_PARAMETERS = 100_000_000
 _ROWS_SMALL, _ROWS_BIG = 384, 8
 
 Progress = Callable[[int, int], None]
-
-
-@dataclass(frozen=True)
-class Note:
-    """What is known of one answer beside its text. `error` says why there is none."""
-
-    text: str
-    frames: int
-    tokens: int
-    finished: bool
-    error: str | None = None
-    decoder: str = ""
-
-
-@dataclass
-class _Row:
-    """One request: where it came from, what is asked, how, and under which key it is journalled."""
-
-    index: int
-    task: str
-    doc_id: int
-    prompt: str
-    settings: GenerationSettings
-    video: str
-    """Path, or a name for frames that lmms-eval hands over as pictures."""
-    pictures: list[Any] | None
-    question: str
-    error: str | None = None
-    key: str = ""
-    decoder: str = ""
-    note: Note | None = None
-
-
-@dataclass
-class _Group:
-    """The rows on one video."""
-
-    video: str
-    rows: list[_Row] = field(default_factory=list)
 
 
 def generation_settings(kwargs: Mapping[str, Any], *, max_new_tokens: int, seed: int) -> GenerationSettings:
@@ -143,7 +104,8 @@ class SaviLmms(lmms):
     Arguments (`--model_args pretrained=PATH,num_frames=8,...`): `pretrained` a checkpoint; `num_frames` shown of each video; `rows`
     questions asked in one batch (default: by the model's size); `max_new_tokens` where the task sets none; `decoder` pyav, decord or
     torchcodec; `journal` a folder for the journal; `dtype`, `attn_implementation`, `seed`. `lm` hands over a model in memory instead of
-    `pretrained`, `media` the digests of videos.
+    `pretrained`, `media` the digests of videos, `processes` those that share the work; `retry_failed`: ask questions again whose
+    failure is in the journal.
     lmms-eval's `batch_size` and `max_batch_size` are accepted and mean nothing here: batches are made of videos.
     """
 
@@ -155,7 +117,7 @@ class SaviLmms(lmms):
         *,
         num_frames: int = 32,
         rows: int | None = None,
-        max_new_tokens: int = DEFAULT_MAX_NEW_TOKENS,
+        max_new_tokens: int = PAPER_MAX_NEW_TOKENS,
         decoder: Decoder = "pyav",
         device: str | None = None,
         dtype: str = "auto",
@@ -164,6 +126,8 @@ class SaviLmms(lmms):
         seed: int = 0,
         lm: VideoLM | None = None,
         media: MediaIndex | None = None,
+        processes: Processes | None = None,
+        retry_failed: bool = False,
         batch_size: int | str | None = None,
         max_batch_size: int | None = None,
     ) -> None:
@@ -190,9 +154,10 @@ class SaviLmms(lmms):
         self.journal = Journal(Path(journal), rank=self._rank, made_by=made_by(), tell=warnings.warn) if journal else None
         self.media = media if media is not None else MediaIndex(Path(os.environ.get("HF_HOME") or "."))
         self.progress: Progress | None = None
-        self.retry_failed = False
-        """Ask questions again whose failure is in the journal."""
-        self.notes: dict[tuple[str, int], Note] = {}
+        self.processes = processes or Processes()
+        self.retry_failed = retry_failed
+        self.answers: dict[tuple[str, int], Answer] = {}
+        """By task and document."""
         self.generation: dict[str, dict[str, str | int | float | bool | None]] = {}
         """Settings used, by task."""
 
@@ -210,8 +175,8 @@ class SaviLmms(lmms):
 
     @contextmanager
     def session(self, journal: Journal, progress: Progress | None = None) -> Iterator[None]:
-        """One evaluation: what is asked inside goes into `journal`, `notes` begins empty, and the journal is closed at the end."""
-        self.notes.clear()
+        """One evaluation: what is asked inside goes into `journal`, `answers` begins empty, and the journal is closed at the end."""
+        self.answers.clear()
         self.journal, self.progress = journal, progress
         try:
             yield
@@ -236,126 +201,125 @@ class SaviLmms(lmms):
         raise NotImplementedError("savi answers one question at a time; choose a task of type generate_until")
 
     def generate_until(self, requests: list[Any]) -> list[str]:
-        """Answer all requests, in their order; a padding document of a multi-process run gets an empty answer without being asked."""
+        """Answer all requests, in their order; a padding document of a multi-process run gets an empty answer without being asked.
+
+        Raises:
+            PartDone: this is one of several processes, not the first, and has handed in its answers.
+        """
         rows = [self._row(i, r) for i, r in enumerate(requests) if not (r.metadata or {}).get("__padding_only__")]
-        for row in rows:
-            self._seal(row)
+        chunks = chunked([r for r in rows if r.answer is None], self.rows, self.processes.count)
+        self._answer_all(deal(chunks, self.processes.count)[self.processes.rank])
+        handed = self.processes.to_first(({r.index: r.answer for r in rows if r.answer is not None}, self.media.known))
+        if handed is None:
+            raise PartDone
+        answers: dict[int, Answer] = {}
+        for theirs, digests in handed:
+            answers |= theirs
+            self.media.learn(digests)
         self.media.save()
-        total = len(rows)
-        groups = self._grouped([r for r in rows if r.error is None])
-        chunks = list(_chunks(groups, self.rows))
+        out = [""] * len(requests)
+        for row in rows:
+            answer = answers[row.index]
+            self.answers[row.task, row.doc_id] = answer
+            out[row.index] = answer.text
+        return out
+
+    def _answer_all(self, chunks: Sequence[Chunk]) -> None:
+        chunks = [[group for group in chunk if self._seal(group)] for chunk in chunks]
         # A chunk is asked as a whole or not at all, so that a resumed run makes the same batches as an uninterrupted one.
         pending = [c for c in chunks if not self._recall(c)]
+        total = sum(len(g.rows) for c in chunks for g in c)
         done = total - sum(len(g.rows) for c in pending for g in c)
         self._report(done, total)
         files = [Path(g.video) for c in pending for g in c if g.rows[0].pictures is None]
-        with FramePrefetcher(
-            files, num_frames=self.num_frames, depth=8, workers=1 if self.rows > _ROWS_BIG else 2, decoder=self.decoder
-        ) as frames:
+        workers = 1 if self.rows > _ROWS_BIG else 2
+        with FramePrefetcher(files, num_frames=self.num_frames, depth=8, workers=workers, decoder=self.decoder) as frames:
             for chunk in pending:
                 self._answer(chunk, frames)
                 done += sum(len(g.rows) for g in chunk)
                 self._report(done, total)
-        out = [""] * len(requests)
-        for row in rows:
-            note = row.note or Note("", 0, 0, False, row.error or "no answer was made")
-            self.notes[(row.task, row.doc_id)] = note
-            out[row.index] = note.text
-        return out
 
     def _report(self, done: int, total: int) -> None:
         if self.progress is not None:
             self.progress(done, total)
 
-    def _row(self, index: int, request: Any) -> _Row:
+    def _row(self, index: int, request: Any) -> Row:
         prompt, kwargs, doc_to_visual, doc_id, task, split = request.args
         settings = generation_settings(dict(kwargs), max_new_tokens=self.max_new_tokens, seed=self.seed)
         self.generation[task] = settings_record(settings)
         doc = self.task_dict[task][split][doc_id]
         b = of_task(task)
-        row = _Row(index, task, int(doc_id), prompt, settings, f"{task}/{doc_id}", None, f"{task}/{doc_id}")
+        row = Row(index, task, int(doc_id), prompt, settings, f"{task}/{doc_id}", None, f"{task}/{doc_id}")
         if b is not None:
             row.question = question_id(task, describe(b, task, doc))
         try:
             visuals = doc_to_visual(doc)
         except (SystemExit, FileNotFoundError) as e:  # three tasks leave the process where a video is missing
-            row.error = f"missing: {e}"
+            row.fail(f"missing: {e}")
             return row
         if len(visuals) == 1 and isinstance(visuals[0], str):
             row.video = str(Path(visuals[0]).absolute())
+            if not Path(row.video).exists():
+                row.fail(f"missing: {row.video} is not there")
         elif visuals and all(hasattr(v, "convert") for v in visuals):
             row.pictures = list(visuals)
         else:
-            row.error = f"no video: the task hands over {[type(v).__name__ for v in visuals][:3]}; one path or a list of pictures is needed"
+            row.fail(f"no video: the task hands over {[type(v).__name__ for v in visuals][:3]}; one path or a list of pictures is needed")
         return row
 
-    def _seal(self, row: _Row) -> None:
-        """Give a row its journal key."""
-        if row.error is not None:
-            return
-        media = "pictures"
-        if row.pictures is None:
-            path = Path(row.video)
-            if not path.exists():
-                row.error = f"missing: {row.video} is not there"
-                return
-            media = self.media.digest(path) if self.journal is not None else ""
-        row.key = answer_key(
-            weights=self.lm.fingerprint if self.journal is not None else "",
-            question=row.question,
-            media=media,
-            prompt=row.prompt,
-            generation=settings_record(row.settings),
-            frames=self.frame_settings,
-        )
+    def _seal(self, group: Group) -> bool:
+        """Give a video's rows their journal keys; False where the video cannot be read."""
+        if self.journal is None:
+            return True
+        try:
+            media = "pictures" if group.rows[0].pictures is not None else self.media.digest(Path(group.video))
+        except OSError as e:
+            _fail(group.rows, f"unreadable: {e}")
+            return False
+        for row in group.rows:
+            row.key = answer_key(
+                weights=self.lm.fingerprint,
+                question=row.question,
+                media=media,
+                prompt=row.prompt,
+                generation=settings_record(row.settings),
+                frames=self.frame_settings,
+            )
+        return True
 
-    def _grouped(self, rows: Sequence[_Row]) -> list[_Group]:
-        groups: dict[str, _Group] = {}
-        for row in rows:
-            groups.setdefault(row.video, _Group(row.video)).rows.append(row)
-        return list(groups.values())
-
-    def _recall(self, chunk: Sequence[_Group]) -> bool:
+    def _recall(self, chunk: Chunk) -> bool:
         """Take a chunk's answers from the journal; False where one is missing."""
         if self.journal is None:
             return False
         found = [(row, self.journal.get(row.key)) for g in chunk for row in g.rows]
-        if any(a is None or (a.error and self.retry_failed) for _, a in found):
+        if any(answer is None or (answer.error and self.retry_failed) for _, answer in found):
             return False
-        for row, a in found:
-            if a is not None:
-                row.note = Note(a.text, a.frames, a.tokens, a.finished, a.error or None, a.decoder)
+        for row, answer in found:
+            row.answer = answer
         return True
 
-    def _answer(self, chunk: Sequence[_Group], frames: Iterator[tuple[Path, Frames | VideoError]]) -> None:
+    def _answer(self, chunk: Chunk, frames: Iterator[tuple[Path, Frames | VideoError]]) -> None:
         """Ask a chunk's questions in one batch for each kind of settings, and journal the answers."""
-        seen: list[tuple[_Group, Frames | np.ndarray]] = []
+        seen: list[tuple[Group, Frames | np.ndarray]] = []
         for group in chunk:
             pictures = group.rows[0].pictures
             got = next(frames)[1] if pictures is None else _stack(pictures, self.num_frames)
             if isinstance(got, (VideoError, str)):
                 _fail(group.rows, f"{got.kind}: {got}" if isinstance(got, VideoError) else got)
             else:
+                group.decoder = got.decoder if isinstance(got, Frames) else ""
                 seen.append((group, got))
-                for row in group.rows:
-                    row.decoder = got.decoder if isinstance(got, Frames) else ""
-        asked = [(row, w) for group, w in self._watch(seen) for row in group.rows]
-        by_settings: dict[GenerationSettings, list[tuple[_Row, Watched]]] = {}
-        for row, w in asked:
-            by_settings.setdefault(row.settings, []).append((row, w))
+        by_settings: dict[GenerationSettings, list[tuple[Row, Watched, str]]] = {}
+        for group, watched in self._watch(seen):
+            for row in group.rows:
+                by_settings.setdefault(row.settings, []).append((row, watched, group.decoder))
         for settings, items in by_settings.items():
             self._ask(items, replace(settings, max_batch=self.rows))
         if self.journal is not None:
-            self.journal.add(
-                [
-                    Answer(r.key, n.text, n.tokens, n.finished, n.frames, n.decoder, n.error or "")
-                    for group in chunk
-                    for r in group.rows
-                    if (n := r.note) is not None
-                ]
-            )
+            answers = [row.answer for group in chunk for row in group.rows]
+            self.journal.add([a for a in answers if a is not None])
 
-    def _watch(self, seen: Sequence[tuple[_Group, Frames | np.ndarray]]) -> list[tuple[_Group, Watched]]:
+    def _watch(self, seen: Sequence[tuple[Group, Frames | np.ndarray]]) -> list[tuple[Group, Watched]]:
         from savi.engine.video_lm import ContextError
 
         if not seen:
@@ -368,45 +332,31 @@ class SaviLmms(lmms):
                 return []
             return [x for one in seen for x in self._watch([one])]
 
-    def _ask(self, items: Sequence[tuple[_Row, Watched]], settings: GenerationSettings) -> None:
+    def _ask(self, items: Sequence[tuple[Row, Watched, str]], settings: GenerationSettings) -> None:
         from savi.engine.video_lm import ContextError
 
         try:
-            replies = self.lm.ask([(w, row.prompt) for row, w in items], settings, keys=[row.question for row, _ in items])
+            replies = self.lm.ask([(w, row.prompt) for row, w, _ in items], settings, keys=[row.question for row, _, _ in items])
         except ContextError as e:
             if len(items) == 1:
-                _fail([items[0][0]], f"too long: {e}")
+                items[0][0].fail(f"too long: {e}")
             else:
                 for item in items:
                     self._ask([item], settings)
             return
-        for (row, w), reply in zip(items, replies, strict=True):
-            row.note = Note(reply.text, w.frames, reply.tokens, reply.finished, decoder=row.decoder)
+        for (row, w, decoder), reply in zip(items, replies, strict=True):
+            row.answer = Answer(row.key, reply.text, reply.tokens, reply.finished, w.frames, decoder)
 
 
-def _fail(rows: Sequence[_Row], error: str) -> None:
+def _fail(rows: Sequence[Row], error: str) -> None:
     for row in rows:
-        row.note = Note("", 0, 0, False, error)
-
-
-def _chunks(groups: Sequence[_Group], rows: int) -> Iterator[list[_Group]]:
-    """Whole videos until a chunk has at least `rows` questions."""
-    chunk: list[_Group] = []
-    for g in groups:
-        chunk.append(g)
-        if sum(len(x.rows) for x in chunk) >= rows:
-            yield chunk
-            chunk = []
-    if chunk:
-        yield chunk
+        row.fail(error)
 
 
 def _stack(pictures: Sequence[Any], num_frames: int) -> np.ndarray | str:
     """Pictures as frames `[T, H, W, 3]` uint8, or why that cannot be."""
     picked = [pictures[i].convert("RGB") for i in segment_indices(len(pictures), num_frames)]
     sizes = {p.size for p in picked}
-    return (
-        np.stack([np.asarray(p, dtype=np.uint8) for p in picked])
-        if len(sizes) == 1
-        else f"pictures of one video differ in size: {sorted(sizes)}"
-    )
+    if len(sizes) > 1:
+        return f"pictures of one video differ in size: {sorted(sizes)}"
+    return np.stack([np.asarray(p, dtype=np.uint8) for p in picked])

@@ -20,6 +20,7 @@ from typing import Any
 from benchmarks.benchmark import Benchmark
 from benchmarks.data.layout import MediaIndex
 from benchmarks.data.layout import fingerprint as data_fingerprint
+from harness.escape import visible
 from harness.integrity import edited
 from harness.reading import READING_VERSION
 from harness.records import QUESTIONS_FILE, SCORE_FILE, Evaluation, RecordError, read_records, read_score
@@ -28,8 +29,12 @@ from savi.base.digests import sha256_bytes
 from savi.base.errors import UsageError
 
 INPUTS_FILE = "inputs.json"
+SMALL_MAX_NEW_TOKENS = 48
+"""ours: the micro model's longest reply, a chain of facts and an answer, has about 30 tokens."""
+PAPER_MAX_NEW_TOKENS = 1024
+"""release: lmms-eval's internvl2 adapter, where a task sets no limit of its own (Perception Test, TempCompass, NExT-QA)."""
 _PACKAGES = {"savi": "videosavi-harness", "lmms_eval": "lmms_eval", "torch": "torch", "transformers": "transformers"}
-_ANSWERING = ("savi/engine/*.py", "savi/families/*.py", "savi/video/*.py", "harness/run/lmms_model.py", "harness/run/offline.py")
+_ANSWERING = ("savi/engine/*.py", "savi/families/*.py", "savi/video/*.py", "harness/run/lmms_model.py", "harness/run/requests.py")
 """Where an answer is made, from a video's bytes and a prompt to its text."""
 
 
@@ -128,7 +133,7 @@ def finished(
 def _read_inputs(path: Path) -> Mapping[str, Any]:
     try:
         made = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return {}
     return made if isinstance(made, dict) else {}
 
@@ -144,7 +149,7 @@ def _differences(wanted: Mapping[str, Any], made: Mapping[str, Any]) -> list[str
 
 
 def _short(value: object) -> str:
-    return "none" if value is None else str(value)[:12]
+    return "none" if value is None else visible(str(value), 40)
 
 
 def _set_aside(folder: Path) -> list[str]:

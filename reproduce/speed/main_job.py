@@ -187,7 +187,7 @@ def train(b: Bench, pairs: Sequence[PreferencePair], engine: str) -> TrainResult
 
 def evaluate(lm: VideoLM, asked: dict[str, list[Asked]], num_frames: int) -> list[str]:
     """All questions as the harness asks them: one benchmark after the other, whole videos in batches, frames decoded ahead."""
-    from harness.run.evaluate import SMALL_MAX_NEW_TOKENS
+    from harness.run.made_from import SMALL_MAX_NEW_TOKENS
     from savi.engine.sampling import GenerationSettings
     from savi.video.frames import VideoError
     from savi.video.prefetch import FramePrefetcher
@@ -216,7 +216,7 @@ def evaluate(lm: VideoLM, asked: dict[str, list[Asked]], num_frames: int) -> lis
 
 def evaluate_alone(lm: VideoLM, asked: Sequence[Asked], num_frames: int) -> list[str]:
     """The same questions in the order given, each with its video decoded and encoded for itself."""
-    from harness.run.evaluate import SMALL_MAX_NEW_TOKENS
+    from harness.run.made_from import SMALL_MAX_NEW_TOKENS
     from reproduce.speed.before import OnePromptAtATime
     from savi.engine.sampling import GenerationSettings
     from savi.video.read import read_frames

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +56,16 @@ class DigestMemory:
         identity = [state.st_size, state.st_mtime_ns, state.st_ctime_ns, state.st_ino]
         self._known[os.path.relpath(path, self.root)] = [*identity, digest]
         self._changed = True
+
+    @property
+    def known(self) -> dict[str, list[Any]]:
+        """What is remembered, for another process."""
+        return dict(self._known)
+
+    def learn(self, known: Mapping[str, list[Any]]) -> None:
+        """Take over what another process remembers of the same folder."""
+        self._changed |= any(self._known.get(key) != entry for key, entry in known.items())
+        self._known.update(known)
 
     def save(self) -> None:
         """Write the memory where anything was added and the folder can be written."""

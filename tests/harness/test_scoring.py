@@ -6,6 +6,7 @@ The metrics in these samples are what lmms-eval 0.7.3's own functions return for
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from benchmarks.catalog import CATALOG
-from harness.records import Provenance, QuestionRecord
+from harness.records import Provenance, QuestionRecord, read_records, write_records
 from harness.scoring import (
     Reply,
     ScoringError,
@@ -88,6 +89,13 @@ def test_mvbench_empty_answers_are_wrong_not_absent() -> None:
     assert e.score.strict_pct == pytest.approx(10)
     assert e.score.statuses == {"empty": 180, "ok": 20}
     assert e.score.chance_pct == pytest.approx(100 / 3)
+
+
+def test_lone_surrogates_reach_the_file_as_replacement_characters(tmp_path: Path) -> None:
+    r = made("nextqa", NX, True, "D \ud83d\u2028 \ud83d\ude00", error="bad \udcff")
+    assert r.answer == "D \ufffd\u2028 \U0001f600"
+    write_records(tmp_path / "questions.jsonl", [r])
+    assert read_records(tmp_path / "questions.jsonl") == [r]
 
 
 def test_failed_answers_earn_nothing_and_say_why() -> None:

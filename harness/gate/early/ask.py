@@ -17,9 +17,9 @@ from benchmarks.catalog import CATALOG
 from benchmarks.data.layout import MediaIndex, has_twins
 from harness.records import Evaluation, QuestionRecord
 from harness.run.collect import reply_of
-from harness.run.evaluate import PAPER_MAX_NEW_TOKENS, SMALL_MAX_NEW_TOKENS, run_tasks
+from harness.run.evaluate import run_tasks
 from harness.run.journal import Journal
-from harness.run.made_from import made_by
+from harness.run.made_from import PAPER_MAX_NEW_TOKENS, SMALL_MAX_NEW_TOKENS, made_by
 from harness.run.offline import Guesses, check_environment, quiet_upstream, refuse_network, task_manager
 from harness.scoring import describe, question_id, record, unique_ids
 from savi.base.processes import refuse_several_processes
@@ -90,7 +90,7 @@ class VideoAsker:
         for task in (t for t in b.tasks if chosen[t]):
             guessed = self.guesses.by_task[task]
             for sample, read_by, doc in zip(results["samples"][task], guessed, sorted(chosen[task]), strict=True):
-                reply = reply_of(sample, self.adapter.notes[task, int(sample["doc_id"])], read_by)
+                reply = reply_of(sample, self.adapter.answers[task, int(sample["doc_id"])], read_by)
                 out.append(record(b, task, {**sample, "doc_id": doc}, reply, self._ids[b.name, task][doc]))
         return out
 

@@ -40,7 +40,7 @@ def test_missing_package_is_wrong_and_exit_5(monkeypatch: pytest.MonkeyPatch) ->
     assert done.exit_code == 5
     packages = next(f for f in json.loads(done.stdout) if f["name"] == "packages")
     assert packages["state"] == "wrong"
-    assert "peft" in packages["mend"]
+    assert "peft" in packages["fix"]
 
 
 def test_a_package_outside_its_range_is_wrong_and_named(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -49,7 +49,7 @@ def test_a_package_outside_its_range_is_wrong_and_named(monkeypatch: pytest.Monk
     monkeypatch.setattr(doctor, "_version", lambda name: "4.3.1" if name == "filelock" else real(name))
     packages = next(f for f in doctor.look() if f.name == "packages")
     assert packages.state == "wrong"
-    assert packages.mend == "not in the range this project works with: filelock 4.3.1 (<4.3); run: pip install -e ."
+    assert packages.fix == "not in the range this project works with: filelock 4.3.1 (<4.3); run: pip install -e ."
 
 
 def test_other_lmms_eval_is_noted(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -259,17 +259,57 @@ def test_another_model_never_takes_a_results_place(whole: Path, twins: TwinSet, 
     assert read_score(copy / "nextqa/score.json").provenance.weights != read_score(whole / "nextqa/score.json").provenance.weights
 
 
-@pytest.mark.parametrize("command_name", ["evaluate", "check"])
-def test_several_processes_are_refused_by_name(command_name: str, whole: Path, checkpoint: Path, twins: TwinSet, tmp_path: Path) -> None:
-    more = ["--out", str(tmp_path / "out")]
-    more += ["--hf-home", str(twins.hf_home)] if command_name == "evaluate" else ["--data", str(twins.hf_home), "--against", str(whole)]
+def torchrun(count: int, *arguments: str, home: Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(count), *arguments],
+        capture_output=True, text=True, env=environment(home), cwd=ROOT, check=False,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("count", [2, 3])
+def test_several_processes_give_what_one_gives(count: int, whole: Path, checkpoint: Path, twins: TwinSet, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    done = torchrun(count, *command(checkpoint, twins.hf_home, out)[1:], home=twins.hf_home)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert set(json.loads(done.stdout)) == set(read_evaluations(whole)), "the first process alone prints"
+    assert without_times(out) == without_times(whole)
+
+
+def test_a_killed_process_is_gone_on_from_with_another_number(whole: Path, checkpoint: Path, twins: TwinSet, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    arguments = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", *command(checkpoint, twins.hf_home, out)[1:]]
+    with subprocess.Popen(
+        [sys.executable, *arguments], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=environment(twins.hf_home), cwd=ROOT
+    ) as p:
+        until = time.monotonic() + 300
+        while p.poll() is None and time.monotonic() < until:
+            if any(j.stat().st_size > 0 for j in out.glob("*/journal-1.jsonl")):
+                second = Path(f"/proc/{p.pid}/task/{p.pid}/children").read_text().split()[-1]
+                os.kill(int(second), signal.SIGKILL)
+                break
+            time.sleep(0.005)
+        assert p.wait(timeout=60) != 0, "the death of one process ends the others"
+    assert evaluate(checkpoint, twins.hf_home, out).returncode == 0
+    assert without_times(out) == without_times(whole)
+
+
+def test_another_result_is_refused_in_all_processes(whole: Path, checkpoint: Path, twins: TwinSet) -> None:
+    before = without_times(whole)
+    done = torchrun(2, *command(checkpoint, twins.hf_home, whole, "--limit", "3")[1:], home=twins.hf_home)
+    assert done.returncode != 0
+    assert "holds a finished result" in done.stderr
+    assert without_times(whole) == before
+
+
+def test_check_refuses_several_processes_by_name(whole: Path, checkpoint: Path, twins: TwinSet, tmp_path: Path) -> None:
+    more = ["--out", str(tmp_path / "out"), "--data", str(twins.hf_home), "--against", str(whole)]
     done = subprocess.run(
-        [sys.executable, "-m", "harness", command_name, str(checkpoint), *more],
+        [sys.executable, "-m", "harness", "check", str(checkpoint), *more],
         capture_output=True, text=True, env={**environment(twins.hf_home), "WORLD_SIZE": "2", "RANK": "1"}, cwd=ROOT, check=False,
     )  # fmt: skip
     assert done.returncode == 2, done.stderr[-2000:]
-    assert f"harness {command_name} runs in one process, and WORLD_SIZE is 2" in done.stderr
-    assert not (tmp_path / "out").exists()
+    assert "harness check runs in one process, and WORLD_SIZE is 2" in done.stderr
+    assert not list((tmp_path / "out").glob("*"))
 
 
 def test_a_missing_video_fails_its_questions_only(checkpoint: Path, tmp_path: Path) -> None:

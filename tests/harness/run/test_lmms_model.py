@@ -62,8 +62,8 @@ def test_answers_come_in_the_order_of_the_requests(lm: Any, videos: list[Path], 
     for i, text in enumerate(found):
         alone = lm.watch(videos[i % 3], num_frames=8).ask([PROMPTS[i % 6]], max_new_tokens=5 if i % 2 else 7)[0]
         assert text == alone.text, i
-        note = m.notes[("some_task", i)]
-        assert (note.frames, note.tokens, note.finished, note.error) == (8, alone.tokens, alone.finished, None)
+        note = m.answers[("some_task", i)]
+        assert (note.frames, note.tokens, note.finished, note.error) == (8, alone.tokens, alone.finished, "")
     assert len(set(found)) > 3
 
 
@@ -112,8 +112,8 @@ def test_failures_are_told_and_do_not_stop_the_rest(lm: Any, videos: list[Path],
     ]
     found = m.generate_until(requests)
     assert found[1:5] == [""] * 4
-    errors = [m.notes[("some_task", i)].error for i in range(6)]
-    assert errors[0] is errors[5] is None
+    errors = [m.answers[("some_task", i)].error for i in range(6)]
+    assert errors[0] == errors[5] == ""
     assert [str(e).split(":")[0] for e in errors[1:5]] == ["not_a_video", "missing", "missing", "no video"]
     assert "broken.mp4" in str(errors[1])
     assert found[0] == lm.watch(videos[0], num_frames=8).ask(["yes"], max_new_tokens=6)[0].text
@@ -139,7 +139,7 @@ def test_a_video_that_failed_is_read_again_only_when_asked(
         m = model(lm, tmp_path, journal=str(tmp_path / "journal"))
         m.retry_failed = retry
         m.generate_until([request(m, 0, "yes", videos[0]), request(m, 1, "yes", broken)])
-        notes.append(dict(m.notes))
+        notes.append(dict(m.answers))
         m.journal.close()
     assert notes[0] == notes[1] == notes[2]
     assert notes[0]["some_task", 0].decoder == "pyav"
@@ -151,8 +151,8 @@ def test_too_long_a_prompt_fails_alone(lm: Any, videos: list[Path], tmp_path: Pa
     m = model(lm, tmp_path)
     long = "red " * 20_000
     found = m.generate_until([request(m, 0, "yes", videos[0]), request(m, 1, long, videos[0]), request(m, 2, "count", videos[1])])
-    assert str(m.notes[("some_task", 1)].error).startswith("too long")
-    assert m.notes[("some_task", 0)].error is m.notes[("some_task", 2)].error is None
+    assert str(m.answers[("some_task", 1)].error).startswith("too long")
+    assert m.answers[("some_task", 0)].error == m.answers[("some_task", 2)].error == ""
     assert found[1] == ""
 
 
@@ -162,7 +162,7 @@ def test_padding_documents_are_not_asked(lm: Any, videos: list[Path], tmp_path: 
     pad.metadata["__padding_only__"] = True
     found = m.generate_until([request(m, 0, "yes", videos[0]), pad])
     assert found[1] == ""
-    assert list(m.notes) == [("some_task", 0)]
+    assert list(m.answers) == [("some_task", 0)]
 
 
 def test_pictures_instead_of_a_file(lm: Any, videos: list[Path], tmp_path: Path) -> None:
@@ -173,8 +173,8 @@ def test_pictures_instead_of_a_file(lm: Any, videos: list[Path], tmp_path: Path)
     pictures = [Image.fromarray(f) for f in frames.pixels]
     uneven = [pictures[0], Image.fromarray(np.zeros((8, 8, 3), np.uint8))]
     found = m.generate_until([request(m, 0, "yes", pictures), request(m, 1, "yes", uneven)])
-    assert m.notes[("some_task", 0)].frames == 8
-    assert "differ in size" in str(m.notes[("some_task", 1)].error)
+    assert m.answers[("some_task", 0)].frames == 8
+    assert "differ in size" in str(m.answers[("some_task", 1)].error)
     assert found[1] == ""
 
 
@@ -247,6 +247,6 @@ def test_from_an_argument_string_as_on_lmms_evals_command_line(tmp_path: Path, v
     m.media = MediaIndex(tmp_path)
     m.generate_until([request(m, 0, "yes", videos[0])])
     assert m.frame_settings["num_frames"] == 4
-    assert m.notes[("some_task", 0)].frames == 4
+    assert m.answers[("some_task", 0)].frames == 4
     assert len(Journal(tmp_path / "j", made_by=made_by())) == 1
     assert weights_of(checkpoint) == m.lm.fingerprint

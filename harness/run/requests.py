@@ -1,0 +1,83 @@
+"""lmms-eval's requests in the form in which they are asked: rows, grouped by video, in chunks, dealt out over processes.
+
+Knows no model: what is here says what is asked together, and which process asks it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from harness.run.journal import Answer
+
+ROWS_OF_A_VIDEO = 8
+"""What encoding a video costs, in answers to questions on it (32 frames and short answers; roughly)."""
+
+
+@dataclass
+class Row:
+    """One request: where it came from, what is asked, how, and under which key it is journalled."""
+
+    index: int
+    task: str
+    doc_id: int
+    prompt: str
+    settings: Any
+    """`savi.engine.sampling.GenerationSettings`: rows of equal settings are asked in one batch."""
+    video: str
+    """Path, or a name for frames that lmms-eval hands over as pictures."""
+    pictures: list[Any] | None
+    question: str
+    key: str = ""
+    answer: Answer | None = None
+
+    def fail(self, error: str) -> None:
+        """There is no answer, and this is why."""
+        self.answer = Answer(self.key, "", 0, False, 0, error=error)
+
+
+@dataclass
+class Group:
+    """The rows on one video, and the decoder that read it."""
+
+    video: str
+    rows: list[Row] = field(default_factory=list)
+    decoder: str = ""
+
+
+Chunk = list[Group]
+
+
+def chunked(rows: Sequence[Row], at_least: int, processes: int = 1) -> list[Chunk]:
+    """Whole videos, in the order of their first question, until a chunk has `at_least` questions (fewer where a process would get none)."""
+    groups: dict[str, Group] = {}
+    for row in rows:
+        groups.setdefault(row.video, Group(row.video)).rows.append(row)
+    enough = min(at_least, math.ceil(len(rows) / processes)) if processes > 1 else at_least
+    return list(_chunks(list(groups.values()), enough))
+
+
+def _chunks(groups: Sequence[Group], at_least: int) -> Iterator[Chunk]:
+    chunk: Chunk = []
+    count = 0
+    for group in groups:
+        chunk.append(group)
+        count += len(group.rows)
+        if count >= at_least:
+            yield chunk
+            chunk, count = [], 0
+    if chunk:
+        yield chunk
+
+
+def deal(chunks: Sequence[Chunk], processes: int) -> list[list[Chunk]]:
+    """Chunks for each process, the heaviest dealt first to whoever has least; each hand keeps the chunks' order."""
+    weights = [sum(ROWS_OF_A_VIDEO + len(group.rows) for group in chunk) for chunk in chunks]
+    loads, hands = [0] * processes, [[] for _ in range(processes)]  # type: list[int], list[list[int]]
+    for i in sorted(range(len(chunks)), key=lambda i: (-weights[i], i)):
+        to = min(range(processes), key=lambda p: (loads[p], p))
+        loads[to] += weights[i]
+        hands[to].append(i)
+    return [[chunks[i] for i in sorted(hand)] for hand in hands]
