@@ -42,8 +42,9 @@ def main(handle: int) -> None:
 
 def _answer(request: dict[str, Any]) -> tuple[dict[str, Any], int | None]:
     limits = Limits(**request["limits"])
-    if limits.memory_mb:
-        resource.setrlimit(resource.RLIMIT_AS, (limits.memory_mb << 20, resource.getrlimit(resource.RLIMIT_AS)[1]))
+    with suppress(ValueError, OSError):  # the machine's own limit is lower, or it knows none
+        most = resource.getrlimit(resource.RLIMIT_AS)[1]
+        resource.setrlimit(resource.RLIMIT_AS, (limits.memory_mb << 20 or most, most))
     signal.setitimer(signal.ITIMER_REAL, limits.timeout_s)
     memory = _Memory()
     try:
