@@ -1,4 +1,4 @@
-"""Command lines of the gate: `gate`, `diff`, `reference`, `power`; mounted by `python -m harness`.
+"""Command lines of the gate: `gate`, `diff`, `reference`, `init-ci`, `power`; mounted by `python -m harness`.
 
 Exit codes: 0 pass, 1 fail, 2 usage, 3 inconclusive, 4 integrity, 5 infrastructure.
 """
@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -28,6 +28,7 @@ from harness.gate.output.console import (
     publish,
     stop,
 )
+from harness.gate.output.init_ci import Provider
 from savi.base.cli import print_json, print_text
 
 
@@ -166,6 +167,55 @@ def reference(
     )
 
 
+def init_ci(
+    reference: Annotated[Path, typer.Argument(help="Committed reference file to compare with (see `reference`).", show_default=False)],
+    model: Annotated[str | None, typer.Option(help="Checkpoint folder in the repository, or hub id, to evaluate.")] = None,
+    results: Annotated[str | None, typer.Option(help="Instead: folder where an earlier step leaves lmms-eval's results.")] = None,
+    provider: Annotated[Provider, typer.Option(help="Whose CI.")] = "github",
+    install: Annotated[
+        str, typer.Option(help="What pip installs: a requirement, a git URL, or `-e .` in a checkout of this project.")
+    ] = "videosavi-harness",
+    require: RequireOption = "mean",
+    inconclusive: InconclusiveOption = "fail",
+    size: Annotated[
+        Literal["smoke", "micro"], typer.Option(help="Size of the synthetic benchmarks, where the reference is of those.")
+    ] = "micro",
+    root: Annotated[Path, typer.Option(help="Top folder of the repository to write into.")] = Path(),
+    force: Annotated[bool, typer.Option("--force", help="Replace files that say something else.")] = False,
+) -> None:
+    """Write a CI job that evaluates a checkpoint and gates it against a committed reference."""
+    from harness.gate.decision import EXIT_CODES, GateUsageError
+    from harness.gate.files import load_run
+    from harness.gate.output.init_ci import Job, files
+    from harness.records import RecordError
+    from savi.base.files import write_text_atomic
+
+    try:
+        job = Job(
+            reference=reference.as_posix(),
+            evaluations=load_run(reference),
+            model=model,
+            results=results,
+            install=install,
+            require=require,
+            inconclusive=inconclusive,
+            size=size,
+        )
+        made = {root / name: text for name, text in files(job, provider).items()}
+        other = [p for p, text in made.items() if p.exists() and p.read_text(encoding="utf-8") != text]
+        if other and not force:
+            raise GateUsageError(f"{', '.join(map(str, other))} exists and says something else: --force replaces it")
+        for path, text in made.items():
+            write_text_atomic(path, text)
+    except GateUsageError as e:
+        stop(str(e), EXIT_CODES["usage"])
+    except RecordError as e:
+        stop(str(e), EXIT_CODES["integrity"])
+    except OSError as e:
+        stop(f"{e.filename}: {e.strerror or e}", EXIT_CODES["infrastructure"])
+    print_text("\n".join(f"wrote {p}" for p in made))
+
+
 def power(
     effect: Annotated[float | None, typer.Option(help="Effect in points: how many questions does it take?")] = None,
     n: Annotated[int | None, typer.Option(min=2, help="Questions: what effect can be seen? Default: each benchmark's own number.")] = None,
@@ -195,3 +245,4 @@ def register(app: typer.Typer) -> None:
     """Mount the gate's commands on the harness's command line."""
     for command in (gate, diff, reference, power):
         app.command()(command)
+    app.command("init-ci")(init_ci)
