@@ -14,6 +14,7 @@ import typer
 
 from savi.base.cli import KEPT, Clock, bar, errors, print_json, run_app, stop, tell, usage
 from savi.base.errors import ExitCode
+from savi.base.fail_over import FailOver, stop_over
 from savi.base.limit_flags import decode_limits
 from savi.base.processes import refuse_several_processes
 from savi.cli import align as align_cli
@@ -96,6 +97,7 @@ def pairs(
     prompts: Annotated[str, typer.Option(help="How the model is asked: videosavi, or micro for the shipped small model.")] = "videosavi",
     seed: Annotated[int, typer.Option(help="Of the sampled questions and answers.")] = 0,
     retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Try the videos again that could not be read before.")] = False,
+    fail_over: FailOver = None,
     device: DeviceOption = "auto",
     as_json: JsonOption = False,
 ) -> None:
@@ -123,6 +125,7 @@ def pairs(
         print_json({"out": str(out), "failures": str(failures.path), **asdict(counts)})
     else:
         typer.echo(f"{counts.line()} -> {out}" + (f"; broken videos are listed in {failures.path}" if counts.broken else ""))
+    stop_over(fail_over, counts.broken, len(paths), "videos")
     if not counts.pairs:
         stop("no pair was made: see the reasons above", ExitCode.FAIL)
 

@@ -16,6 +16,7 @@ import typer
 
 from savi.base.cli import KEPT, errors, print_json, stop, tell
 from savi.base.errors import ExitCode
+from savi.base.fail_over import FailOver, stop_over
 from savi.base.limit_flags import decode_limits
 
 if TYPE_CHECKING:
@@ -45,6 +46,7 @@ def evaluate(
     max_new_tokens: Annotated[int | None, typer.Option(help="Longest answer where a task sets no limit.", min=1)] = None,
     replace: Annotated[bool, typer.Option("--replace", help="Lose a finished result in --out that was made from something else.")] = False,
     retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Try videos again that could not be read before.")] = False,
+    fail_over: FailOver = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the scores as JSON.")] = False,
 ) -> None:
     """Measure a checkpoint through lmms-eval's own tasks, offline. Run it again to go on after an interruption."""
@@ -69,6 +71,7 @@ def evaluate(
         print_json({name: asdict(e.score) for name, e in done.items()})  # type: ignore[call-overload]
     else:
         print_scores(done, out)
+    stop_over(fail_over, len(harness_evaluate.failures(done)), sum(e.score.n for e in done.values()), "questions")
     parts = [f"{e.score.benchmark}: {e.score.n:,} of {e.score.n_expected:,}" for e in done.values() if e.score.n != e.score.n_expected]
     if parts and limit is not None:
         tell(f"a part of the questions was asked, as --limit {limit} says ({'; '.join(parts)}): no score to compare with others")

@@ -319,6 +319,9 @@ def test_a_missing_video_fails_its_questions_only(checkpoint: Path, tmp_path: Pa
     gone.unlink()
     torn.write_bytes(torn.read_bytes()[:300])
     assert evaluate(checkpoint, home, tmp_path / "out", "--benchmarks", "egoschema,nextqa").returncode == 0
+    over = evaluate(checkpoint, home, tmp_path / "out", "--benchmarks", "egoschema,nextqa", "--fail-over", "0%")
+    assert over.returncode == 5
+    assert "questions failed, more than --fail-over 0%" in over.stderr
     found = read_evaluations(tmp_path / "out")
     for name, video in (("egoschema", gone), ("nextqa", torn)):
         failed = [r for r in found[name].records if r.status == "failed"]

@@ -174,6 +174,8 @@ def test_pairs_without_any_pair_says_why(clip: Path, model: Path, tmp_path: Path
     assert result.exit_code == (0 if counts["pairs"] else 1)
     assert [row["where"] for row in read_jsonl(out.with_name("failures.jsonl"))] == ["broken.mp4"]
     assert len(list(read_jsonl(out.with_name("dropped.jsonl")))) == sum(counts["dropped"].values())
+    again = ("pairs", folder, clip, "--out", out, "--model", model, "--prompts", "micro", "--questions-per-kind", 1)
+    assert "1 of 3 videos failed, more than --fail-over 30%" in failed(run(*again, "--fail-over", "30%"), 5)
 
 
 def test_pairs_that_are_made_and_gone_on_with(clip: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
