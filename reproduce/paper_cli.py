@@ -19,6 +19,7 @@ from savi.base.limit_flags import decode_limits
 from savi.base.lock import LockedError
 
 if TYPE_CHECKING:
+    from reproduce.scale import Scale
     from reproduce.work import Experiment, Work
 
 LINE = "command line: --{}"
@@ -78,28 +79,19 @@ def paper_command(
     from benchmarks.catalog import UnknownBenchmarkError, select
     from reproduce.scale import Control, ScaleError, choose_scale, find_gpus, load_scale, read_settings
 
-    overrides: dict[str, tuple[Any, str]] = {}
-
-    def override(key: str, value: Any, option: str) -> None:
-        overrides[key] = (value, LINE.format(option))
-
     names = [n for text in benchmarks or [] for n in text.split(",") if n]
     if control not in get_args(Control):
         stop(f"unknown control {control!r}; choose from {', '.join(get_args(Control))}", ExitCode.USAGE)
-    for key, value, option in (
-        ("loop.iterations", iterations, "iterations"),
-        ("evaluation.limit", limit, "limit"),
-        ("model.base", base, "base"),
-        ("evaluation.twins_seed", twins_seed, "twins-seed"),
-        ("loop.seed", seed or None, "seed"),
-        ("training.control", None if control == "none" else control, "control"),
-    ):
-        if value is not None:
-            override(key, value, option)
+    typed = {
+        "loop.iterations": (iterations, "iterations"), "evaluation.limit": (limit, "limit"), "model.base": (base, "base"),
+        "evaluation.twins_seed": (twins_seed, "twins-seed"), "loop.seed": (seed or None, "seed"),
+        "training.control": (None if control == "none" else control, "control"),
+    }  # fmt: skip
+    overrides: dict[str, tuple[Any, str]] = {k: (value, LINE.format(option)) for k, (value, option) in typed.items() if value is not None}
     try:
         overrides |= {key: (value, LINE.format("set")) for key, value in read_settings(settings or []).items()}
         if names:
-            override("evaluation.benchmarks", [b.name for b in select(names)], "benchmarks")
+            overrides["evaluation.benchmarks"] = ([b.name for b in select(names)], LINE.format("benchmarks"))
         gpus = find_gpus()
         choice = choose_scale(scale, gpus, videos=videos is not None)
         chosen = load_scale(choice.name, overrides)
@@ -108,17 +100,7 @@ def paper_command(
     if dry_run:
         _print_plans(choice.name, choice.why, overrides, as_json)
         return
-    if chosen.data == "real" and videos is None:
-        given = "give --videos DIR (the paper: Star, Vidal, WebVid)"
-        stop(f"scale {chosen.name} aligns on unlabelled videos of your own: {given}", ExitCode.USAGE)
-    if exclude and videos is None:
-        stop("--exclude leaves out some of --videos DIR: give both", ExitCode.USAGE)
-    if chosen.data == "micro" and videos is not None:
-        stop(f"--videos is for scales of real data; scale {chosen.name} makes its own", ExitCode.USAGE)
-    if videos is not None and not videos.is_dir():
-        stop(f"--videos {videos}: no such folder", ExitCode.USAGE)
-    if base is not None and base != "shipped" and chosen.data == "micro" and not Path(base).is_dir():
-        stop(f"--base {base}: no such folder (scale {chosen.name} takes the shipped base or a folder)", ExitCode.USAGE)
+    _check_inputs(chosen, videos, base, exclude=exclude)
 
     from reproduce.run_dir import RunDir
     from reproduce.work import Experiment
@@ -136,6 +118,21 @@ def paper_command(
     )
     x = Experiment(chosen, RunDir(folder), home, videos.resolve() if videos else None, exclude, offline)
     sys.exit(execute(x, why=choice.why, asked=scale, gpus=gpus, start_over=start_over))
+
+
+def _check_inputs(scale: Scale, videos: Path | None, base: str | None, *, exclude: bool) -> None:
+    """End with a message where the options do not fit the scale."""
+    if scale.data == "real" and videos is None:
+        given = "give --videos DIR (the paper: Star, Vidal, WebVid)"
+        stop(f"scale {scale.name} aligns on unlabelled videos of your own: {given}", ExitCode.USAGE)
+    if exclude and videos is None:
+        stop("--exclude leaves out some of --videos DIR: give both", ExitCode.USAGE)
+    if scale.data == "micro" and videos is not None:
+        stop(f"--videos is for scales of real data; scale {scale.name} makes its own", ExitCode.USAGE)
+    if videos is not None and not videos.is_dir():
+        stop(f"--videos {videos}: no such folder", ExitCode.USAGE)
+    if base is not None and base != "shipped" and scale.data == "micro" and not Path(base).is_dir():
+        stop(f"--base {base}: no such folder (scale {scale.name} takes the shipped base or a folder)", ExitCode.USAGE)
 
 
 def execute(

@@ -7,7 +7,7 @@ replies) are assumed and said so. A plan is an estimate, not a promise; it is ri
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 from benchmarks.catalog import select
@@ -47,23 +47,15 @@ class Plan:
 
     @property
     def total(self) -> Cost:
-        c = self.costs
-        return Cost(
-            "all",
-            sum(x.videos for x in c),
-            sum(x.prompts for x in c),
-            sum(x.tokens_m for x in c),
-            sum(x.pflop for x in c),
-            sum(x.hours for x in c),
-            sum(x.disk_gb for x in c),
-        )
+        names = [f.name for f in fields(Cost) if f.name != "stage"]
+        return Cost("all", **{name: sum(getattr(c, name) for c in self.costs) for name in names})
 
     def to_dict(self) -> dict[str, Any]:
         return {**asdict(self), "total": asdict(self.total)}
 
 
 class _Counter:
-    """Floating point operations of one model."""
+    """Floating point operations of one model, and what they cost."""
 
     def __init__(self, scale: Scale) -> None:
         a = scale.architecture
@@ -71,84 +63,89 @@ class _Counter:
         self.attention = 4.0 * a.layers.value * a.hidden.value  # a token looking at one key: scores and values
         self.vision = a.vision_params_b.value * 1e9 * 2 * a.vision_tokens.value
         self.visual_tokens = a.visual_tokens.value
+        self.flops_per_hour = scale.machine.tflops.value * 1e12 * 3600
 
     def prefix_tokens(self, frames: int) -> int:
         return frames * self.visual_tokens + PROMPT_TOKENS // 2
 
     def prefix(self, frames: int) -> float:
-        p = self.prefix_tokens(frames)
-        return frames * self.vision + 2 * self.weights * p + self.attention * p * p / 2
+        tokens = self.prefix_tokens(frames)
+        return frames * self.vision + 2 * self.weights * tokens + self.attention * tokens * tokens / 2
 
     def branch(self, frames: int, tokens: float) -> float:
         return tokens * (2 * self.weights + self.attention * self.prefix_tokens(frames))
+
+    def cost(self, stage: str, videos: float, prompts: float, tokens: float, flop: float, disk_gb: float) -> Cost:
+        return Cost(stage, round(videos), round(prompts), tokens / 1e6, flop / 1e15, flop / self.flops_per_hour, disk_gb)
 
 
 def make_plan(scale: Scale) -> Plan:
     """The plan of a run at `scale`, with its settings as they are (iterations, limit, benchmarks)."""
     count = _Counter(scale)
-    loop, e = scale.loop, scale.evaluation
-    flops_per_hour = scale.machine.tflops.value * 1e12 * 3600
-
-    def cost(stage: str, videos: float, prompts: float, tokens: float, flop: float, disk_gb: float) -> Cost:
-        return Cost(stage, round(videos), round(prompts), tokens / 1e6, flop / 1e15, flop / flops_per_hour, disk_gb)
-
-    chosen = select(e.benchmarks.value or None)
-    costs: list[Cost] = []
-    limit = e.limit.value
+    questions, videos, data = _data(scale, count)
+    needs = f"a CUDA GPU with {scale.machine.gpu_gb.value:.0f} GB" if scale.machine.gpu_gb.value else "2 CPU cores, 4 GB of memory"
     if scale.data == "real":
-        costs.append(cost("data sets", sum(b.videos for b in chosen), 0, 0, 0, sum(b.download_gb for b in chosen)))
-        sizes = {b.name: b.sizes for b in chosen}
-        whole = {b.name: b.videos for b in chosen}
-    else:
-        sizes = {b.name: (b.twin_questions[e.twins.value or "micro"],) * len(b.tasks) for b in chosen}
-        whole = {b.name: math.ceil(sum(sizes[b.name]) / b.twin_per_video) for b in chosen}
-    questions = {name: sum(n if limit is None else min(n, limit) for n in tasks) for name, tasks in sizes.items()}
-    videos = {name: min(n, questions[name]) for name, n in whole.items()}
-    if scale.data != "real":
-        costs.append(cost("twins", sum(videos.values()), 0, 0, 0, 0.02))
-    costs.append(cost("base model", 0, 0, 0, 0, scale.architecture.weight_gb.value * (2 if scale.data == "real" else 0)))
+        needs += f", {_loop_videos(scale):,} unlabelled videos (--videos DIR)"
+    base = count.cost("base model", 0, 0, 0, 0, scale.architecture.weight_gb.value * (2 if scale.data == "real" else 0))
+    costs = [data, base, _evaluate(scale, count, questions, videos), _propose(scale, count), _train(scale, count)]
+    assumptions = [
+        f"throughput {scale.machine.tflops.value:g} TFLOP/s ({scale.machine.tflops.source})",
+        f"a question has {PROMPT_TOKENS} tokens, a benchmark's answer {EVALUATION_REPLY_TOKENS}",
+        f"other replies use {REPLY_SHARE:.0%} of their limit",
+        "a video's prefix is computed once for all that is asked of it; every proposed question gives a pair",
+        "disk: data sets as published, the base model as published and converted, one checkpoint an iteration",
+    ]
+    return Plan(scale.name, scale.title, needs, costs, assumptions)
 
-    frames = e.num_frames.value
-    rounds = loop.iterations.value + 1
-    asked, seen = sum(questions.values()), sum(videos.values())
+
+def _data(scale: Scale, count: _Counter) -> tuple[int, int, Cost]:
+    """(questions, videos) of one evaluation, and the cost of having them."""
+    chosen = select(scale.evaluation.benchmarks.value or None)
+    limit, size = scale.evaluation.limit.value, scale.evaluation.twins.value
+    questions = videos = 0
+    for b in chosen:
+        sizes = b.sizes if size is None else (b.twin_questions[size],) * len(b.tasks)
+        n = sum(task if limit is None else min(task, limit) for task in sizes)
+        questions += n
+        videos += min(b.videos if size is None else math.ceil(sum(sizes) / b.twin_per_video), n)
+    if size is not None:
+        return questions, videos, count.cost("twins", videos, 0, 0, 0, 0.02)
+    whole = count.cost("data sets", sum(b.videos for b in chosen), 0, 0, 0, sum(b.download_gb for b in chosen))
+    return questions, videos, whole
+
+
+def _evaluate(scale: Scale, count: _Counter, questions: int, videos: int) -> Cost:
+    """The base and every iteration, measured."""
+    frames, rounds = scale.evaluation.num_frames.value, scale.loop.iterations.value + 1
     per_question = PROMPT_TOKENS + EVALUATION_REPLY_TOKENS
-    flop = rounds * (seen * count.prefix(frames) + asked * count.branch(frames, per_question))
-    tokens: float = rounds * (seen * count.prefix_tokens(frames) + asked * per_question)
-    costs.append(cost("evaluate", rounds * seen, rounds * asked, tokens, flop, rounds * asked * 1.5e-6))
+    flop = rounds * (videos * count.prefix(frames) + questions * count.branch(frames, per_question))
+    tokens = rounds * (videos * count.prefix_tokens(frames) + questions * per_question)
+    return count.cost("evaluate", rounds * videos, rounds * questions, tokens, flop, rounds * questions * 1.5e-6)
 
-    frames = loop.num_frames.value
-    n_videos = loop.iterations.value * loop.videos_per_iteration.value
-    rows = 2 * loop.questions_per_kind.value
+
+def _loop_videos(scale: Scale) -> int:
+    return scale.loop.iterations.value * scale.loop.videos_per_iteration.value
+
+
+def _propose(scale: Scale, count: _Counter) -> Cost:
+    loop, n = scale.loop, _loop_videos(scale)
+    frames, rows = loop.num_frames.value, 2 * loop.questions_per_kind.value
     replies = REPLY_SHARE * (loop.ask_tokens.value + loop.answer_tokens.value + loop.critique_tokens.value + loop.revise_tokens.value)
     context = PROMPT_TOKENS * 4 + REPLY_SHARE * (loop.answer_tokens.value * 2 + loop.critique_tokens.value)
-    flop = n_videos * (count.prefix(frames) + rows * count.branch(frames, replies + context))
-    tokens = n_videos * (count.prefix_tokens(frames) + rows * (replies + context))
-    costs.append(cost("propose", n_videos, n_videos * rows * 4, tokens, flop, n_videos * rows * 3e-6))
+    flop = n * (count.prefix(frames) + rows * count.branch(frames, replies + context))
+    tokens = n * (count.prefix_tokens(frames) + rows * (replies + context))
+    return count.cost("propose", n, n * rows * 4, tokens, flop, n * rows * 3e-6)
 
+
+def _train(scale: Scale, count: _Counter) -> Cost:
+    loop, n = scale.loop, _loop_videos(scale)
+    frames, rows = loop.num_frames.value, 2 * loop.questions_per_kind.value
     branch = 2 * (PROMPT_TOKENS + REPLY_SHARE * loop.answer_tokens.value)
     one_pass = count.prefix(frames) + rows * count.branch(frames, branch)
     recompute = 1 if scale.training.gradient_checkpointing.value else 0
     passes = 1 + scale.training.epochs.value * (1 + BACKWARD + recompute)  # the reference's one pass, then the policy's
-    flop = n_videos * one_pass * passes
-    tokens = n_videos * (count.prefix_tokens(frames) + rows * branch) * passes
-    costs.append(cost("train", n_videos, n_videos * rows, tokens, flop, loop.iterations.value * scale.architecture.weight_gb.value))
-
-    needs = f"a CUDA GPU with {scale.machine.gpu_gb.value:.0f} GB" if scale.machine.gpu_gb.value else "2 CPU cores, 4 GB of memory"
-    if scale.data == "real":
-        needs += f", {n_videos:,} unlabelled videos (--videos DIR)"
-    return Plan(
-        scale.name,
-        scale.title,
-        needs,
-        costs,
-        [
-            f"throughput {scale.machine.tflops.value:g} TFLOP/s ({scale.machine.tflops.source})",
-            f"a question has {PROMPT_TOKENS} tokens, a benchmark's answer {EVALUATION_REPLY_TOKENS}",
-            f"other replies use {REPLY_SHARE:.0%} of their limit",
-            "a video's prefix is computed once for all that is asked of it; every proposed question gives a pair",
-            "disk: data sets as published, the base model as published and converted, one checkpoint an iteration",
-        ],
-    )
+    tokens = n * (count.prefix_tokens(frames) + rows * branch) * passes
+    return count.cost("train", n, n * rows, tokens, n * one_pass * passes, loop.iterations.value * scale.architecture.weight_gb.value)
 
 
 def all_plans() -> list[Plan]:
