@@ -19,12 +19,12 @@ import yaml
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from savi.base.errors import ExitCode, SaviError
+from savi.loop.controls import Control
 from savi.training.losses import LossName
 from savi.training.settings import LrScheduler
 
 SCALES_DIR = Path(__file__).parent / "scales"
 SECTIONS = ("model", "loop", "training", "evaluation", "machine", "architecture")
-Control = Literal["none", "reversed", "blind", "sft"]
 Data = Literal["real", "micro"]
 T = TypeVar("T")
 

@@ -56,7 +56,7 @@ class Base:
 
 @dataclass(frozen=True)
 class IterationResult:
-    """What one iteration left behind. `seconds`: wall time of each stage run now; a stage that was finished before is not in it."""
+    """What one iteration left. `seconds`: wall time of each stage run now; a stage that was finished before is not in it."""
 
     pairs_file: Path
     counts: AlignCounts

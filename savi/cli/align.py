@@ -229,5 +229,5 @@ def _read(path: Path) -> list[PreferencePair]:
 
 
 def _staged(told: Callable[[int, int], None]) -> Callable[[str, int, int], None]:
-    """One bar for both stages: it starts anew with the second."""
+    """One bar for both stages: it starts over with the second."""
     return lambda _stage, done, total: told(done, total)

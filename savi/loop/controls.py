@@ -1,4 +1,4 @@
-"""The controls of an alignment run: the same pairs with what makes them preferences taken away, or turned round.
+"""The controls of an alignment run: the same pairs with what makes them preferences taken away, or reversed.
 
 A control is trained as the method is; what it gains, the critique did not give. The module knows pairs and their texts, no model.
 """
@@ -27,7 +27,7 @@ def transform_pairs(
 
     * "none": as they are. "sft": as they are, to be trained with method "sft" (chosen answers alone).
     * "reversed": chosen and rejected change places. If the critique helps, this must hurt.
-    * "blind": as many pairs, made without the critique. Which questions get a pair is drawn anew from all readable ones (`unchanged` brings
+    * "blind": as many pairs, made without the critique. Which questions get a pair is drawn from all readable ones (`unchanged` brings
       those whose answer the critique left alone: with yes/no, the mere choice of questions would hand on its verdict), and the chosen
       answer is another option of the same question, or another video's revised answer to a question of the same shape; never the initial
       answer itself. Where pairs of equal answers are among them (`AlignSettings.keep_equal`), as many questions keep their initial answer.

@@ -116,7 +116,7 @@ PROMPTS: dict[str, PromptSet] = {
         ),
         revise=(
             "Here is a question about the video, a proposed answer and a critique of it.\nQuestion: {question}\nProposed answer: {answer}\n"
-            "Critique: {critique}\nWrite the answer anew, in one sentence, so that it agrees with the video and corrects every error the "
+            "Critique: {critique}\nRewrite the answer, in one sentence, so that it agrees with the video and corrects every error the "
             "critique found. Keep what was right. Reply with the answer alone."
         ),
         source="ours (the paper's wording is not released; its figure has spatial and temporal critiques and one-sentence answers)",

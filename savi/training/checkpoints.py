@@ -98,7 +98,7 @@ def last_checkpoint(folder: Path, plan: str, sharding: Sharding) -> Path | None:
     if found is None:
         return None
     if stamp is None or stamp.differing({"plan": plan}):
-        raise ResumeError(f"{found}: was left by a run on other pairs (can all videos still be read?); delete {folder} to begin anew")
+        raise ResumeError(f"{found}: was left by a run on other pairs (can all videos still be read?); delete {folder} to start over")
     if sharding_of(found) != sharding:
         raise ShardingError(
             f"{found}: was left by a run with sharding {sharding_of(found)!r}, this one has {sharding!r}; go on as before, or delete it"

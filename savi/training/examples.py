@@ -105,7 +105,7 @@ class VideoStore:
         self._pool = ThreadPoolExecutor(max_workers=1, thread_name_prefix="savi-store")  # no thread before the first expect()
         self._ahead: dict[str, Future[Frames | VideoError]] = {}
         self.next_pos: dict[str, int] = {}
-        """Where the text goes on behind each video encoded so far, held or not."""
+        """The position at which text goes on after each video encoded so far, held or not."""
 
     def add_frames(self, videos: Sequence[tuple[str, Frames]]) -> None:
         """Encode decoded videos together where their shapes agree."""

@@ -1,4 +1,4 @@
-"""Packing preference pairs: the prefix of a video once, all its pairs behind it as branches, several videos a batch.
+"""Packing preference pairs: the prefix of a video once, followed by all its pairs as branches, several videos a batch.
 
     row = [ video prefix | q1 c1 r1 | q2 c2 r2 | ... | padding ]
 
@@ -193,7 +193,7 @@ def _tail(row: PackedRow, p: int) -> _Tail:
 
 
 def _padded(values: list[int], length: int, filler: int = 0) -> Tensor:
-    """Values [length], `filler` behind them."""
+    """Values [length], padded with `filler`."""
     out = torch.full((length,), filler, dtype=torch.long)
     out[: len(values)] = torch.tensor(values, dtype=torch.long)
     return out

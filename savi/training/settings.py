@@ -50,7 +50,7 @@ class DPOSettings(BaseModel):
     `sharding` says what the processes of a launch (`torchrun`, `accelerate launch`) keep whole: "none" the model on each (DDP); "fsdp2"
     weights, gradients and optimiser state are spread (PyTorch's FSDP2); "deepspeed" gradients and optimiser state are (ZeRO stage 2;
     needs the package deepspeed). Either way the result is a plain checkpoint, and the same up to rounding (a bfloat16 model is trained
-    more finely: both keep float32 weights behind it). `accelerate launch` with an FSDP2 or DeepSpeed config does the same without this
+    more finely: both keep float32 copies of its weights). `accelerate launch` with an FSDP2 or DeepSpeed config does the same without this
     setting.
     """
 

@@ -83,7 +83,7 @@ def layer_classes(model: nn.Module, family: Family) -> list[str]:
 
 
 def _base(model: Any) -> Any:
-    """The model behind its adapters."""
+    """The model inside its adapters."""
     return model.get_base_model() if hasattr(model, "get_base_model") else model
 
 
@@ -97,8 +97,8 @@ def set_up(trainer: Any, model: nn.Module, family: Family) -> Sharding:
     if zero is not None:
         if zero.zero_stage > 2:
             raise ShardingError(
-                f"DeepSpeed's ZeRO stage {zero.zero_stage} shards the vision tower too, which processes use at different times and would "
-                "wait for ever: take stage 2, or sharding='fsdp2' for sharded weights"
+                f"DeepSpeed's ZeRO stage {zero.zero_stage} shards the vision tower too, which processes use at different times: they "
+                "would deadlock; take stage 2, or sharding='fsdp2' for sharded weights"
             )
         return "deepspeed"
     _fsdp_on_cpu(trainer)
@@ -131,7 +131,7 @@ def count_cpu_processes(args: Any) -> None:
 
 
 def _fsdp_on_cpu(trainer: Any) -> None:
-    """Accelerate (1.15) knows FSDP on accelerators only: several CPU processes that ask for it get plain copies, without a word."""
+    """Accelerate (1.15) knows FSDP on accelerators only: several CPU processes that ask for it silently get plain copies."""
     from accelerate import DistributedType
     from accelerate.utils import FullyShardedDataParallelPlugin
 

@@ -1,7 +1,7 @@
 """Attention over a prefix tree: every branch sees the shared prefix, its own ancestors and itself, and nothing else.
 
 Registered with transformers as an attention function *and* a mask function. Without the second, transformers makes no mask at all for an
-implementation it does not know, and a cached call of several tokens then loses keys without a word. The module knows nothing of
+implementation it does not know, and a cached call of several tokens then silently drops keys. The module knows nothing of
 preferences: a tree is a prefix length and a mask.
 """
 
@@ -175,7 +175,7 @@ def require_tree_attention(model: nn.Module) -> None:
     if found != TREE_ATTENTION:
         raise MaskDroppedError(
             f"attention implementation {found!r} would drop the mask of a packed batch: branches would see each other, the loss would be "
-            f"wrong without a word; run it inside savi.training.tree_attention.use_tree_attention(model), or set engine='plain'"
+            f"wrong; run it inside savi.training.tree_attention.use_tree_attention(model), or set engine='plain'"
         )
 
 

@@ -221,7 +221,7 @@ def test_a_run_that_diverges_leaves_no_model(lora: int, base: Path, pairs: list[
 def test_a_loss_that_is_no_number_ends_the_run_before_the_weights_change(
     base: Path, pairs: list[PreferencePair], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from savi.training import trainer
+    from savi.training import packed_trainer
 
     calls: list[int] = []
 
@@ -229,8 +229,8 @@ def test_a_loss_that_is_no_number_ends_the_run_before_the_weights_change(
         calls.append(1)
         return real(*arguments, **more) * (float("nan") if len(calls) == 3 else 1.0)
 
-    real = trainer.step_loss
-    monkeypatch.setattr(trainer, "step_loss", broken)
+    real = packed_trainer.step_loss
+    monkeypatch.setattr(packed_trainer, "step_loss", broken)
     with pytest.raises(DivergedError, match="step 3: the loss is nan, at a learning rate of"):
         train(load(base), pairs, QUICK, tmp_path)
     assert [path.name for path in tmp_path.glob("train/checkpoint-*")] == ["checkpoint-2"]
