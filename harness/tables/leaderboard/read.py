@@ -6,6 +6,7 @@ since ranks are decided on them. Files come from anyone: what cannot be trusted 
 
 from __future__ import annotations
 
+import json
 import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -22,6 +23,8 @@ from harness.tables.published import MANIFEST_FILE, Published, PublishedError, l
 from harness.tables.table import ScoreRule
 
 MAX_DEPTH = 12
+STUDY_FILE = "study.json"
+"""What a study keeps of its runs: scores of every stage, no answers."""
 _SKIP = {"model", "train", "frames", "node_modules", "__pycache__"}
 _STAGE = re.compile(r"base|iter-\d+")
 
@@ -58,17 +61,21 @@ def discover(
     evals: dict[Path, str] = {}
     stocks: dict[Path, list[Path]] = {}
     manifests: list[Path] = []
+    studies: dict[Path, str] = {}
     for path in paths:
         if not path.exists():
             raise LeaderboardError(f"{path}: no such file or folder", usage=True)
         for folder, files in [(path.parent, [path.name])] if path.is_file() else _walk(path):
             if SCORE_FILE in files:
                 evals.setdefault(folder.parent, _label(path, folder.parent))
+            if STUDY_FILE in files:
+                studies.setdefault(folder, _label(path, folder))
             if MANIFEST_FILE in files and published:
                 manifests.append(folder)
             stocks.setdefault(folder, []).extend(folder / f for f in files if RESULTS.fullmatch(f))
     _collect(out, [lambda f=f, n=n: _own(f, n, rule) for f, n in sorted(_stages(evals, all_stages).items())])
     out.entries = _merge_equal(out.entries)
+    _collect(out, [lambda f=f, n=n: _study_entries(f, n, rule) for f, n in sorted(studies.items())])
     if rule == "upstream":
         _collect(out, [lambda f=f, x=x: stock_entries(f, x, stock_scale, stock_data) for f, x in sorted(stocks.items()) if x])
         _collect(out, [lambda f=f: _published_entries(f) for f in dict.fromkeys(manifests)])
@@ -196,6 +203,30 @@ def _distinct_labels(entries: list[Entry]) -> list[Entry]:
     for e in entries:
         count[e.label, e.scale, e.kind] = count.get((e.label, e.scale, e.kind), 0) + 1
     return [replace(e, label=f"{e.label} ({e.place})") if count[e.label, e.scale, e.kind] > 1 else e for e in entries]
+
+
+def _study_entries(folder: Path, label: str, rule: ScoreRule) -> list[Entry]:
+    """The base and the last iteration of a study's runs, means over its loop seeds; without answers they have no rank."""
+    path = folder / STUDY_FILE
+    key = "strict_pct" if rule == "strict" else "upstream_pct"
+    stages: dict[str, list[dict[str, Any]]] = {}
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        for run in content["runs"]:
+            stages.setdefault("base", []).append(run["stages"][0])
+            stages.setdefault(f"{run['control']}, iteration {len(run['stages']) - 1}", []).append(run["stages"][-1])
+        out = []
+        for name, found in stages.items():
+            note = f"a study keeps means over loop seeds ({len(found)} here) and no answers"
+            scores = {
+                b: EntryScore(sum(float(s[b][key]) for s in found) / len(found), int(found[0][b]["n"]), int(found[0][b]["n"]), None, note)
+                for b in CATALOG
+                if all(b in s for s in found)
+            }
+            out.append(Entry(f"{label}: {name}", "run", str(content["scale"]), scores, str(folder), synthetic=True))
+    except (ValueError, LookupError, TypeError, AttributeError) as e:
+        raise LeaderboardError(f"{path}: no study of this project ({type(e).__name__}: {e})") from e
+    return out
 
 
 def _published_entries(folder: Path) -> list[Entry]:

@@ -392,6 +392,20 @@ def test_what_a_table_is_of_is_read_from_the_scores_and_not_from_the_name_of_the
     assert "synthetic data" in tables["26b-trial"]
 
 
+def test_the_shipped_results_are_listed(tmp_path: Path) -> None:
+    found = discover([REPO / "results"], rule="strict")
+    assert found.problems == []
+    tables = {t.scale: t for t in leaderboard(found.entries, rule="strict")}
+    assert list(tables) == ["micro"]
+    rows = {r.label: r for r in tables["micro"].rows}
+    assert rows["micro: base"].cells[-1].text == "50.5", "as the README says"
+    assert rows["micro: none, iteration 4"].cells[0].text == "–"
+    assert any("no answers" in n for n in tables["micro"].notes)
+    assert {t.scale for t in leaderboard(discover([REPO / "results"]).entries)} == {"8b", "4b", "2b", "1b", "micro"}
+    (tmp_path / "study.json").write_text('{"runs": [{}]}')
+    assert any("no study of this project" in p for p in discover([tmp_path]).problems)
+
+
 def test_a_benchmark_run_again_counts_once(tmp_path: Path) -> None:
     write_stock(tmp_path / "m", credits(40, 10), date="20261101_000000")
     write_stock(tmp_path / "m", credits(40, 20), date="20261102_000000")
