@@ -158,6 +158,8 @@ def _measured_cells(
         s = scored(e, rule)
         parts.append(s)
         short = "" if e.score.n == e.score.n_expected else f"; {e.score.n_expected} expected"
+        if e.score.to_judge:
+            short += f"; lmms-eval would send {e.score.to_judge} to its judge: upstream is its own only where none answers"
         note = f"n = {e.score.n} on {e.score.videos} videos{short}; chance {e.score.chance_pct:.1f}"
         cells.append(pct_cell(s.value, s.interval if intervals else None, note=note))
     mean = mean_cell(_averaged(chosen, parts))

@@ -222,6 +222,15 @@ def test_results_table_rows_columns_and_notes() -> None:
     assert "upstream score" in " ".join(results_table(rows, scale="micro", rule="upstream").notes)
 
 
+def test_what_goes_to_lmms_evals_judge_is_said_beside_the_score() -> None:
+    made = evaluation("tempcompass")
+    judged = replace(made, score=replace(made.score, to_judge=3))
+    t = results_table({"base": {"tempcompass": judged}}, scale="micro", rule="upstream", benchmarks=["tempcompass"])
+    assert "would send 3 to its judge" in t.rows[0].cells[0].note
+    plain = results_table({"base": {"tempcompass": made}}, scale="micro", rule="upstream", benchmarks=["tempcompass"])
+    assert "judge" not in plain.rows[0].cells[0].note
+
+
 def test_an_optional_benchmark_has_a_column_and_no_part_in_the_mean() -> None:
     rows = {"base": {"egoschema": evaluation(), "videomme": evaluation("videomme", right=[0, 0, 0, 1])}}
     t = results_table(rows, scale="micro", rule="strict", benchmarks=["videomme", "egoschema"])
