@@ -122,6 +122,7 @@ def test_two_processes_are_one(change: str, sharding: str, folder: Path) -> None
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1200)  # four launches of two processes
 @pytest.mark.parametrize(("change", "sharding"), [("full", "none"), ("sft-micro-batches", "none"), ("lora", "fsdp2"), ("full", "fsdp2")])
 def test_two_processes_go_on_after_a_kill(change: str, sharding: str, folder: Path) -> None:
     """From their last checkpoint to the same bytes, the log too (a row spans the kill); with another sharding it is refused."""
