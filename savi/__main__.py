@@ -6,13 +6,14 @@ it (no network, no room on disk, a package or device is missing).
 
 from __future__ import annotations
 
+import sys
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from savi.base.cli import KEPT, Clock, bar, errors, print_json, run_app, stop, tell, usage
+from savi.base.cli import KEPT, Clock, bar, errors, print_json, printable, run_app, stop, tell, usage
 from savi.base.errors import ExitCode
 from savi.base.fail_over import FailOver, stop_over
 from savi.base.limit_flags import decode_limits
@@ -79,7 +80,7 @@ def ask(
     for number, (question, reply) in enumerate(zip(questions, replies, strict=True)):
         if len(questions) > 1:
             typer.echo(("\n" if number else "") + f"> {question}")
-        typer.echo(reply.text)
+        typer.echo(printable(reply.text) if sys.stdout.isatty() else reply.text)  # a terminal would obey what a model writes
         if not reply.finished:
             typer.echo(f"(cut off after {reply.tokens} tokens; raise --max-new-tokens)", err=True)
 

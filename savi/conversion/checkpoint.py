@@ -122,7 +122,9 @@ def _shards(source: Path) -> list[Path]:
         if index.is_file():
             names = read_json(index).get("weight_map")
             if not isinstance(names, dict) or not names:
-                raise CheckpointError(f"{index}: has no weight_map")
+                raise CheckpointError(f"{index}: has no weight_map; download it again")
+            if odd := [name for name in names.values() if not isinstance(name, str) or not 0 < len(name) < 200 or Path(name).name != name]:
+                raise CheckpointError(f"{index}: weight_map names {str(odd[0])[:80]!r}, which is no file of this folder; download it again")
             shards = [source / name for name in sorted({str(name) for name in names.values()})]
             missing = [shard.name for shard in shards if not shard.is_file()]
             if missing:

@@ -129,7 +129,10 @@ def check_against_sentencepiece(
     """
     from sentencepiece import SentencePieceProcessor
 
-    processor = SentencePieceProcessor(model_file=str(path))
+    try:
+        processor = SentencePieceProcessor(model_file=str(path))
+    except RuntimeError as error:
+        raise CheckpointError(f"{path}: not a sentencepiece model, or damaged ({error}); download it again") from error
     specials = re.compile("(" + "|".join(re.escape(token) for token in sorted(added.ids, key=len, reverse=True)) + ")")
     lead = processor.encode("<unk>")
 

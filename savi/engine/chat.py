@@ -11,15 +11,21 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from jinja2 import TemplateError
 from torch import Tensor
 
+from savi.base.errors import ExitCode, UsageError
 from savi.families.base import Family, FamilyError, VideoFeatures
 
 _REMEMBERED = 64
 """Distinct prefixes kept: families that write times have a new one for nearly every video."""
 
 _VIDEO, _PROMPT, _REPLY = "SAVI0VIDEO0HERE", "SAVI0PROMPT0HERE", "SAVI0REPLY0HERE"
+
+
+class ChatTemplateError(FamilyError):
+    """A chat template that cannot be used: names the checkpoint and what is wrong."""
+
+    exit_code = ExitCode.BROKEN
 
 
 class ChatFormat:
@@ -52,7 +58,7 @@ class ChatFormat:
             turn = str(
                 self.tokenizer.apply_chat_template([{"role": "user", "content": content}], tokenize=False, add_generation_prompt=True)
             )
-        except (TemplateError, TypeError):
+        except Exception:  # noqa: BLE001 - a template may fail by any error; placing the video as text says what is wrong
             return None
         if turn.count(mark) != 1 or turn.count(_PROMPT) != 1 or turn.index(mark) > turn.index(_PROMPT):
             return None
@@ -64,7 +70,7 @@ class ChatFormat:
         """The same where the video is text in the user's turn."""
         turn = self._render([("user", _VIDEO + self.family.after_video + _PROMPT)], add_generation_prompt=True)
         if turn.count(_VIDEO) != 1 or turn.count(_PROMPT) != 1:
-            raise FamilyError(f"{self.where}: the chat template does not keep the user's text as it is")
+            raise ChatTemplateError(f"{self.where}: the chat template does not keep the user's text as it is")
         before, rest = turn.split(_VIDEO)
         between, after = rest.split(_PROMPT)
         return before, between, after
@@ -72,17 +78,20 @@ class ChatFormat:
     def _render(self, turns: Sequence[tuple[str, str]], *, add_generation_prompt: bool) -> str:
         """The template's text; templates that want a list of parts get one."""
         if not self.tokenizer.chat_template:
-            raise FamilyError(f"{self.where}: no chat template; put chat_template.jinja beside the tokenizer")
+            raise ChatTemplateError(f"{self.where}: no chat template; put chat_template.jinja beside the tokenizer")
         plain = [{"role": role, "content": text} for role, text in turns]
         parts = [{"role": role, "content": [{"type": "text", "text": text}]} for role, text in turns]
+        why = ""
         for messages in (plain, parts):
             try:
                 text = self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=add_generation_prompt)
-            except (TemplateError, TypeError):
+            except Exception as error:  # noqa: BLE001 - a template may refuse a form by any error
+                why = f" ({' '.join(str(error).split())[:200]})"
                 continue
             if all(said in text for _, said in turns):
                 return str(text)
-        raise FamilyError(f"{self.where}: the chat template takes neither plain text nor text parts from {[role for role, _ in turns]}")
+        said_by = " and ".join(role for role, _ in turns)
+        raise ChatTemplateError(f"{self.where}: the chat template takes neither plain text nor text parts of {said_by}{why}")
 
     def _end_of_turn(self, tail: str, specials: set[str]) -> int:
         ids = self._encode(tail.lstrip()) if tail.strip() else []
@@ -134,6 +143,8 @@ class ChatFormat:
         Raises:
             FamilyError: nothing at all follows the video, so there is nothing to predict a reply from.
         """
+        for prompt in prompts:
+            _refuse_surrogates(prompt)
         anchor = self.anchor()
         lead = len(self._encode(anchor))
         plain = [p for p in prompts if not (self._special and self._special.search(p))]
@@ -162,6 +173,7 @@ class ChatFormat:
 
     def _as_text(self, text: str) -> list[int]:
         """Ids of a text in which nothing is a special token, whatever it spells."""
+        _refuse_surrogates(text)
         spelled = set(self._special.findall(text)) if self._special else set()
         if not spelled:
             return self._encode(text)
@@ -170,3 +182,11 @@ class ChatFormat:
             return ids
         # a word-level vocabulary holds the special token as a word: break the spelling itself
         return self._encode(re.sub("|".join(map(re.escape, spelled)), lambda m: f"{m[0][0]} {m[0][1:]}", text))
+
+
+def _refuse_surrogates(text: str) -> None:
+    """A lone surrogate is half a character: bytes that were no UTF-8 where the text came from. No tokenizer takes it."""
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise UsageError(f"{text[:80]!a} is not text: half a character at place {error.start + 1}; write it in UTF-8") from error

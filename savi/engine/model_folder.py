@@ -18,9 +18,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from savi.base.errors import ExitCode, SaviError
 from savi.base.files import follow_umask
 from savi.base.torchvision import fix_torchvision
+from savi.engine.reading import ModelError, check_template, check_weight_files, read_object, reading
 from savi.families import Preprocessing, family_class
 
 if TYPE_CHECKING:
@@ -28,12 +28,6 @@ if TYPE_CHECKING:
 
 _SMALL = 100_000_000
 """Below this many parameters a float16 checkpoint is computed in float32 on any device: float16 was chosen for its file size."""
-
-
-class ModelError(SaviError, ValueError):
-    """A checkpoint that cannot be used: names the place, what is wrong, and the fix."""
-
-    exit_code = ExitCode.BROKEN
 
 
 def load_native_model(folder: Path, *, device: str, dtype: str, attn_implementation: str | None) -> tuple[PreTrainedModel, torch.dtype]:
@@ -44,15 +38,19 @@ def load_native_model(folder: Path, *, device: str, dtype: str, attn_implementat
         UnsupportedFamily: a model type without a family.
     """
     fix_torchvision()
-    from transformers import AutoModelForImageTextToText, PreTrainedConfig
+    from transformers import AutoModelForImageTextToText
 
     name = str(folder)
-    raw, _ = PreTrainedConfig.get_config_dict(name)
+    raw = read_object(folder, "config.json")
     family_class(str(raw.get("model_type")), where=name)
+    read_object(folder, "generation_config.json")
+    check_weight_files(folder, raw)
     target = _own_device() if device == "auto" else torch.device(device)
     keywords: dict[str, Any] = {} if attn_implementation is None else {"attn_implementation": attn_implementation}
-    with _quiet(Path(name)):
-        model, report = AutoModelForImageTextToText.from_pretrained(name, dtype="auto", output_loading_info=True, **keywords)
+    with _quiet(folder), reading(folder, "weights and config.json"):
+        model, report = AutoModelForImageTextToText.from_pretrained(
+            name, dtype="auto", output_loading_info=True, trust_remote_code=False, local_files_only=True, **keywords
+        )
     wrong = {key: sorted(map(str, report.get(key) or ())) for key in ("missing_keys", "unexpected_keys", "mismatched_keys")}
     if any(wrong.values()):
         raise ModelError(f"{name}: " + "; ".join(f"{len(v)} {k.replace('_', ' ')}, e.g. {v[0]}" for k, v in wrong.items() if v))
@@ -87,12 +85,22 @@ def _own_device() -> torch.device:
     return torch.device("cuda", rank) if 0 < rank < torch.cuda.device_count() else torch.device("cuda")
 
 
-def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
-    """A checkpoint's tokenizer with its chat template."""
+def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
+    """A checkpoint's tokenizer with its chat template.
+
+    Raises:
+        ModelError: a file of it is broken, or the template is endless.
+    """
     from transformers import AutoTokenizer
 
-    tokenizer = AutoTokenizer.from_pretrained(name)
-    _ensure_template(tokenizer, name)
+    for name in ("tokenizer_config.json", "tokenizer.json", "special_tokens_map.json", "added_tokens.json"):
+        read_object(folder, name)
+    with reading(folder, "the tokenizer"):
+        tokenizer = AutoTokenizer.from_pretrained(str(folder), trust_remote_code=False, local_files_only=True)
+    if not tokenizer.chat_template:  # some checkpoints keep the template of the processor in a file of its own
+        tokenizer.chat_template = read_object(folder, "chat_template.json").get("chat_template")
+    if isinstance(tokenizer.chat_template, str):
+        check_template(tokenizer.chat_template, str(folder))
     return tokenizer
 
 
@@ -123,30 +131,17 @@ def _compute_dtype(stored: torch.dtype, asked: str, device: torch.device, parame
     return stored
 
 
-def _read_json(name: str, file: str) -> dict[str, Any]:
-    """A JSON file of a checkpoint folder, or of the hub's cache entry; empty where there is none."""
-    from transformers.utils import cached_file
+def read_preprocessing(folder: Path) -> Preprocessing:
+    """How a checkpoint's frames are prepared.
 
-    found = cached_file(name, file, _raise_exceptions_for_missing_entries=False, _raise_exceptions_for_connection_errors=False)
-    if found is None:
-        return {}
-    value = json.loads(Path(found).read_text())
-    return value if isinstance(value, dict) else {}
-
-
-def read_preprocessing(name: str) -> Preprocessing:
-    nested = _read_json(name, "processor_config.json")
-    image = _read_json(name, "preprocessor_config.json") or nested.get("image_processor", {})
-    video = _read_json(name, "video_preprocessor_config.json") or nested.get("video_processor", {})
-    return Preprocessing.from_json(image, video)
-
-
-def _ensure_template(tokenizer: Any, name: str) -> None:
-    """Some checkpoints keep the template of the processor in a file of its own."""
-    if not tokenizer.chat_template:
-        template = _read_json(name, "chat_template.json").get("chat_template")
-        if template:
-            tokenizer.chat_template = template
+    Raises:
+        ModelError: a file of it is broken.
+    """
+    nested = read_object(folder, "processor_config.json")
+    image = read_object(folder, "preprocessor_config.json") or nested.get("image_processor") or {}
+    video = read_object(folder, "video_preprocessor_config.json") or nested.get("video_processor") or {}
+    with reading(folder, "preprocessor_config.json"):
+        return Preprocessing.from_json(image, video)
 
 
 def write_folder(

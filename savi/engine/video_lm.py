@@ -32,6 +32,7 @@ from torch import Tensor
 from savi.base.errors import ExitCode, SaviError
 from savi.engine.chat import ChatFormat
 from savi.engine.model_folder import ModelError, hash_in_memory, load_native_model, load_tokenizer, read_preprocessing, write_folder
+from savi.engine.reading import reading
 from savi.engine.rope import LengthRope
 from savi.engine.sampling import GenerationSettings, uniforms
 from savi.engine.watched import Reply, ResponseScore, Watched
@@ -106,16 +107,25 @@ class VideoLM:
         from savi.conversion.native import native_folder
 
         folder = native_folder(path)
-        name = str(folder)
         model, stored = load_native_model(folder, device=device, dtype=dtype, attn_implementation=attn_implementation)
-        return cls(
-            model=model,
-            tokenizer=load_tokenizer(name),
-            preprocessing=read_preprocessing(name),
-            name=Path(str(path)).name,
-            store_dtype=stored if stored != model.dtype and dtype == "auto" else None,
-            source=folder,
-        )
+        tokenizer, preprocessing = load_tokenizer(folder), read_preprocessing(folder)
+        with reading(folder, "tokenizer, chat template and config"):
+            lm = cls(
+                model=model,
+                tokenizer=tokenizer,
+                preprocessing=preprocessing,
+                name=Path(str(path)).name,
+                store_dtype=stored if stored != model.dtype and dtype == "auto" else None,
+                source=folder,
+            )
+        vocabulary = int(lm.text_config.vocab_size)
+        if odd := [i for i in lm.end_ids if not isinstance(i, int) or not 0 <= i < vocabulary]:
+            raise ModelError(f"{folder}: a reply is said to end with token {odd[0]!r}, of {vocabulary}: see eos_token_id in its configs")
+        if (highest := max(tokenizer.get_vocab().values(), default=0)) >= vocabulary:
+            raise ModelError(
+                f"{folder}: the tokenizer has token {highest}, but the model {vocabulary} embeddings; they do not belong together"
+            )
+        return lm
 
     @property
     def device(self) -> torch.device:
@@ -236,7 +246,7 @@ class VideoLM:
         ids = {self.chat.end_of_turn_id, self.tokenizer.eos_token_id}
         configured = getattr(self.model.generation_config, "eos_token_id", None)
         ids |= set(configured) if isinstance(configured, (list, tuple)) else {configured}
-        return sorted(i for i in ids if i is not None)
+        return sorted((i for i in ids if i is not None), key=str)
 
     def ask(self, items: Sequence[tuple[Watched, str]], settings: GenerationSettings, *, keys: Sequence[str] | None = None) -> list[Reply]:
         """Reply to prompts on any videos, in as few batches as memory allows; order kept.

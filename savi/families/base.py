@@ -94,7 +94,10 @@ class Preprocessing:
         """Mean and std of the image settings, else of the video settings, else ImageNet's."""
         for source in (image, video):
             if "image_mean" in source and "image_std" in source:
-                return cls(tuple(source["image_mean"]), tuple(source["image_std"]), image, video)
+                mean, std = (tuple(map(float, source[key])) for key in ("image_mean", "image_std"))
+                if len(mean) not in (1, 3) or len(std) != len(mean) or not all(map(math.isfinite, mean + std)) or not all(std):
+                    raise ValueError(f"image_mean {list(mean)} and image_std {list(std)} are not three numbers each, std above 0")
+                return cls(mean, std, image, video)
         return cls(raw=image, video_raw=video)
 
 
