@@ -1,6 +1,6 @@
 """`python -m savi`: ask a video, make preference pairs from videos, train on them, align a model, convert a checkpoint.
 
-Exit codes: 0 done, 1 done but nothing came of it, 2 wrong use or something named is missing, 4 a file is broken, 5 this machine cannot do
+Exit codes: 0 done, 1 done but no output was produced, 2 wrong use or something named is missing, 4 a file is broken, 5 this machine cannot do
 it (no network, no room on disk, a package or device is missing).
 """
 
@@ -27,7 +27,7 @@ app = typer.Typer(
     add_completion=False,
     rich_markup_mode="rich",
     help="Align a video language model with its own critiques: ask it, make preference pairs, train on them.",
-    epilog="Exit codes: 0 done, 1 nothing came of it, 2 wrong use or missing, 4 a file is broken, 5 this machine cannot do it.",
+    epilog="Exit codes: 0 done, 1 no output was produced, 2 wrong use or missing, 4 a file is broken, 5 this machine cannot do it.",
 )
 
 
@@ -94,7 +94,7 @@ def pairs(
     ],
     model: ModelOption,
     num_frames: FramesOption = 8,
-    questions_per_kind: Annotated[int, typer.Option(min=1, help="Spatial, and as many temporal, questions a video (the paper: 3).")] = 3,
+    questions_per_kind: Annotated[int, typer.Option(min=1, help="Questions of each kind a video (3 by the paper's counts).")] = 3,
     prompts: Annotated[str, typer.Option(help="How the model is asked: videosavi, or micro for the shipped small model.")] = "videosavi",
     seed: Annotated[int, typer.Option(help="Of the sampled questions and answers.")] = 0,
     retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Try the videos again that could not be read before.")] = False,

@@ -133,7 +133,7 @@ def align(
     model: ModelOption,
     iterations: Annotated[int, typer.Option(min=1, help="Rounds of proposing and training (the paper: 4).")] = 4,
     num_frames: FramesOption = 8,
-    questions_per_kind: Annotated[int, typer.Option(min=1, help="Spatial, and as many temporal, questions a video (the paper: 3).")] = 3,
+    questions_per_kind: Annotated[int, typer.Option(min=1, help="Questions of each kind a video (3 by the paper's counts).")] = 3,
     prompts: Annotated[str, typer.Option(help="How the model is asked: videosavi, or micro for the shipped small model.")] = "videosavi",
     beta: BetaOption = 0.1,
     loss_type: LossOption = "sigmoid",
