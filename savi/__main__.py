@@ -1,7 +1,7 @@
 """`python -m savi`: ask a video, make preference pairs from videos, train on them, align a model, convert a checkpoint.
 
-Exit codes: 0 done, 1 done but no output was produced, 2 wrong use or something named is missing, 4 a file is broken, 5 this machine cannot do
-it (no network, no room on disk, a package or device is missing).
+Exit codes: 0 done, 1 done but no output was produced, 2 wrong use or something named is missing, 4 a file is broken, 5 this machine cannot
+do it (no network, no room on disk, a package or device is missing) or a training diverged.
 """
 
 from __future__ import annotations
