@@ -64,12 +64,16 @@ def print_json(value: Any) -> None:
 
 def run_app(app: typer.Typer, prog_name: str) -> NoReturn:
     """Run a command line; SIGINT and SIGTERM end it with 130 and 143 and one line, whatever it was doing."""
-    with stop_signals():
-        try:
-            app(prog_name=prog_name)
-        except Stopped as stopped:
-            typer.echo("stopped", err=True)
-            sys.exit(int(stopped.exit_code))
+    try:
+        with stop_signals():
+            try:
+                app(prog_name=prog_name)
+            except Stopped as stopped:
+                typer.echo("stopped", err=True)
+                sys.exit(int(stopped.exit_code))
+    finally:
+        for number in _SIGNALS:
+            signal.signal(number, signal.SIG_IGN)  # the work is over: while the interpreter ends, its exit code stands
     sys.exit(0)
 
 

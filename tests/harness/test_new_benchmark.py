@@ -84,7 +84,7 @@ def test_layout_and_twins(home: Path) -> None:
     assert expected_n(home, MADE_UP, 3) == 3
     assert sorted(p.name for p in (home / "madeup/clips").iterdir()) == ["c0.mp4", "c1.mp4", "c2.mp4", "c3.mp4"]
     assert (home / "datasets/someone___made_up_set/default").is_dir()
-    assert check_twins(home, deep=True) == []
+    assert check_twins(home) == []
     before = fingerprint(home, MADE_UP)
     assert fingerprint(build_twins(home, seed=1, size="smoke").hf_home, MADE_UP) == before, "kept, though not named this time"
 

@@ -96,10 +96,11 @@ def _code(names: Sequence[str]) -> str:
     return sha256_bytes(b"".join(Path(str(f)).read_bytes() for f in files))
 
 
-def check_twins(hf_home: Path, *, deep: bool = False) -> list[str]:
+def check_twins(hf_home: Path) -> list[str]:
     """Files of the twins that are missing or changed, relative to `hf_home` (all that is known: the stamp alone, where that is missing).
 
-    `deep` reads every file and compares digests; otherwise size decides.
+    Every file's digest is compared (6 MB at micro size). The stamp is a file of its own form, not one of `savi.base.stamp`: it describes
+    the data set to those who measure on it (questions, videos, tasks) and travels with the folder.
     """
     stamp = twins_stamp(hf_home)
     if stamp is None:
@@ -107,7 +108,7 @@ def check_twins(hf_home: Path, *, deep: bool = False) -> list[str]:
     out = []
     for name, (size, sha) in stamp["files"].items():
         path = hf_home / name
-        if not path.is_file() or path.stat().st_size != size or (deep and sha256_file(path) != sha):
+        if not path.is_file() or path.stat().st_size != size or sha256_file(path) != sha:
             out.append(name)
     return out
 

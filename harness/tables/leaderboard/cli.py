@@ -88,7 +88,7 @@ def leaderboard_command(
             write_text_atomic(out, text)
         except OSError as e:
             say(f"{out}: cannot be written: {e.strerror or e}")
-            raise typer.Exit(ExitCode.USAGE) from e
+            raise typer.Exit(ExitCode.MACHINE) from e
         typer.echo(f"{len(tables)} table(s), {len(found.entries)} models: {visible(str(out))}")
     if found.problems:
         raise typer.Exit(ExitCode.BROKEN)
