@@ -1,6 +1,6 @@
 """Files that survive a crash: whole or absent when written at once, whole up to the last line when appended to.
 
-Everything that is left behind goes through here, so a run killed at any moment is continued by the same command. The module must not
+Every file that is to last is written here, so a run killed at any moment is continued by the same command. The module must not
 know torch, models or videos.
 """
 

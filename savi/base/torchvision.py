@@ -61,7 +61,3 @@ def _declared(name: str) -> bool:
     except (AttributeError, RuntimeError):
         return False
     return True
-
-
-mend_torchvision = fix_torchvision
-"""The name by which torch calls it in installations made when this was an entry point of `torch.backends`: reinstalling ends that."""

@@ -171,6 +171,13 @@ class ChatFormat:
         """Ids of a reply with its end-of-turn token; special tokens spelled in it are split."""
         return [*self._as_text(text), self.end_of_turn_id]
 
+    def end_ids(self, generation_config: Any) -> list[int]:
+        """Ids that end a reply: the template's end of turn, the tokenizer's and the generation config's eos."""
+        ids = {self.end_of_turn_id, self.tokenizer.eos_token_id}
+        configured = getattr(generation_config, "eos_token_id", None)
+        ids |= set(configured) if isinstance(configured, (list, tuple)) else {configured}
+        return sorted((i for i in ids if i is not None), key=str)
+
     def _as_text(self, text: str) -> list[int]:
         """Ids of a text in which nothing is a special token, whatever it spells."""
         _refuse_surrogates(text)

@@ -36,7 +36,8 @@ from savi.engine.reading import reading
 from savi.engine.rope import LengthRope
 from savi.engine.sampling import GenerationSettings, uniforms
 from savi.engine.watched import Reply, ResponseScore, Watched
-from savi.families import Family, FamilyError, Preprocessing, Timing, VideoFeatures, family_for
+from savi.families import Family, FamilyError, Preprocessing, VideoFeatures, family_for
+from savi.families.base import pixels_and_timing
 from savi.video.frames import Frames
 from savi.video.read import read_frames
 
@@ -95,12 +96,11 @@ class VideoLM:
         """Load a checkpoint, a folder or a hub id, with transformers' native classes; every key must be there and none left over.
 
         One published with code of its own (`internvl_chat`: InternVL2.5, VideoSAVi) is converted first, once, into a cache.
-
         `device`: "auto" takes CUDA where there is one. `dtype`: "auto" is the checkpoint's own, but float32 for float16 weights on a
         CPU or of a small model.
 
         Raises:
-            NoSuchModelError, HubError: no such folder; not in the hub's cache and not to be had.
+            NoSuchModelError, HubError: no such folder; not in the hub's cache and cannot be fetched.
             ModelError, CheckpointError: a broken checkpoint, or one that cannot be converted.
             UnsupportedFamily: a model type without a family.
         """
@@ -109,15 +109,9 @@ class VideoLM:
         folder = native_folder(path)
         model, stored = load_native_model(folder, device=device, dtype=dtype, attn_implementation=attn_implementation)
         tokenizer, preprocessing = load_tokenizer(folder), read_preprocessing(folder)
+        store_dtype = stored if stored != model.dtype and dtype == "auto" else None
         with reading(folder, "tokenizer, chat template and config"):
-            lm = cls(
-                model=model,
-                tokenizer=tokenizer,
-                preprocessing=preprocessing,
-                name=Path(str(path)).name,
-                store_dtype=stored if stored != model.dtype and dtype == "auto" else None,
-                source=folder,
-            )
+            lm = cls(model, tokenizer, preprocessing, name=Path(str(path)).name, store_dtype=store_dtype, source=folder)
         vocabulary = int(lm.text_config.vocab_size)
         if odd := [i for i in lm.end_ids if not isinstance(i, int) or not 0 <= i < vocabulary]:
             raise ModelError(f"{folder}: a reply is said to end with token {odd[0]!r}, of {vocabulary}: see eos_token_id in its configs")
@@ -153,7 +147,7 @@ class VideoLM:
     def features_many(self, videos: Sequence[Frames | np.ndarray]) -> list[VideoFeatures]:
         """The same for several videos of one shape, together."""
         with self._evaluating(), torch.no_grad():
-            return self.family.encode(self.model, [self.family.prepare(*_pixels_and_timing(video)) for video in videos])
+            return self.family.encode(self.model, [self.family.prepare(*pixels_and_timing(video)) for video in videos])
 
     def prefix_ids(self, video: VideoFeatures | Frames | np.ndarray) -> Tensor:
         """Ids `[P]` of system message and frames, up to and with the last visual token (frames are encoded first)."""
@@ -242,11 +236,8 @@ class VideoLM:
 
     @property
     def end_ids(self) -> list[int]:
-        """Ids that end a reply: the template's end of turn, the tokenizer's and the generation config's eos."""
-        ids = {self.chat.end_of_turn_id, self.tokenizer.eos_token_id}
-        configured = getattr(self.model.generation_config, "eos_token_id", None)
-        ids |= set(configured) if isinstance(configured, (list, tuple)) else {configured}
-        return sorted((i for i in ids if i is not None), key=str)
+        """Ids that end a reply (`ChatFormat.end_ids`)."""
+        return self.chat.end_ids(self.model.generation_config)
 
     def ask(self, items: Sequence[tuple[Watched, str]], settings: GenerationSettings, *, keys: Sequence[str] | None = None) -> list[Reply]:
         """Reply to prompts on any videos, in as few batches as memory allows; order kept.
@@ -350,7 +341,6 @@ class VideoLM:
         from savi.engine.decoding import shares
 
         dtype = next(self.model.parameters()).dtype
-
         shared = bool(rows) and shares([row.prefix for row in rows])
         numbers: dict[int, int] = {}
         videos = [numbers.setdefault(id(row.prefix), len(numbers)) for row in rows] if shared else None
@@ -404,12 +394,3 @@ class VideoLM:
         `state`: the whole weights, where the model in memory holds only its shards of them.
         """
         write_folder(Path(path), self.model, self.tokenizer, self.preprocessing, store_dtype=self.store_dtype, state=state)
-
-
-def _pixels_and_timing(video: Frames | np.ndarray) -> tuple[np.ndarray, Timing]:
-    if isinstance(video, Frames):
-        seconds = tuple(index / video.fps if video.fps else 0.0 for index in video.indices)
-        return video.pixels, Timing(seconds, video.duration_s)
-    if video.ndim != 4 or video.shape[-1] != 3 or video.dtype != np.uint8 or len(video) == 0:
-        raise ValueError(f"frames must be uint8 [T, H, W, 3] with T at least 1, not {video.dtype} {list(video.shape)}")
-    return video, Timing.every(len(video))

@@ -27,6 +27,7 @@ import torch
 from torch import Tensor, nn
 
 from savi.base.errors import ExitCode, SaviError
+from savi.video.frames import Frames
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -48,6 +49,20 @@ class Timing:
     def step_s(self) -> float:
         """Mean distance between two frames in seconds."""
         return self.duration_s / max(1, len(self.seconds))
+
+
+def pixels_and_timing(video: Frames | np.ndarray) -> tuple[np.ndarray, Timing]:
+    """What `Family.prepare` takes of a video: its frames `[T, H, W, 3]` and their times, a second apart in a bare array.
+
+    Raises:
+        ValueError: an array of another type or shape.
+    """
+    if isinstance(video, Frames):
+        seconds = tuple(index / video.fps if video.fps else 0.0 for index in video.indices)
+        return video.pixels, Timing(seconds, video.duration_s)
+    if video.ndim != 4 or video.shape[-1] != 3 or video.dtype != np.uint8 or len(video) == 0:
+        raise ValueError(f"frames must be uint8 [T, H, W, 3] with T at least 1, not {video.dtype} {list(video.shape)}")
+    return video, Timing.every(len(video))
 
 
 @dataclass(frozen=True)

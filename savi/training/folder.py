@@ -1,4 +1,4 @@
-"""The folder a training run leaves: what it was made from and what came of it (train/result.json), its log, and the model.
+"""The folder a training run leaves: what it was made from and its result (train/result.json), its log, and the model.
 
 A training that is finished is not done again, and what another one left is not replaced. The module knows no losses.
 """

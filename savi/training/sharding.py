@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 
 class ShardingError(SaviError, ValueError):
-    """Sharded training cannot be had this way: says why, and what to do instead."""
+    """Training cannot be sharded this way: says why, and what to do instead."""
 
     exit_code = ExitCode.USAGE
 

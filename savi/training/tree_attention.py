@@ -112,9 +112,9 @@ def branch_blocks(own: Tensor, parent: Tensor, prefix_len: int) -> Any:
     from torch.nn.attention.flex_attention import create_block_mask
 
     def visible(row: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
-        behind = (key - prefix_len).clamp(min=0)
-        branch = own[row, behind]
-        mine = ((branch == own[row, query]) | (branch == parent[row, query])) & (behind <= query)
+        after = (key - prefix_len).clamp(min=0)
+        branch = own[row, after]
+        mine = ((branch == own[row, query]) | (branch == parent[row, query])) & (after <= query)
         return ((own[row, query] >= 0) & ((key < prefix_len) | mine)) | (key == query + prefix_len)
 
     rows, length = own.shape
@@ -130,7 +130,7 @@ def _flex(device: str) -> Any:
 
 
 def require_branch_attention(kind: str, device: torch.device) -> None:
-    """Refuse to train with an attention for the branches that cannot be had.
+    """Refuse an attention for the branches that cannot be trained on this device.
 
     Raises:
         ValueError: "flex" on a CPU: torch has no backward pass for it there.

@@ -1,4 +1,4 @@
-"""Holes: zeros where a download or a disk lost a part of a film, which decoders of modern codecs show as pictures without a word."""
+"""Holes: zeros where a download or a disk lost a part of a film, which decoders of modern codecs show as pictures, with no error."""
 
 from __future__ import annotations
 
