@@ -205,7 +205,7 @@ def micro(
         int | None, typer.Option(help="Seed of what is made (default: 1 for twins and videos, the recipe's for the base).")
     ] = None,
     size: Annotated[str, typer.Option(help="Size of the twins: smoke or micro.")] = "micro",
-    n: Annotated[int, typer.Option("-n", help="Number of unlabelled videos.")] = 900,
+    count: Annotated[int, typer.Option("-n", help="Number of unlabelled videos.")] = 900,
     as_json: AsJson = False,
 ) -> None:
     """The synthetic micro world: its benchmarks, its videos, its base model."""
@@ -216,7 +216,7 @@ def micro(
     if build_videos:
         from benchmarks.micro.world.videos import build_videos as build
 
-        paths = build(build_videos, n, 1 if seed is None else seed)
+        paths = build(build_videos, count, 1 if seed is None else seed)
         typer.echo(
             json.dumps({"videos": len(paths), "folder": str(build_videos)}) if as_json else f"{len(paths):,} videos in {build_videos}"
         )

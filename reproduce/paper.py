@@ -19,10 +19,10 @@ from reproduce.stages import Stage, StageContext, failures_path, run_stages
 from reproduce.work import TABLES, Experiment, Work, all_evaluations
 
 
-def build_stages(x: Experiment, work: Work, *, base_fingerprint: str | None = None) -> list[Stage]:
+def build_stages(experiment: Experiment, work: Work, *, base_fingerprint: str | None = None) -> list[Stage]:
     """Every stage of the run in order. Settings are given to the stages that depend on them, so that a change of the training, say,
     leaves the base's evaluation standing."""
-    s = x.scale
+    s = experiment.scale
     data = {k: s.section("evaluation")[k] for k in ("twins", "twins_seed", "benchmarks")}
     small = s.evaluation.twins.value is not None
     measure = s.section("evaluation") | {"scale": s.name}
@@ -30,9 +30,9 @@ def build_stages(x: Experiment, work: Work, *, base_fingerprint: str | None = No
     deal: dict[str, Any] = {
         "n": s.loop.videos_per_iteration.value,
         "seed": s.loop.seed.value,
-        "folder": str(x.videos) if x.videos else None,
+        "folder": str(experiment.videos) if experiment.videos else None,
     }
-    if x.exclude:
+    if experiment.exclude:
         deal["exclude"] = True
     train = {k: v for k, v in s.section("training").items() if k != "max_batch_tokens"} | {"seed": s.loop.seed.value}
 
@@ -43,16 +43,16 @@ def build_stages(x: Experiment, work: Work, *, base_fingerprint: str | None = No
             data,
             (),
             ("data/benchmarks.json", *(("data/hf_home",) if small else ())),
-            lambda c: work.prepare(x, c.progress),
+            lambda context: work.prepare(experiment, context.progress),
         ),
-        *([_overlap(x, work)] if x.videos else []),
+        *([_overlap(experiment, work)] if experiment.videos else []),
         Stage(
             "base/model",
             "base model",
             {"base": s.model.base.value, "fingerprint": base_fingerprint},
             (),
             ("data/base.json",),
-            lambda c: work.base(x, c.progress),
+            lambda context: work.base(experiment, context.progress),
         ),
         Stage(
             "base/evaluate",
@@ -60,37 +60,49 @@ def build_stages(x: Experiment, work: Work, *, base_fingerprint: str | None = No
             measure,
             ("prepare", "base/model"),
             ("base/eval",),
-            lambda c: work.evaluate(x, 0, c.progress, c.failures),
+            lambda context: work.evaluate(experiment, 0, context.progress, context.failures),
         ),
     ]
-    for t in range(1, x.iterations + 1):
-        stages += _iteration(x, work, t, loop=loop, deal=deal, train=train, measure=measure)
-    evaluations = ("base/evaluate", *(f"iter-{t}/evaluate" for t in range(1, x.iterations + 1)))
-    gates = tuple(f"iter-{t}/gate" for t in range(1, x.iterations + 1))
-    stages.append(Stage("tables", "tables", {"scale": s.name}, evaluations, (TABLES,), lambda c: work.tables(x)))
+    for t in range(1, experiment.iterations + 1):
+        stages += _iteration(experiment, work, t, loop=loop, deal=deal, train=train, measure=measure)
+    evaluations = ("base/evaluate", *(f"iter-{t}/evaluate" for t in range(1, experiment.iterations + 1)))
+    gates = tuple(f"iter-{t}/gate" for t in range(1, experiment.iterations + 1))
+    stages.append(Stage("tables", "tables", {"scale": s.name}, evaluations, (TABLES,), lambda context: work.tables(experiment)))
 
-    def report(c: StageContext) -> str:
-        x.run.collect_failures([failures_path(x.run.path, stage.name) for stage in stages])
-        return work.report(x)
+    def report(context: StageContext) -> str:
+        experiment.run.collect_failures([failures_path(experiment.run.path, stage.name) for stage in stages])
+        return work.report(experiment)
 
-    trained = tuple(f"iter-{t}/{name}" for t in range(1, x.iterations + 1) for name in ("propose", "train"))
+    trained = tuple(f"iter-{t}/{name}" for t in range(1, experiment.iterations + 1) for name in ("propose", "train"))
     stages.append(Stage("report", "report", {}, (*evaluations, *trained, *gates, "tables"), ("report.html", FAILURES_FILE), report))
     return stages
 
 
-def _overlap(x: Experiment, work: Work) -> Stage:
-    compared = {"folder": str(x.videos), "benchmarks": x.benchmarks}
+def _overlap(experiment: Experiment, work: Work) -> Stage:
+    compared = {"folder": str(experiment.videos), "benchmarks": experiment.benchmarks}
     return Stage(
-        "overlap", "training videos in the benchmarks", compared, ("prepare",), (OVERLAP_FILE,), lambda c: work.overlap(x, c.progress)
+        "overlap",
+        "training videos in the benchmarks",
+        compared,
+        ("prepare",),
+        (OVERLAP_FILE,),
+        lambda context: work.overlap(experiment, context.progress),
     )
 
 
 def _iteration(
-    x: Experiment, work: Work, t: int, *, loop: dict[str, Any], deal: dict[str, Any], train: dict[str, Any], measure: dict[str, Any]
+    experiment: Experiment,
+    work: Work,
+    iteration: int,
+    *,
+    loop: dict[str, Any],
+    deal: dict[str, Any],
+    train: dict[str, Any],
+    measure: dict[str, Any],
 ) -> list[Stage]:
-    here, before = f"iter-{t}", "base" if t == 1 else f"iter-{t - 1}"
-    model_before = "base/model" if t == 1 else f"{before}/train"
-    videos = f"data/videos/{here}" + (".txt" if x.videos else "")
+    here, before = f"iter-{iteration}", "base" if iteration == 1 else f"iter-{iteration - 1}"
+    model_before = "base/model" if iteration == 1 else f"{before}/train"
+    videos = f"data/videos/{here}" + (".txt" if experiment.videos else "")
 
     def stage(
         name: str,
@@ -104,14 +116,21 @@ def _iteration(
 
     gate_after = tuple(dict.fromkeys((f"{here}/evaluate", f"{before}/evaluate", "base/evaluate")))
     return [
-        stage("videos", "unlabelled videos", deal, ("overlap",) if x.exclude else (), (videos,), lambda c: work.videos(x, t, c.progress)),
+        stage(
+            "videos",
+            "unlabelled videos",
+            deal,
+            ("overlap",) if experiment.exclude else (),
+            (videos,),
+            lambda context: work.videos(experiment, iteration, context.progress),
+        ),
         stage(
             "propose",
             "ask, answer, criticise, revise",
             loop,
             (f"{here}/videos", model_before),
             tuple(f"{here}/{f}" for f in ("pairs.jsonl", "dropped.jsonl", "pairs.journal.jsonl")),
-            lambda c: work.propose(x, t, c.progress, c.failures),
+            lambda context: work.propose(experiment, iteration, context.progress, context.failures),
         ),
         stage(
             "train",
@@ -119,23 +138,23 @@ def _iteration(
             train,
             (f"{here}/propose", model_before),
             (f"{here}/train", f"{here}/model"),
-            lambda c: work.train(x, t, c.progress, c.failures),
+            lambda context: work.train(experiment, iteration, context.progress, context.failures),
         ),
         stage(
             "evaluate",
-            f"measure iteration {t}",
+            f"measure iteration {iteration}",
             measure,
             ("prepare", f"{here}/train"),
             (f"{here}/eval",),
-            lambda c: work.evaluate(x, t, c.progress, c.failures),
+            lambda context: work.evaluate(experiment, iteration, context.progress, context.failures),
         ),
         stage(
             "gate",
             "decide",
-            {"alpha": measure["alpha"], "last": t == x.iterations, "scale": x.scale.name},
+            {"alpha": measure["alpha"], "last": iteration == experiment.iterations, "scale": experiment.scale.name},
             gate_after,
             (f"{here}/gate.json",),
-            lambda c: work.gate(x, t),
+            lambda context: work.gate(experiment, iteration),
         ),
     ]
 
@@ -150,21 +169,21 @@ class Outcome:
     failures: int
 
 
-def run_paper(x: Experiment, stages: list[Stage], console: RunConsole) -> Outcome:
+def run_paper(experiment: Experiment, stages: list[Stage], console: RunConsole) -> Outcome:
     """Run what is not done and print the summary.
 
     Raises: whatever a stage raises; finished stages stay finished.
     """
-    run_stages(x.run.path, stages, console, note_timing=x.run.note_timing)
-    return summarise(x, stages, console)
+    run_stages(experiment.run.path, stages, console, note_timing=experiment.run.note_timing)
+    return summarise(experiment, stages, console)
 
 
-def summarise(x: Experiment, stages: list[Stage], console: RunConsole) -> Outcome:
+def summarise(experiment: Experiment, stages: list[Stage], console: RunConsole) -> Outcome:
     """Print the table, the verdicts and where things are."""
-    failures = x.run.collect_failures([failures_path(x.run.path, stage.name) for stage in stages])
+    failures = experiment.run.collect_failures([failures_path(experiment.run.path, stage.name) for stage in stages])
     console.say("")
-    print_table(x.run.path, x.scale.name, console, x.benchmarks, x.iterations)
-    verdicts, integrity = read_verdicts(x)
+    print_table(experiment.run.path, experiment.scale.name, console, experiment.benchmarks, experiment.iterations)
+    verdicts, integrity = read_verdicts(experiment)
     console.say("")
     for name, by in verdicts.items():
         console.say(f"  {name}: " + "; ".join(f"against {other}: {verdict}" for other, verdict in by.items()))
@@ -172,15 +191,15 @@ def summarise(x: Experiment, stages: list[Stage], console: RunConsole) -> Outcom
         console.say(f"  not comparable: {problem}")
     if not integrity and any("integrity" in by.values() for by in verdicts.values()):
         console.say("  integrity: some scores are not comparable; each reason is in iter-*/gate.json and the report")
-    timings = x.run.timings()
+    timings = experiment.run.timings()
     spent = sum(float(v.get("wall_s", 0)) for v in timings.values())
     memory = max((float(v.get("peak_memory_gb", 0)) for v in timings.values()), default=0.0)
     console.say("")
     console.say(f"  {duration(spent)} of work in {len(timings)} stages, peak memory {memory:.1f} GB")
     console.say(f"  {failures} failures listed in {FAILURES_FILE}")
-    console.say(f"  report  {shown(x.run.path / 'report.html')}")
-    console.say(f"  tables  {shown(x.run.path / TABLES)} (md, tex, csv)")
-    console.say(f"  run     {shown(x.run.path)} (settings and sources in run.json)")
+    console.say(f"  report  {shown(experiment.run.path / 'report.html')}")
+    console.say(f"  tables  {shown(experiment.run.path / TABLES)} (md, tex, csv)")
+    console.say(f"  run     {shown(experiment.run.path)} (settings and sources in run.json)")
     return Outcome(verdicts, integrity, failures)
 
 
@@ -211,15 +230,15 @@ def print_table(run: Path, scale: str, console: RunConsole, benchmarks: list[str
         console.rich.print(note, style="dim", markup=False)
 
 
-def read_verdicts(x: Experiment) -> tuple[dict[str, dict[str, str]], list[str]]:
+def read_verdicts(experiment: Experiment) -> tuple[dict[str, dict[str, str]], list[str]]:
     """Verdicts of every finished iteration, and the integrity problems the gate found."""
     from harness.gate.decision import GateResult
     from harness.gate.exceptions import EXCUSABLE_PROBLEMS
 
     verdicts: dict[str, dict[str, str]] = {}
     integrity: list[str] = []
-    for t in range(1, x.iterations + 1):
-        path = x.run.iteration(t) / "gate.json"
+    for t in range(1, experiment.iterations + 1):
+        path = experiment.run.iteration(t) / "gate.json"
         if not path.is_file():
             continue
         by: dict[str, str] = {}

@@ -116,8 +116,8 @@ def paper_command(
         if chosen.data == "micro"
         else Path(os.environ.get("HF_HOME") or Path.home() / ".cache" / "huggingface")
     )
-    x = Experiment(chosen, RunDir(folder), home, videos.resolve() if videos else None, exclude, offline)
-    sys.exit(execute(x, why=choice.why, asked=scale, gpus=gpus, start_over=start_over))
+    experiment = Experiment(chosen, RunDir(folder), home, videos.resolve() if videos else None, exclude, offline)
+    sys.exit(execute(experiment, why=choice.why, asked=scale, gpus=gpus, start_over=start_over))
 
 
 def _check_inputs(scale: Scale, videos: Path | None, base: str | None, *, exclude: bool) -> None:
@@ -136,7 +136,7 @@ def _check_inputs(scale: Scale, videos: Path | None, base: str | None, *, exclud
 
 
 def execute(
-    x: Experiment,
+    experiment: Experiment,
     *,
     why: str,
     asked: str,
@@ -152,29 +152,29 @@ def execute(
     from reproduce.stages import StampsLostError, drop_stamps, refuse_lost_stamps, statuses
     from reproduce.work import base_path
 
-    s = x.scale
+    s = experiment.scale
     console = RunConsole()
     try:
-        identity = base_identity(base_path(x)) if s.data == "micro" else None
-        wanted = worker_environment(x.hf_home, device=s.machine.device.value)
+        identity = base_identity(base_path(experiment)) if s.data == "micro" else None
+        wanted = worker_environment(experiment.hf_home, device=s.machine.device.value)
         settings = dict(s.settings())
-        if x.videos is not None:
+        if experiment.videos is not None:
             from reproduce.scale import Setting
 
-            settings["loop.videos"] = Setting[Any](value=str(x.videos), source="command line: --videos")
-            if x.exclude:
+            settings["loop.videos"] = Setting[Any](value=str(experiment.videos), source="command line: --videos")
+            if experiment.exclude:
                 settings["loop.exclude"] = Setting[Any](value=True, source="command line: --exclude")
-        found = x.run.read()
-        stages = build_stages(x, make_work(), base_fingerprint=identity)
+        found = experiment.run.read()
+        stages = build_stages(experiment, make_work(), base_fingerprint=identity)
         if found and not start_over:
-            refuse_lost_stamps(x.run.path, stages)
-        status = statuses(x.run.path, stages) if found and not start_over else {}
+            refuse_lost_stamps(experiment.run.path, stages)
+        status = statuses(experiment.run.path, stages) if found and not start_over else {}
         finished = bool(status) and all(v.done for v in status.values())
         if not finished:
             (relaunch or reexec)(wanted)  # the lines below are said once, by the process that does the work
         console.say(f"scale {s.name}: {s.title}")
         console.say(f"  {'chosen' if asked == 'auto' else 'taken'} because: {why}")
-        with x.run.lock():
+        with experiment.run.lock():
             facts = new_facts(
                 scale=s.name,
                 data=s.data,
@@ -184,36 +184,36 @@ def execute(
                 seed=s.loop.seed.value,
                 gpus=gpus,
                 base_fingerprint=identity,
-                hf_home="data/hf_home" if s.data == "micro" else str(x.hf_home),
+                hf_home="data/hf_home" if s.data == "micro" else str(experiment.hf_home),
             )
-            new = x.run.open(settings, facts)
-            x.run.sweep()
+            new = experiment.run.open(settings, facts)
+            experiment.run.sweep()
             if start_over:
-                drop_stamps(x.run.path, stages)
-            _say_plan(console, x, stages, status, new, facts)
+                drop_stamps(experiment.run.path, stages)
+            _say_plan(console, experiment, stages, status, new, facts)
             with console:
-                outcome = summarise(x, stages, console) if finished else run_paper(x, stages, console)
+                outcome = summarise(experiment, stages, console) if finished else run_paper(experiment, stages, console)
     except (RunDirError, StampsLostError, LockedError) as e:
         return _problem(str(e), e.exit_code)
     except (Stopped, KeyboardInterrupt) as e:
         return _problem(*describe_stop(e, KEPT))
     except Exception as e:  # noqa: BLE001 - the edge of the program: named here, with its traceback in a file, and never exit 0
-        return _crash(x, e)
+        return _crash(experiment, e)
     return ExitCode.BROKEN if outcome.integrity else 0
 
 
-def _say_plan(console: Any, x: Experiment, stages: list[Any], status: dict[str, Any], new: bool, facts: dict[str, Any]) -> None:
+def _say_plan(console: Any, experiment: Experiment, stages: list[Any], status: dict[str, Any], new: bool, facts: dict[str, Any]) -> None:
     done = sum(v.done for v in status.values())
-    s = x.scale
+    s = experiment.scale
     console.say(
         f"  {s.loop.iterations.value} iterations, {s.loop.videos_per_iteration.value} videos each, seed {s.loop.seed.value}"
         + ("" if s.training.control.value == "none" else f", control {s.training.control.value}")
     )
     if new:
-        console.say(f"  new run in {x.run.path}, {len(stages)} stages")
+        console.say(f"  new run in {experiment.run.path}, {len(stages)} stages")
         return
-    console.say(f"  run in {x.run.path}: {done} of {len(stages)} stages are done" + ("" if done == len(stages) else ", going on"))
-    found = x.run.read() or {}
+    console.say(f"  run in {experiment.run.path}: {done} of {len(stages)} stages are done" + ("" if done == len(stages) else ", going on"))
+    found = experiment.run.read() or {}
     for name in ("versions", "git"):
         if found.get(name) != facts[name]:
             changed = [k for k in facts[name] if (found.get(name) or {}).get(k) != facts[name][k]]
@@ -225,7 +225,7 @@ def _problem(text: str, code: int) -> int:
     return code
 
 
-def _crash(x: Experiment, error: Exception) -> int:
+def _crash(experiment: Experiment, error: Exception) -> int:
     """A stage that broke: the message and where its traceback is; a missing data set and the like need no traceback."""
     import traceback
 
@@ -233,7 +233,7 @@ def _crash(x: Experiment, error: Exception) -> int:
     known = describe_error(error)
     if known is not None:
         return _problem(f"{known[0]}\n({KEPT})", known[1])
-    path = x.run.path / "crash.txt"
+    path = experiment.run.path / "crash.txt"
     text = "".join(traceback.format_exception(error))
     try:
         write_text_atomic(path, text)

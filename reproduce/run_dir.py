@@ -133,9 +133,9 @@ class RunDir:
     def run_file(self) -> Path:
         return self.path / RUN_FILE
 
-    def iteration(self, t: int) -> Path:
+    def iteration(self, number: int) -> Path:
         """`base/` for 0, `iter-t/` after."""
-        return self.path / ("base" if t == 0 else f"iter-{t}")
+        return self.path / ("base" if number == 0 else f"iter-{number}")
 
     def read(self) -> dict[str, Any] | None:
         """run.json, or None where the folder has none.

@@ -57,22 +57,22 @@ class Experiment:
     def benchmarks(self) -> list[str] | None:
         return self.scale.evaluation.benchmarks.value or None
 
-    def model(self, t: int) -> Path:
+    def model(self, iteration: int) -> Path:
         """The checkpoint of iteration t; 0 is the base model."""
-        return base_path(self) if t == 0 else self.run.iteration(t) / "model"
+        return base_path(self) if iteration == 0 else self.run.iteration(iteration) / "model"
 
     @property
     def overlap_file(self) -> Path:
         """Training videos that are benchmark videos."""
         return self.run.path / OVERLAP_FILE
 
-    def video_folder(self, t: int) -> Path:
+    def video_folder(self, iteration: int) -> Path:
         """Where the micro world's videos of iteration t are made."""
-        return self.run.path / "data" / "videos" / f"iter-{t}"
+        return self.run.path / "data" / "videos" / f"iter-{iteration}"
 
-    def video_list(self, t: int) -> Path:
+    def video_list(self, iteration: int) -> Path:
         """The names of the user's videos that iteration t was dealt."""
-        return self.run.path / "data" / "videos" / f"iter-{t}.txt"
+        return self.run.path / "data" / "videos" / f"iter-{iteration}.txt"
 
 
 def shipped_base() -> Path:
@@ -82,30 +82,30 @@ def shipped_base() -> Path:
     return BASE_DIR
 
 
-def base_path(x: Experiment) -> Path:
+def base_path(experiment: Experiment) -> Path:
     """Where the native base checkpoint is, or will be once prepared."""
-    name = x.scale.model.base.value
+    name = experiment.scale.model.base.value
     if name == SHIPPED:
         return shipped_base()
     local = Path(name)
     if local.is_dir() and not is_internvl_chat(local):
         return local
-    return x.run.path / "data" / "base-model"
+    return experiment.run.path / "data" / "base-model"
 
 
 class Work(Protocol):
     """What the stages call. Each returns a line for people, without times."""
 
-    def prepare(self, x: Experiment, progress: Progress) -> str: ...
-    def overlap(self, x: Experiment, progress: Progress) -> str: ...
-    def base(self, x: Experiment, progress: Progress) -> str: ...
-    def videos(self, x: Experiment, t: int, progress: Progress) -> str: ...
-    def propose(self, x: Experiment, t: int, progress: Progress, failures: Path) -> str: ...
-    def train(self, x: Experiment, t: int, progress: Progress, failures: Path) -> str: ...
-    def evaluate(self, x: Experiment, t: int, progress: Progress, failures: Path) -> str: ...
-    def gate(self, x: Experiment, t: int) -> str: ...
-    def tables(self, x: Experiment) -> str: ...
-    def report(self, x: Experiment) -> str: ...
+    def prepare(self, experiment: Experiment, progress: Progress) -> str: ...
+    def overlap(self, experiment: Experiment, progress: Progress) -> str: ...
+    def base(self, experiment: Experiment, progress: Progress) -> str: ...
+    def videos(self, experiment: Experiment, iteration: int, progress: Progress) -> str: ...
+    def propose(self, experiment: Experiment, iteration: int, progress: Progress, failures: Path) -> str: ...
+    def train(self, experiment: Experiment, iteration: int, progress: Progress, failures: Path) -> str: ...
+    def evaluate(self, experiment: Experiment, iteration: int, progress: Progress, failures: Path) -> str: ...
+    def gate(self, experiment: Experiment, iteration: int) -> str: ...
+    def tables(self, experiment: Experiment) -> str: ...
+    def report(self, experiment: Experiment) -> str: ...
 
 
 @dataclass
@@ -114,17 +114,19 @@ class RealWork:
 
     _loaded: tuple[str, VideoLM] | None = field(default=None, repr=False)
 
-    def prepare(self, x: Experiment, progress: Progress) -> str:
+    def prepare(self, experiment: Experiment, progress: Progress) -> str:
         """Make the twins, or check that the six data sets are on this machine (paper scales)."""
         from benchmarks.catalog import select
 
-        size = x.scale.evaluation.twins.value
-        out = x.run.path / "data" / "benchmarks.json"
+        size = experiment.scale.evaluation.twins.value
+        out = experiment.run.path / "data" / "benchmarks.json"
         if size is not None:
             from benchmarks.micro.twins.twins import build_twins
 
-            twins = build_twins(x.hf_home, seed=x.scale.evaluation.twins_seed.value, size=size, benchmarks=x.benchmarks)
-            wanted = [b.name for b in select(x.benchmarks)]
+            twins = build_twins(
+                experiment.hf_home, seed=experiment.scale.evaluation.twins_seed.value, size=size, benchmarks=experiment.benchmarks
+            )
+            wanted = [b.name for b in select(experiment.benchmarks)]
             n = {name: twins.n[name] for name in wanted}
             write_text_atomic(
                 out, json.dumps({"n": n, "videos": {k: twins.videos[k] for k in wanted}, "fingerprint": twins.fingerprint}, indent=1) + "\n"
@@ -132,90 +134,101 @@ class RealWork:
             return f"twins of {len(n)} data sets, {sum(n.values())} questions ({', '.join(f'{k} {v}' for k, v in n.items())})"
         from benchmarks.data.layout import check, fingerprint, fix_command
 
-        chosen = select(x.benchmarks)
+        chosen = select(experiment.benchmarks)
         found = []
         for i, b in enumerate(chosen):
             progress(i, len(chosen))
-            found.append(check(x.hf_home, b))
+            found.append(check(experiment.hf_home, b))
         lacking = [s for s in found if not s.ready]
         if lacking:
             lines = [
                 f"  {s.benchmark}: {s.n} of {s.n_expected} questions, {len(s.missing)} files missing (about {s.download_gb:.0f} GB"
-                f"{', gated' if s.gated else ''}); {fix_command(x.hf_home, s.benchmark)}"
+                f"{', gated' if s.gated else ''}); {fix_command(experiment.hf_home, s.benchmark)}"
                 for s in lacking
             ]
-            raise MissingInputError(f"data sets below {x.hf_home} are not complete:\n" + "\n".join(lines))
-        prints = {b.name: fingerprint(x.hf_home, b) for b in chosen}
+            raise MissingInputError(f"data sets below {experiment.hf_home} are not complete:\n" + "\n".join(lines))
+        prints = {b.name: fingerprint(experiment.hf_home, b) for b in chosen}
         write_text_atomic(out, json.dumps({"n": {s.benchmark: s.n for s in found}, "fingerprint": sha256_json(prints)}, indent=1) + "\n")
         return f"{len(found)} data sets, {sum(s.n for s in found)} questions"
 
-    def overlap(self, x: Experiment, progress: Progress) -> str:
+    def overlap(self, experiment: Experiment, progress: Progress) -> str:
         """Compare the user's videos with the benchmarks'."""
         from savi.video.frames import find_videos
 
-        assert x.videos is not None
-        return find_overlap(find_videos(x.videos), x.videos, x.hf_home, x.benchmarks, x.overlap_file, progress, exclude=x.exclude)
+        assert experiment.videos is not None
+        return find_overlap(
+            find_videos(experiment.videos),
+            experiment.videos,
+            experiment.hf_home,
+            experiment.benchmarks,
+            experiment.overlap_file,
+            progress,
+            exclude=experiment.exclude,
+        )
 
-    def base(self, x: Experiment, progress: Progress) -> str:
+    def base(self, experiment: Experiment, progress: Progress) -> str:
         """Have the base model as a native checkpoint: the shipped one, a folder, or the hub's, converted."""
-        name = x.scale.model.base.value
-        target = base_path(x)
+        name = experiment.scale.model.base.value
+        target = base_path(experiment)
         source = Path(name)
         if name != SHIPPED and target != source:
             from savi.conversion.checkpoint import convert
 
             if not source.is_dir():
-                source = find_checkpoint(name, tell=lambda text: print(f"    {text}", flush=True), offline=x.offline)
+                source = find_checkpoint(name, tell=lambda text: print(f"    {text}", flush=True), offline=experiment.offline)
             if is_internvl_chat(source):
                 target = convert(source, target)
             else:
                 raise MissingInputError(f"{source}: neither a native checkpoint nor InternVL2.5 as published")
         identity = base_identity(target)
-        write_text_atomic(x.run.path / "data" / "base.json", json.dumps({"model": name, "fingerprint": identity}, indent=1) + "\n")
+        write_text_atomic(experiment.run.path / "data" / "base.json", json.dumps({"model": name, "fingerprint": identity}, indent=1) + "\n")
         return f"{'the shipped micro base' if name == SHIPPED else name}, {identity[:12]}"
 
-    def videos(self, x: Experiment, t: int, progress: Progress) -> str:
+    def videos(self, experiment: Experiment, iteration: int, progress: Progress) -> str:
         """Make, or deal out, the unlabelled videos of iteration t. Nothing but videos comes from here."""
-        n = x.scale.loop.videos_per_iteration.value
-        seed = x.scale.loop.seed.value
-        if x.videos is None:
+        n = experiment.scale.loop.videos_per_iteration.value
+        seed = experiment.scale.loop.seed.value
+        if experiment.videos is None:
             from benchmarks.micro.world.videos import build_videos
 
-            build_videos(x.video_folder(t), n, seed=1000 * seed + t)
+            build_videos(experiment.video_folder(iteration), n, seed=1000 * seed + iteration)
             return f"{n} unlabelled videos made"
         from savi.video.frames import find_videos
 
-        left_out = set().union(*overlapping(x.overlap_file).values()) if x.exclude else set()
-        every = [v for v in find_videos(x.videos) if v.relative_to(x.videos).as_posix() not in left_out]
+        left_out = set().union(*overlapping(experiment.overlap_file).values()) if experiment.exclude else set()
+        every = [v for v in find_videos(experiment.videos) if v.relative_to(experiment.videos).as_posix() not in left_out]
         order = list(range(len(every)))
         random.Random(f"deal/{seed}").shuffle(order)
-        dealt = sorted(order[(t - 1) * n : t * n])
+        dealt = sorted(order[(iteration - 1) * n : iteration * n])
         if not dealt:
             raise MissingInputError(
-                f"{x.videos}: {len(every)} videos are used up before iteration {t} ({n} an iteration); give more, or fewer --iterations"
+                f"{experiment.videos}: {len(every)} videos are used up before iteration {iteration} ({n} an iteration); "
+                "give more, or fewer --iterations"
             )
-        write_text_atomic(x.video_list(t), "".join(f"{every[i].relative_to(x.videos).as_posix()}\n" for i in dealt))
+        write_text_atomic(
+            experiment.video_list(iteration), "".join(f"{every[i].relative_to(experiment.videos).as_posix()}\n" for i in dealt)
+        )
         return f"{len(dealt)} of {len(every)} videos" + ("" if len(dealt) == n else f" ({n} were asked for)")
 
-    def _videos(self, x: Experiment, t: int) -> list[Path]:
-        if x.videos is None:
+    def _videos(self, experiment: Experiment, iteration: int) -> list[Path]:
+        if experiment.videos is None:
             from savi.video.frames import find_videos
 
-            return find_videos(x.video_folder(t))
-        return [x.videos / line for line in x.video_list(t).read_text(encoding="utf-8").splitlines()]
+            return find_videos(experiment.video_folder(iteration))
+        return [experiment.videos / line for line in experiment.video_list(iteration).read_text(encoding="utf-8").splitlines()]
 
-    def propose(self, x: Experiment, t: int, progress: Progress, failures: Path) -> str:
+    def propose(self, experiment: Experiment, iteration: int, progress: Progress, failures: Path) -> str:
         """Ask, answer, criticise, revise: preference pairs of iteration t by the model of t - 1."""
         from savi.base.files import FailureLog
         from savi.loop.journal import read_counts
         from savi.loop.propose import propose
 
-        out = x.run.iteration(t) / "pairs.jsonl"
-        lm = self._model(x.model(t - 1))
+        out = experiment.run.iteration(iteration) / "pairs.jsonl"
+        lm = self._model(experiment.model(iteration - 1))
         for _ in propose(
             lm,
-            self._videos(x, t),
-            align_settings(x.scale, t),
+            self._videos(experiment, iteration),
+            align_settings(experiment.scale, iteration),
             out=out,
             dropped=out.with_name("dropped.jsonl"),
             failures=FailureLog(failures),
@@ -224,7 +237,7 @@ class RealWork:
             pass
         return read_counts(out).line()
 
-    def train(self, x: Experiment, t: int, progress: Progress, failures: Path) -> str:
+    def train(self, experiment: Experiment, iteration: int, progress: Progress, failures: Path) -> str:
         """Train on the pairs (or on what the control makes of them); the result is the plain checkpoint iter-t/model."""
         from savi.base.files import FailureLog
         from savi.iterate import Base, train_stage
@@ -232,11 +245,11 @@ class RealWork:
         self._loaded = None
         gc.collect()
         result, _ = train_stage(
-            Base(x.model(t - 1)),
-            x.run.iteration(t),
-            dpo_settings(x.scale, t),
-            x.scale.training.control.value,
-            seed=align_settings(x.scale, t).seed,
+            Base(experiment.model(iteration - 1)),
+            experiment.run.iteration(iteration),
+            dpo_settings(experiment.scale, iteration),
+            experiment.scale.training.control.value,
+            seed=align_settings(experiment.scale, iteration).seed,
             failures=FailureLog(failures),
             progress=progress,
         )
@@ -245,47 +258,55 @@ class RealWork:
         left = f", {len(result.pairs_dropped)} left out" if result.pairs_dropped else ""
         return f"{result.steps} steps on {result.pairs_used} pairs{left}"
 
-    def evaluate(self, x: Experiment, t: int, progress: Progress, failures: Path) -> str:
+    def evaluate(self, experiment: Experiment, iteration: int, progress: Progress, failures: Path) -> str:
         """All benchmarks by lmms-eval's own tasks."""
         from benchmarks.catalog import select
         from benchmarks.data.layout import expected_n
         from harness.run.evaluate import evaluate
 
-        e = x.scale.evaluation
-        counts = {b.name: expected_n(x.hf_home, b, e.limit.value) for b in select(x.benchmarks)}
+        e = experiment.scale.evaluation
+        counts = {b.name: expected_n(experiment.hf_home, b, e.limit.value) for b in select(experiment.benchmarks)}
         names = list(counts)
 
         def tell(name: str, done: int, total: int) -> None:
             progress(sum(counts[n] for n in names[: names.index(name)]) + done, sum(counts.values()))
 
         found = evaluate(
-            self._model(x.model(t)),
-            benchmarks=x.benchmarks,
-            hf_home=x.hf_home,
-            out=x.run.iteration(t) / "eval",
+            self._model(experiment.model(iteration)),
+            benchmarks=experiment.benchmarks,
+            hf_home=experiment.hf_home,
+            out=experiment.run.iteration(iteration) / "eval",
             num_frames=e.num_frames.value,
-            scale=x.scale.name,
+            scale=experiment.scale.name,
             limit=e.limit.value,
             seed=e.seed.value,
             progress=tell,
             replace=True,  # the stage is run again only where its inputs changed
         )
-        list_failed(found, x.run.iteration(t).name, failures)
-        return score_line(found, read_evaluations(x.run.iteration(0)) if t else None)
+        list_failed(found, experiment.run.iteration(iteration).name, failures)
+        return score_line(found, read_evaluations(experiment.run.iteration(0)) if iteration else None)
 
-    def gate(self, x: Experiment, t: int) -> str:
-        return write_gate(x, t)
+    def gate(self, experiment: Experiment, iteration: int) -> str:
+        return write_gate(experiment, iteration)
 
-    def tables(self, x: Experiment) -> str:
-        said = notes(x.overlap_file, x.benchmarks, paper=x.scale.published is not None, exclude=x.exclude)
-        written = write_tables(x.run.path, x.scale.name, all_evaluations(x.run.path, x.iterations), x.benchmarks, said)
-        written += write_leaderboard(x.run.path, x.iterations, x.benchmarks)
-        return ", ".join(p.relative_to(x.run.path).as_posix() for p in written)
+    def tables(self, experiment: Experiment) -> str:
+        said = notes(
+            experiment.overlap_file, experiment.benchmarks, paper=experiment.scale.published is not None, exclude=experiment.exclude
+        )
+        written = write_tables(
+            experiment.run.path,
+            experiment.scale.name,
+            all_evaluations(experiment.run.path, experiment.iterations),
+            experiment.benchmarks,
+            said,
+        )
+        written += write_leaderboard(experiment.run.path, experiment.iterations, experiment.benchmarks)
+        return ", ".join(p.relative_to(experiment.run.path).as_posix() for p in written)
 
-    def report(self, x: Experiment) -> str:
+    def report(self, experiment: Experiment) -> str:
         from harness.report.page import write_report
 
-        out = write_report(x.run.path)
+        out = write_report(experiment.run.path)
         return f"{out.name}, {out.stat().st_size / 1e6:.1f} MB"
 
     def _model(self, path: Path) -> VideoLM:
@@ -298,7 +319,7 @@ class RealWork:
         return self._loaded[1]
 
 
-def align_settings(scale: Scale, t: int) -> AlignSettings:
+def align_settings(scale: Scale, iteration: int) -> AlignSettings:
     """How iteration t makes its pairs; each iteration has its own random streams."""
     from savi.engine.video_lm import GenerationSettings
     from savi.loop.propose import AlignSettings
@@ -313,12 +334,12 @@ def align_settings(scale: Scale, t: int) -> AlignSettings:
         critique=GenerationSettings(max_new_tokens=s.critique_tokens.value),
         revise=GenerationSettings(max_new_tokens=s.revise_tokens.value),
         chunk_videos=s.chunk_videos.value,
-        seed=1000 * s.seed.value + t,
+        seed=1000 * s.seed.value + iteration,
         keep_equal=s.keep_equal.value,
     )
 
 
-def dpo_settings(scale: Scale, t: int) -> DPOSettings:
+def dpo_settings(scale: Scale, iteration: int) -> DPOSettings:
     """How iteration t is trained."""
     from savi.training.settings import DPOSettings
 
@@ -326,7 +347,7 @@ def dpo_settings(scale: Scale, t: int) -> DPOSettings:
     control = values.pop("control")
     if control == "sft":
         values |= {"method": "sft", "rpo_alpha": 0.0}
-    return DPOSettings(**values, seed=1000 * scale.loop.seed.value + t)
+    return DPOSettings(**values, seed=1000 * scale.loop.seed.value + iteration)
 
 
 def list_failed(found: Mapping[str, Evaluation], where: str, failures: Path) -> None:
@@ -366,34 +387,45 @@ def all_evaluations(run: Path, iterations: int | None = None) -> dict[str, dict[
     return out
 
 
-def write_gate(x: Experiment, t: int) -> str:
+def write_gate(experiment: Experiment, iteration: int) -> str:
     """gate.json of iteration t: against the iteration before and against the base; the last one against the paper too where it has rows at
     this scale."""
     from harness.gate.decision import GateResult
     from harness.gate.gate import gate_published, gate_runs
     from harness.gate.settings import GateSettings
 
-    settings = GateSettings(alpha=x.scale.evaluation.alpha.value, benchmarks=tuple(x.benchmarks) if x.benchmarks else None)
-    candidate = read_evaluations(x.run.iteration(t))
+    settings = GateSettings(
+        alpha=experiment.scale.evaluation.alpha.value, benchmarks=tuple(experiment.benchmarks) if experiment.benchmarks else None
+    )
+    candidate = read_evaluations(experiment.run.iteration(iteration))
     results: dict[str, GateResult] = {}
-    for name, other in (("previous", t - 1), ("base", 0)):
-        if name == "base" and t == 1:
+    for name, other in (("previous", iteration - 1), ("base", 0)):
+        if name == "base" and iteration == 1:
             results[name] = results["previous"]
             continue
         label = "base" if other == 0 else f"iteration {other}"
         results[name] = gate_runs(
-            candidate, read_evaluations(x.run.iteration(other)), settings, candidate_name=f"iteration {t}", reference_name=label
+            candidate,
+            read_evaluations(experiment.run.iteration(other)),
+            settings,
+            candidate_name=f"iteration {iteration}",
+            reference_name=label,
         )
-    if x.scale.published and t == x.iterations and x.scale.evaluation.limit.value is None:
+    if experiment.scale.published and iteration == experiment.iterations and experiment.scale.evaluation.limit.value is None:
         from reproduce.published import published_pair
 
-        base, aligned = published_pair(x.scale.name)
+        base, aligned = published_pair(experiment.scale.name)
         if aligned is not None:
             results["paper"] = gate_published(
-                candidate, read_evaluations(x.run.iteration(0)), aligned, settings, published_base=base, candidate_name=f"iteration {t}"
+                candidate,
+                read_evaluations(experiment.run.iteration(0)),
+                aligned,
+                settings,
+                published_base=base,
+                candidate_name=f"iteration {iteration}",
             )
     content = {name: json.loads(r.to_json()) for name, r in results.items()}
-    write_text_atomic(x.run.iteration(t) / "gate.json", json.dumps(content, indent=1, ensure_ascii=False) + "\n")
+    write_text_atomic(experiment.run.iteration(iteration) / "gate.json", json.dumps(content, indent=1, ensure_ascii=False) + "\n")
     return "; ".join(f"against {name}: {r.verdict}" for name, r in results.items())
 
 

@@ -143,9 +143,9 @@ def time_comparison(first: int = 4_000, second: int = 12_000, *, workers: int = 
     """Seconds to compare so many videos with so many, all of the most frames, none alike (random hashes)."""
     rng = np.random.default_rng(0)
 
-    def made(n: int) -> list[Look]:
+    def made(count: int) -> list[Look]:
         pictures = np.zeros((FRAMES, SIDE, SIDE, 3), np.uint8)
-        return [Look(rng.integers(0, 2**64, FRAMES, dtype=np.uint64), pictures) for _ in range(n)]
+        return [Look(rng.integers(0, 2**64, FRAMES, dtype=np.uint64), pictures) for _ in range(count)]
 
     a, b = made(first), made(second)
     start = time.perf_counter()

@@ -42,12 +42,12 @@ def audit(published: Published) -> Audit:
     return Audit(m.title, m.source, m.alpha, tuple(findings), tuple(gains))
 
 
-def _claimed(g: GainFinding, published: Published) -> str:
+def _claimed(gain: GainFinding, published: Published) -> str:
     """The words of the text's claim that states this gain, so that both are one line; empty where none does."""
     for c in published.manifest.claims:
-        if isinstance(c, DifferenceClaim) and (c.cell.row, c.other.row) == (g.candidate, g.baseline):
+        if isinstance(c, DifferenceClaim) and (c.cell.row, c.other.row) == (gain.candidate, gain.baseline):
             info = published.table(c.cell.table).info
-            if (info.title, info.columns.get(c.cell.column)) == (g.table, g.benchmark):
+            if (info.title, info.columns.get(c.cell.column)) == (gain.table, gain.benchmark):
                 return c.text
     return ""
 

@@ -34,29 +34,29 @@ def baseline_findings(published: Published, gains: Sequence[GainFinding]) -> Ite
             yield _baseline(g, rows, high, float(p), len(members), published.manifest.alpha)
 
 
-def _baseline(g: GainFinding, rows: Sequence[External], high: float, p_gap: float, family: int, alpha: float) -> Finding:
+def _baseline(gain: GainFinding, rows: Sequence[External], high: float, p_gap: float, family: int, alpha: float) -> Finding:
     """One base on one benchmark. `high`: the highest comparable measurement; `p_gap`: of the gap to it, after Holm over `family` gaps."""
-    gap, over = high - g.base_pct, g.candidate_pct - high
-    z_gap, z_over = unpaired_z(high, g.base_pct, g.n), unpaired_z(g.candidate_pct, high, g.n)
+    gap, over = high - gain.base_pct, gain.candidate_pct - high
+    z_gap, z_over = unpaired_z(high, gain.base_pct, gain.n), unpaired_z(gain.candidate_pct, high, gain.n)
     text = (
-        f"{high:g}, the highest comparable base, is {gap:+.1f} from {g.base_pct:g}: unpaired z = {z_gap:.1f}, p = {p_gap:.2g} after Holm "
+        f"{high:g}, the highest comparable base, is {gap:+.1f} from {gain.base_pct:g}: unpaired z = {z_gap:.1f}, p = {p_gap:.2g} "
+        f"after Holm over {family}; "
     )
-    text += f"over {family}; "
-    if gap > 0 and g.gain > 0:
-        text += f"that covers {100 * gap / g.gain:.0f} % of the gain of {g.gain:+.1f}; "
-    text += f"over the highest base the gain is {g.candidate_pct:g} - {high:g} = {over:+.1f}, unpaired z = {z_over:.1f}. {_said(rows)}"
+    if gap > 0 and gain.gain > 0:
+        text += f"that covers {100 * gap / gain.gain:.0f} % of the gain of {gain.gain:+.1f}; "
+    text += f"over the highest base the gain is {gain.candidate_pct:g} - {high:g} = {over:+.1f}, unpaired z = {z_over:.1f}. {_said(rows)}"
     verdict: Verdict = "ok" if gap <= 0 else "note"
     if gap > 0 and (p_gap <= alpha or over <= 0 or two_sided(z_over) > alpha):
         verdict = "doubt"
     numbers: dict[str, Number] = {
-        "published": g.base_pct, "highest": high, "gap": gap, "z": z_gap, "p_holm": p_gap, "over_highest": over, "z_over_highest": z_over,
-        "share_of_gain_pct": 100 * gap / g.gain if g.gain > 0 else None,
+        "published": gain.base_pct, "highest": high, "gap": gap, "z": z_gap, "p_holm": p_gap, "over_highest": over,
+        "z_over_highest": z_over, "share_of_gain_pct": 100 * gap / gain.gain if gain.gain > 0 else None,
     }  # fmt: skip
-    return Finding("baseline", verdict, _where(g), f"{g.base_pct:g} %", text, numbers, about(g))
+    return Finding("baseline", verdict, _where(gain), f"{gain.base_pct:g} %", text, numbers, about(gain))
 
 
-def _where(g: GainFinding) -> str:
-    return f"{g.table}, {g.baseline}, {g.title}"
+def _where(gain: GainFinding) -> str:
+    return f"{gain.table}, {gain.baseline}, {gain.title}"
 
 
 def _said(rows: Sequence[External]) -> str:

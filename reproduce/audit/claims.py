@@ -40,21 +40,21 @@ def claim_findings(published: Published) -> Iterable[Finding]:
         yield Finding("unit", "note", "claims", f"{len(called_percent)} differences called %", text, {"count": len(called_percent)})
 
 
-def _held(published: Published, c: Claim) -> Finding:
-    if isinstance(c, ValueClaim):
-        table, value = _need(published, c.cell.table, c.cell.row, c.cell.column, c.id)
-        numbers: dict[str, Number] = {"stated": float(c.value), "computed": float(value)}
-        verdict: Verdict = "ok" if value == c.value else "fault"
-        return Finding("value", verdict, _where(c.text, c.source), str(c.value), f"{table.info.title} has {value}", numbers)
-    if isinstance(c, DifferenceClaim):
-        table, a = _need(published, c.cell.table, c.cell.row, c.cell.column, c.id)
-        other, b = _need(published, c.other.table, c.other.row, c.other.column, c.id)
+def _held(published: Published, claim: Claim) -> Finding:
+    if isinstance(claim, ValueClaim):
+        table, value = _need(published, claim.cell.table, claim.cell.row, claim.cell.column, claim.id)
+        numbers: dict[str, Number] = {"stated": float(claim.value), "computed": float(value)}
+        verdict: Verdict = "ok" if value == claim.value else "fault"
+        return Finding("value", verdict, _where(claim.text, claim.source), str(claim.value), f"{table.info.title} has {value}", numbers)
+    if isinstance(claim, DifferenceClaim):
+        table, a = _need(published, claim.cell.table, claim.cell.row, claim.cell.column, claim.id)
+        other, b = _need(published, claim.other.table, claim.other.row, claim.other.column, claim.id)
         # Two rounded values and a rounded difference.
-        slack = half_digit(table) + half_digit(other) + Decimal(5).scaleb(min(0, int(c.value.as_tuple().exponent)) - 1)
-        return compare("difference", _where(c.text, c.source), c.value, a - b, slack, f"{a} - {b}")
-    if isinstance(c, BestClaim):
-        return _best(published, c)
-    return _above(published, c) if isinstance(c, AboveClaim) else _same(published, c)
+        slack = half_digit(table) + half_digit(other) + Decimal(5).scaleb(min(0, int(claim.value.as_tuple().exponent)) - 1)
+        return compare("difference", _where(claim.text, claim.source), claim.value, a - b, slack, f"{a} - {b}")
+    if isinstance(claim, BestClaim):
+        return _best(published, claim)
+    return _above(published, claim) if isinstance(claim, AboveClaim) else _same(published, claim)
 
 
 def _where(text: str, source: str) -> str:
@@ -75,62 +75,65 @@ def _weight(
     return z, f" (unpaired z = {z:.1f} at n = {info.n})"
 
 
-def _best(published: Published, c: BestClaim) -> Finding:
-    table, value = _need(published, c.cell.table, c.cell.row, c.cell.column, c.id)
-    at = table.position(c.cell.row)
-    for name in c.among:
+def _best(published: Published, claim: BestClaim) -> Finding:
+    table, value = _need(published, claim.cell.table, claim.cell.row, claim.cell.column, claim.id)
+    at = table.position(claim.cell.row)
+    for name in claim.among:
         table.position(name)
     rivals = [
         (v, table.labels[i])
         for i, r in enumerate(table.values)
-        if i != at and (v := r[c.cell.column]) is not None and (not c.among or table.labels[i] in c.among)
+        if i != at and (v := r[claim.cell.column]) is not None and (not claim.among or table.labels[i] in claim.among)
     ]
     if not rivals:
-        return Finding("order", "note", _where(c.text, c.source), str(value), "no other row reports a value", {})
+        return Finding("order", "note", _where(claim.text, claim.source), str(value), "no other row reports a value", {})
     second, name = max(rivals)
-    unreported = sum(r[c.cell.column] is None for r in table.values)
+    unreported = sum(r[claim.cell.column] is None for r in table.values)
     text = f"{value} against {second} ({name}), next of {len(rivals)} others" + (f"; {unreported} rows report none" if unreported else "")
-    text += _weight(published, table, (c.cell.row, value), (name, second), c.cell.column)[1]
+    text += _weight(published, table, (claim.cell.row, value), (name, second), claim.cell.column)[1]
     verdict: Verdict = "ok" if value > second else "note" if value == second else "fault"
     numbers: dict[str, Number] = {"value": float(value), "next": float(second), "next_row": name}
-    return Finding("order", verdict, _where(c.text, c.source), str(value), text + (" (a tie)" if value == second else ""), numbers)
+    return Finding("order", verdict, _where(claim.text, claim.source), str(value), text + (" (a tie)" if value == second else ""), numbers)
 
 
-def _above(published: Published, c: AboveClaim) -> Finding:
+def _above(published: Published, claim: AboveClaim) -> Finding:
     """All columns above, or with `comparable` none significantly below (one-sided unpaired test)."""
     from harness.stats import holm  # brings scipy
 
     alpha = published.manifest.alpha
     parts, below = [], 0
     zs: list[float] = []
-    for column in c.columns:
-        table, a = _need(published, c.table, c.row, column, c.id)
-        _, b = _need(published, c.table, c.other, column, c.id)
-        z, said = _weight(published, table, (c.row, a), (c.other, b), column)
+    for column in claim.columns:
+        table, a = _need(published, claim.table, claim.row, column, claim.id)
+        _, b = _need(published, claim.table, claim.other, column, claim.id)
+        z, said = _weight(published, table, (claim.row, a), (claim.other, b), column)
         parts.append(f"{column} {a} - {b} = {a - b:+}{said}")
         below += a <= b
         zs += [] if z is None else [z]
     clearly_below = sum(float(p) <= alpha for p in holm([p_below(z) for z in zs])) if zs else 0
     text = ", ".join(parts)
-    if not c.comparable:
+    if not claim.comparable:
         verdict: Verdict = "ok" if not below else "fault"
     elif clearly_below:
         verdict = "doubt"
         text += (
-            f"; below by more than chance explains (one-sided {alpha:g} after Holm over the columns) on {clearly_below} of {len(c.columns)}"
+            f"; below by more than chance explains (one-sided {alpha:g} after Holm over the columns) on {clearly_below} of "
+            f"{len(claim.columns)}"
         )
     else:
         verdict = "note" if below else "ok"
         text += "; what is below is within chance, and without a margin 'comparable' says no more" if below else ""
-    numbers: dict[str, Number] = {"below": below, "columns": len(c.columns)}
-    return Finding("order", verdict, _where(c.text, c.source), f"{c.row} against {c.other}", text, numbers)
+    numbers: dict[str, Number] = {"below": below, "columns": len(claim.columns)}
+    return Finding("order", verdict, _where(claim.text, claim.source), f"{claim.row} against {claim.other}", text, numbers)
 
 
-def _same(published: Published, c: SameClaim) -> Finding:
-    one, two = published.table(c.table), published.table(c.other_table)
+def _same(published: Published, claim: SameClaim) -> Finding:
+    one, two = published.table(claim.table), published.table(claim.other_table)
     shared = [(x, y) for x, bx in one.info.columns.items() for y, by in two.info.columns.items() if bx and bx == by]
-    pairs = [(x, one.value(c.row, x), two.value(c.other_row, y)) for x, y in shared]
+    pairs = [(x, one.value(claim.row, x), two.value(claim.other_row, y)) for x, y in shared]
     differing = [f"{x}: {a} and {b}" for x, a, b in pairs if a != b]
     text = f"differing in {'; '.join(differing)}" if differing else "equal in " + ", ".join(f"{x} {a}" for x, a, _ in pairs)
     verdict: Verdict = "fault" if differing else "ok" if pairs else "note"
-    return Finding("same", verdict, _where(c.text, c.source), c.row, text if pairs else "no column in common", {"columns": len(pairs)})
+    return Finding(
+        "same", verdict, _where(claim.text, claim.source), claim.row, text if pairs else "no column in common", {"columns": len(pairs)}
+    )

@@ -43,43 +43,53 @@ def grim_table(table: PublishedTable, benchmarks: dict[str, BenchmarkInfo]) -> I
         yield Finding("grim", "ok" if good == len(values) else "note", where, claim, text, {"n": b.n, "possible": good})
 
 
-def _power(b: BenchmarkInfo, decimals: int) -> str:
+def _power(benchmark: BenchmarkInfo, decimals: int) -> str:
     """How many of all values GRIM would let pass."""
-    exact, slack = (100 * fitting_share([b.grid, *fewer], decimals) for fewer in ([], [grid for _, grid in _fewer(b)]))
+    exact, slack = (100 * fitting_share([benchmark.grid, *fewer], decimals) for fewer in ([], [grid for _, grid in _fewer(benchmark)]))
     text = f"Of all values with so many decimals {exact:.0f} % are; with up to {UNANSWERED} questions unanswered {slack:.0f} %"
     return text + (", so GRIM has little power then" if slack > 90 else "")
 
 
-def _fewer(b: BenchmarkInfo) -> list[tuple[int, int]]:
+def _fewer(benchmark: BenchmarkInfo) -> list[tuple[int, int]]:
     """(unanswered questions, grid of the score without them); of unequal subtasks, in one of them."""
     out = []
     for k in range(1, UNANSWERED + 1):
-        if b.subtasks:
-            fewer = [(*b.subtasks[:i], size - k, *b.subtasks[i + 1 :]) for i, size in enumerate(b.subtasks) if size > k]
+        if benchmark.subtasks:
+            fewer = [
+                (*benchmark.subtasks[:i], size - k, *benchmark.subtasks[i + 1 :]) for i, size in enumerate(benchmark.subtasks) if size > k
+            ]
             out += [(k, len(sizes) * math.lcm(*sizes)) for sizes in dict.fromkeys(fewer)]
-        elif b.n > k:
-            out.append((k, b.n - k))
+        elif benchmark.n > k:
+            out.append((k, benchmark.n - k))
     return out
 
 
-def _not_whole(v: Decimal, g: Grim, b: BenchmarkInfo, decimals: int, where: str, reason: str) -> Finding:
+def _not_whole(value: Decimal, result: Grim, benchmark: BenchmarkInfo, decimals: int, where: str, reason: str) -> Finding:
     """A value that is no whole number of questions: a fault where nothing explains it, else a note with what would."""
-    count = float(v) * b.grid / 100
+    count = float(value) * benchmark.grid / 100
     text = (
-        f"{v} % of {b.grid} is {count:g} right answers, no whole number; {math.floor(count)} would be {g.below:.{decimals + 1}f}, "
-        f"{math.floor(count) + 1} would be {g.above:.{decimals + 1}f}"
+        f"{value} % of {benchmark.grid} is {count:g} right answers, no whole number; "
+        f"{math.floor(count)} would be {result.below:.{decimals + 1}f}, {math.floor(count) + 1} would be {result.above:.{decimals + 1}f}"
     )
-    fits = list(dict.fromkeys(b.n - k for k, grid in _fewer(b) if grim(v, grid, decimals).rounded))
-    if g.truncated:
+    fits = list(dict.fromkeys(benchmark.n - k for k, grid in _fewer(benchmark) if grim(value, grid, decimals).rounded))
+    if result.truncated:
         text += "; cutting digits off instead of rounding would give it"
     if fits:
-        text += f"; {' or '.join(map(str, fits))} counted questions would give it ({b.n - fits[0]} unanswered and left out, or more)"
-    if not (reason or g.truncated or fits):
+        text += (
+            f"; {' or '.join(map(str, fits))} counted questions would give it ({benchmark.n - fits[0]} unanswered and left out, or more)"
+        )
+    if not (reason or result.truncated or fits):
         text += "; neither rounding, nor cutting digits off, nor a few unanswered questions give it. Another question set, a mean of "
         text += "several runs or a slip would"
-    verdict: Verdict = "note" if reason or g.truncated or fits else "fault"
-    numbers: dict[str, Number] = {"value": float(v), "n": b.n, "below": g.below, "above": g.above, "fits": fits[0] if fits else None}
-    return Finding("grim", verdict, where, f"{v} %", text + (f". But: {reason}" if reason else ""), numbers)
+    verdict: Verdict = "note" if reason or result.truncated or fits else "fault"
+    numbers: dict[str, Number] = {
+        "value": float(value),
+        "n": benchmark.n,
+        "below": result.below,
+        "above": result.above,
+        "fits": fits[0] if fits else None,
+    }
+    return Finding("grim", verdict, where, f"{value} %", text + (f". But: {reason}" if reason else ""), numbers)
 
 
 def sums(table: PublishedTable) -> Iterable[Finding]:

@@ -59,39 +59,40 @@ def _one_gain(table: PublishedTable, gain: Gain, published: Published) -> Iterab
         )  # fmt: skip
 
 
-def gain_finding(g: GainFinding, benchmarks: dict[str, BenchmarkInfo], alpha: float) -> Finding:
-    info, crit = benchmarks[g.benchmark], z_crit(alpha)
-    p, q = g.candidate_pct / 100, g.base_pct / 100
-    se = g.gain / g.z if g.z else 0.0
+def gain_finding(gain: GainFinding, benchmarks: dict[str, BenchmarkInfo], alpha: float) -> Finding:
+    info, crit = benchmarks[gain.benchmark], z_crit(alpha)
+    p, q = gain.candidate_pct / 100, gain.base_pct / 100
+    se = gain.gain / gain.z if gain.z else 0.0
     text = (
-        f"d = {g.candidate_pct:g} - {g.base_pct:g} = {g.gain:+.1f}; "
-        f"SE = 100 sqrt(({q:.3f} x {1 - q:.3f} + {p:.3f} x {1 - p:.3f}) / {g.n}) = {se:.2f}; "
-        f"unpaired z = {g.z:.2f} ({g.z_low:.2f} to {g.z_high:.2f} by rounding), p = {g.p:.2g}, Holm over {g.family}: {g.p_holm:.2g}. "
+        f"d = {gain.candidate_pct:g} - {gain.base_pct:g} = {gain.gain:+.1f}; "
+        f"SE = 100 sqrt(({q:.3f} x {1 - q:.3f} + {p:.3f} x {1 - p:.3f}) / {gain.n}) = {se:.2f}; "
+        f"unpaired z = {gain.z:.2f} ({gain.z_low:.2f} to {gain.z_high:.2f} by rounding), p = {gain.p:.2g}, "
+        f"Holm over {gain.family}: {gain.p_holm:.2g}. "
     )
     if info.granularity == "mean":
         text += "Subtasks of unequal difficulty make the SE a little smaller. "
-    if g.always_paired:
-        most = g.feasible_discordant_pct[1]
+    if gain.always_paired:
+        most = gain.feasible_discordant_pct[1]
         text += f"Paired: significant at any share of discordant questions these accuracies allow (at most {most:.0f} %)"
     else:
-        share = f"{g.n} x {abs(g.gain) / 100:.3f}^2 / {crit:.2f}^2 = {g.max_discordant_pct:.1f} %"
-        exact = "none" if g.max_discordant_exact_pct is None else f"{g.max_discordant_exact_pct:.1f} %"
+        share = f"{gain.n} x {abs(gain.gain) / 100:.3f}^2 / {crit:.2f}^2 = {gain.max_discordant_pct:.1f} %"
+        exact = "none" if gain.max_discordant_exact_pct is None else f"{gain.max_discordant_exact_pct:.1f} %"
         text += f"Paired: significant only with at most {share} of the questions discordant (exact test: {exact})"
-    if g.videos is not None and g.videos < g.n:
-        text += f". The {g.n / g.videos:.1f} questions on a video are not independent, which as a rule widens the SE"
-        text += f": z bears {g.max_design_effect:.1f} times the variance" if g.max_design_effect >= 1 else ""
+    if gain.videos is not None and gain.videos < gain.n:
+        text += f". The {gain.n / gain.videos:.1f} questions on a video are not independent, which as a rule widens the SE"
+        text += f": z bears {gain.max_design_effect:.1f} times the variance" if gain.max_design_effect >= 1 else ""
     for v in info.variants:
-        z = unpaired_z(g.candidate_pct, g.base_pct, v.n)
-        text += f". With n = {v.n} ({v.meaning}): z = {z:.2f}, at most {100 * max_discordant(g.gain, v.n, alpha):.1f} % discordant"
+        z = unpaired_z(gain.candidate_pct, gain.base_pct, v.n)
+        text += f". With n = {v.n} ({v.meaning}): z = {z:.2f}, at most {100 * max_discordant(gain.gain, v.n, alpha):.1f} % discordant"
     if info.undocumented:
         text += ". The aggregation is undocumented, so n and this standard error are an assumption"
-    verdict = g.verdict(alpha)
+    verdict = gain.verdict(alpha)
     if verdict == "note":
-        text += f". Significant alone, not among {g.family} by the unpaired test"
-    numbers: dict[str, Number] = {k: v for k, v in asdict(g).items() if isinstance(v, float | int | str) or v is None}
-    where = f"{g.table}, {g.candidate} over {g.baseline}, {g.title}"
-    return Finding("gain", verdict, where, f"{g.gain:+.1f} points", text, numbers, about(g))
+        text += f". Significant alone, not among {gain.family} by the unpaired test"
+    numbers: dict[str, Number] = {k: v for k, v in asdict(gain).items() if isinstance(v, float | int | str) or v is None}
+    where = f"{gain.table}, {gain.candidate} over {gain.baseline}, {gain.title}"
+    return Finding("gain", verdict, where, f"{gain.gain:+.1f} points", text, numbers, about(gain))
 
 
-def about(g: GainFinding) -> str:
-    return f"{g.candidate} over {g.baseline} on {g.title}: {g.gain:+.1f} points ({g.table})"
+def about(gain: GainFinding) -> str:
+    return f"{gain.candidate} over {gain.baseline} on {gain.title}: {gain.gain:+.1f} points ({gain.table})"

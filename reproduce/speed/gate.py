@@ -69,14 +69,14 @@ def _sentence(rng: random.Random, words: int) -> str:
     return " ".join(rng.choices(_WORDS, k=words))
 
 
-def made_records(b: Benchmark, share: float, *, changed: bool) -> list[QuestionRecord]:
+def made_records(benchmark: Benchmark, share: float, *, changed: bool) -> list[QuestionRecord]:
     """A benchmark's records, made up; `changed`: the other model's, who differs in `DISCORDANT` of the answers."""
     out = []
-    videos = max(round(b.videos * share), 1)
-    for i in range(max(round(b.n * share), len(b.tasks))):
-        rng = random.Random(f"{b.name} {i}")
-        task = b.tasks[i % len(b.tasks)]
-        letters = ["yes", "no"] if b.form(task) == "yes_no" else list(LETTERS[: b.max_options])
+    videos = max(round(benchmark.videos * share), 1)
+    for i in range(max(round(benchmark.n * share), len(benchmark.tasks))):
+        rng = random.Random(f"{benchmark.name} {i}")
+        task = benchmark.tasks[i % len(benchmark.tasks)]
+        letters = ["yes", "no"] if benchmark.form(task) == "yes_no" else list(LETTERS[: benchmark.max_options])
         options = "".join(f"\n{x}. {_sentence(rng, 8)}." for x in letters if len(x) == 1)
         target = rng.choice(letters)
         wrong = rng.choice([x for x in letters if x != target])
@@ -86,10 +86,11 @@ def made_records(b: Benchmark, share: float, *, changed: bool) -> list[QuestionR
         answer = target if right else wrong
         out.append(
             QuestionRecord(
-                benchmark=b.name, task=task, doc_id=i // len(b.tasks), question_id=f"{b.name}-{i:06d}", video_id=f"v{i % videos:05d}",
+                benchmark=benchmark.name, task=task, doc_id=i // len(benchmark.tasks), question_id=f"{benchmark.name}-{i:06d}",
+                video_id=f"v{i % videos:05d}",
                 prompt=f"{_sentence(rng, 14)}?{options}\nAnswer with the option's letter from the given choices directly.", target=target,
                 answer=answer, parsed=answer, upstream=float(right), strict=float(right), status="ok", frames=32,
-                video_path=f"{b.data_dir}/v{i % videos:05d}.mp4",
+                video_path=f"{benchmark.data_dir}/v{i % videos:05d}.mp4",
             )
         )  # fmt: skip
     return out

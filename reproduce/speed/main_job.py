@@ -134,8 +134,8 @@ def bench(sizes: Sizes) -> Bench:
     return Bench(sizes)
 
 
-def twin_questions(folder: Path, n: int) -> dict[str, list[Asked]]:
-    """About `n` questions of each benchmark's twin, dealt to videos as in the whole twin, with their videos on disk.
+def twin_questions(folder: Path, count: int) -> dict[str, list[Asked]]:
+    """About `count` questions of each benchmark's twin, dealt to videos as in the whole twin, with their videos on disk.
 
     The prompts are question and lettered options, near the length of lmms-eval's, which is not imported here.
     """
@@ -145,7 +145,7 @@ def twin_questions(folder: Path, n: int) -> dict[str, list[Asked]]:
 
     out: dict[str, list[Asked]] = {}
     for b in select(None):
-        twin = b.twin(SEED, max(1, n // len(b.configs)))
+        twin = b.twin(SEED, max(1, count // len(b.configs)))
         rows = [(task, doc) for task, config in zip(b.tasks, b.configs, strict=True) for doc in twin.rows[config]]
         for video in sorted({b.video_name(task, doc) for task, doc in rows}):
             write_mp4(folder / b.video_folder / video, render(twin.scenes[video]))
@@ -153,9 +153,9 @@ def twin_questions(folder: Path, n: int) -> dict[str, list[Asked]]:
     return out
 
 
-def prompt_of(b: Benchmark, task: str, doc: dict[str, Any]) -> str:
+def prompt_of(benchmark: Benchmark, task: str, doc: dict[str, Any]) -> str:
     """Question and options of a document, the options in the form they are asked for."""
-    document, form = b.document(task, doc), b.form(task)
+    document, form = benchmark.document(task, doc), benchmark.form(task)
     options = lettered(document.options) if form == "letter" else []
     if form == "caption":
         options = [f"Caption {letter}: {caption}" for letter, caption in zip(LETTERS, document.options, strict=False)]
@@ -170,19 +170,19 @@ def propose(lm: Any, videos: Sequence[Path], scale: Scale) -> list[PreferencePai
     return list(savi.propose(lm, videos, align_settings(scale, 1)))
 
 
-def train(b: Bench, pairs: Sequence[PreferencePair], engine: str) -> TrainResult:
+def train(setup: Bench, pairs: Sequence[PreferencePair], engine: str) -> TrainResult:
     """`savi.train` with the micro settings of iteration 1, from the base's weights; the result's log is both ways' own."""
     import savi
     from reproduce.work import dpo_settings
 
-    b.lm.model.load_state_dict(b.weights)
-    settings = dpo_settings(b.scale, 1).model_copy(update={"engine": engine})
-    folder = Path(tempfile.mkdtemp(dir=b.folder))
+    setup.lm.model.load_state_dict(setup.weights)
+    settings = dpo_settings(setup.scale, 1).model_copy(update={"engine": engine})
+    folder = Path(tempfile.mkdtemp(dir=setup.folder))
     try:
-        return savi.train(b.lm, pairs, settings, folder)
+        return savi.train(setup.lm, pairs, settings, folder)
     finally:
         shutil.rmtree(folder)
-        b.lm.model.load_state_dict(b.weights)
+        setup.lm.model.load_state_dict(setup.weights)
 
 
 def evaluate(lm: VideoLM, asked: dict[str, list[Asked]], num_frames: int) -> list[str]:

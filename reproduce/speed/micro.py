@@ -55,40 +55,40 @@ class Part:
         return self.agree(self.results[NOW], self.results[BEFORE])
 
 
-def proposing(b: Bench) -> Part:
+def proposing(setup: Bench) -> Part:
     """Videos to preference pairs."""
     from reproduce.speed.before import OnePromptAtATime
 
-    few = b.videos[: b.sizes.alone_videos]
-    first = OnePromptAtATime(b.lm)
-    propose(first, few, b.scale)
-    prompts = b.proposed[1]
+    few = setup.videos[: setup.sizes.alone_videos]
+    first = OnePromptAtATime(setup.lm)
+    propose(first, few, setup.scale)
+    prompts = setup.proposed[1]
 
     def agree(now: list[PreferencePair], before: list[PreferencePair]) -> float:
         mine = [pair for pair in now if Path(pair.video) in few]
         return _percent(sum(pair in mine for pair in before), max(len(mine), len(before)))
 
-    loop = b.scale.loop
+    loop = setup.scale.loop
     return Part(
-        f"micro: proposing pairs on {len(b.videos)} videos",
-        lambda: propose(b.lm, b.videos, b.scale),
-        lambda: propose(OnePromptAtATime(b.lm), few, b.scale),
+        f"micro: proposing pairs on {len(setup.videos)} videos",
+        lambda: propose(setup.lm, setup.videos, setup.scale),
+        lambda: propose(OnePromptAtATime(setup.lm), few, setup.scale),
         times=prompts / first.asked,
-        a_job=loop.iterations.value * loop.videos_per_iteration.value / len(b.videos),
+        a_job=loop.iterations.value * loop.videos_per_iteration.value / len(setup.videos),
         notes=(
-            f"before: the {first.asked} prompts on {len(few)} of {len(b.videos)} videos timed, "
+            f"before: the {first.asked} prompts on {len(few)} of {len(setup.videos)} videos timed, "
             f"times {prompts / first.asked:.1f} ({prompts} prompts in all)",
         ),
         agree=agree,
     )
 
 
-def training(b: Bench) -> Part:
+def training(setup: Bench) -> Part:
     """DPO as at micro scale: the whole model, all epochs, the reference too."""
-    pairs, settings = b.pairs, b.scale.training
-    train(b, pairs[:2], "packed")  # what the first call imports is neither way's work
-    a_video = len(b.proposed[0]) / len(b.videos)
-    loop = b.scale.loop
+    pairs, settings = setup.pairs, setup.scale.training
+    train(setup, pairs[:2], "packed")  # what the first call imports is neither way's work
+    a_video = len(setup.proposed[0]) / len(setup.videos)
+    loop = setup.scale.loop
 
     def agree(now: TrainResult, before: TrainResult) -> float:
         close = [abs(a["loss"] - c["loss"]) <= 1e-4 * abs(c["loss"]) for a, c in zip(now.log, before.log, strict=True)]
@@ -96,8 +96,8 @@ def training(b: Bench) -> Part:
 
     return Part(
         f"micro: training on {len(pairs)} pairs, {settings.epochs.value} epochs",
-        lambda: train(b, pairs, "packed"),
-        lambda: train(b, pairs, "plain"),
+        lambda: train(setup, pairs, "packed"),
+        lambda: train(setup, pairs, "plain"),
         times=1.0,
         a_job=loop.iterations.value * loop.videos_per_iteration.value * a_video / len(pairs),
         notes=("before: a sequence at a time, two a pair, reference too; the vision tower once a video in both",),
@@ -105,25 +105,25 @@ def training(b: Bench) -> Part:
     )
 
 
-def evaluating(b: Bench) -> Part:
+def evaluating(setup: Bench) -> Part:
     """The twins' questions."""
     from benchmarks.catalog import select
 
-    n = sum(map(len, b.questions.values()))
-    few = b.some_questions
-    rows = [row for asked in b.questions.values() for row in asked]
+    n = sum(map(len, setup.questions.values()))
+    few = setup.some_questions
+    rows = [row for asked in setup.questions.values() for row in asked]
     whole = sum(benchmark.twin_questions["micro"] * len(benchmark.tasks) for benchmark in select(None))
     videos = len({row.video for row in rows})
 
     def agree(now: list[str], before: list[str]) -> float:
-        return _percent(sum(a == c for a, c in zip(now[:: b.sizes.alone_every], before, strict=True)), len(before))
+        return _percent(sum(a == c for a, c in zip(now[:: setup.sizes.alone_every], before, strict=True)), len(before))
 
     return Part(
         f"micro: evaluating {n} of the twins' questions",
-        lambda: evaluate(b.lm, b.questions, b.num_frames),
-        lambda: evaluate_alone(b.lm, few, b.num_frames),
+        lambda: evaluate(setup.lm, setup.questions, setup.num_frames),
+        lambda: evaluate_alone(setup.lm, few, setup.num_frames),
         times=n / len(few),
-        a_job=(b.scale.loop.iterations.value + 1) * whole / n,
+        a_job=(setup.scale.loop.iterations.value + 1) * whole / n,
         notes=(
             f"{n} questions on {videos} videos, without lmms-eval's own work",
             f"before: {len(few)} questions timed, times {n / len(few):.1f}",
@@ -145,9 +145,9 @@ def micro_case(preset: Preset, name: str) -> Case:
     Raises:
         KeyError: no such case, or a preset without micro sizes.
     """
-    b = bench(SIZES[preset.name])
+    setup = bench(SIZES[preset.name])
     if name != "micro-job":
-        part = PARTS[name](b)
+        part = PARTS[name](setup)
         return Case(
             name,
             part.title,
@@ -159,8 +159,8 @@ def micro_case(preset: Preset, name: str) -> Case:
             notes=part.notes,
             extras=lambda: {"same result_pct": part.same_pct()},
         )
-    parts = [make(b) for make in PARTS.values()]
-    loop = b.scale.loop
+    parts = [make(setup) for make in PARTS.values()]
+    loop = setup.scale.loop
     spent: dict[str, dict[str, float]] = {}
 
     def job(way: str) -> float:
@@ -175,7 +175,7 @@ def micro_case(preset: Preset, name: str) -> Case:
             for key, seconds in each.items()
         }
 
-    pairs = round(parts[1].a_job * len(b.pairs) / loop.iterations.value)
+    pairs = round(parts[1].a_job * len(setup.pairs) / loop.iterations.value)
     return Case(
         name,
         "micro: the whole main job",

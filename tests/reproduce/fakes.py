@@ -64,51 +64,54 @@ class FakeWork(RealWork):
             raise self.error
         self.calls.append(name)
 
-    def prepare(self, x: Experiment, progress: Progress) -> str:
+    def prepare(self, experiment: Experiment, progress: Progress) -> str:
         self._call("prepare")
-        write_text_atomic(x.hf_home / "twins.json", "{}")
-        write_text_atomic(x.run.path / "data" / "benchmarks.json", "{}")
+        write_text_atomic(experiment.hf_home / "twins.json", "{}")
+        write_text_atomic(experiment.run.path / "data" / "benchmarks.json", "{}")
         return "fake twins"
 
-    def base(self, x: Experiment, progress: Progress) -> str:
+    def base(self, experiment: Experiment, progress: Progress) -> str:
         self._call("base")
-        write_text_atomic(x.run.path / "data" / "base.json", "{}")
+        write_text_atomic(experiment.run.path / "data" / "base.json", "{}")
         return "fake base"
 
-    def videos(self, x: Experiment, t: int, progress: Progress) -> str:
-        self._call(f"videos {t}")
-        if x.videos is not None:
-            return super().videos(x, t, progress)
-        for i in range(x.scale.loop.videos_per_iteration.value):
+    def videos(self, experiment: Experiment, iteration: int, progress: Progress) -> str:
+        self._call(f"videos {iteration}")
+        if experiment.videos is not None:
+            return super().videos(experiment, iteration, progress)
+        for i in range(experiment.scale.loop.videos_per_iteration.value):
             progress(i, 3)
-            write_text_atomic(x.video_folder(t) / f"{i:04d}.mp4", f"{t} {i} {x.scale.loop.seed.value}")
+            write_text_atomic(experiment.video_folder(iteration) / f"{i:04d}.mp4", f"{iteration} {i} {experiment.scale.loop.seed.value}")
         return "fake videos"
 
-    def propose(self, x: Experiment, t: int, progress: Progress, failures: Path) -> str:
-        self._call(f"propose {t}")
+    def propose(self, experiment: Experiment, iteration: int, progress: Progress, failures: Path) -> str:
+        self._call(f"propose {iteration}")
         for name in ("pairs.jsonl", "dropped.jsonl", "pairs.journal.jsonl"):
-            write_text_atomic(x.run.iteration(t) / name, f'{{"t": {t}}}\n')
-        row = {"what": f"video {t}", "where": "here", "why": "truncated", "stage": "propose"}
+            write_text_atomic(experiment.run.iteration(iteration) / name, f'{{"t": {iteration}}}\n')
+        row = {"what": f"video {iteration}", "where": "here", "why": "truncated", "stage": "propose"}
         write_text_atomic(failures, (json.dumps(row) + "\n") * 2)
         return "fake pairs"
 
-    def train(self, x: Experiment, t: int, progress: Progress, failures: Path) -> str:
-        self._call(f"train {t}")
-        write_text_atomic(x.run.iteration(t) / "train" / "log.jsonl", '{"step": 1, "loss": 0.7}\n')
-        write_text_atomic(x.model(t) / "weights.txt", f"weights {t} beta {x.scale.training.beta.value}")
+    def train(self, experiment: Experiment, iteration: int, progress: Progress, failures: Path) -> str:
+        self._call(f"train {iteration}")
+        write_text_atomic(experiment.run.iteration(iteration) / "train" / "log.jsonl", '{"step": 1, "loss": 0.7}\n')
+        write_text_atomic(experiment.model(iteration) / "weights.txt", f"weights {iteration} beta {experiment.scale.training.beta.value}")
         return "fake training"
 
-    def evaluate(self, x: Experiment, t: int, progress: Progress, failures: Path) -> str:
-        self._call(f"evaluate {t}")
-        for b in select(x.benchmarks):
+    def evaluate(self, experiment: Experiment, iteration: int, progress: Progress, failures: Path) -> str:
+        self._call(f"evaluate {iteration}")
+        for b in select(experiment.benchmarks):
             progress(0, 1)
             write_evaluation(
-                x.run.iteration(t) / "eval", fake_evaluation(b.name, x.scale.name, 0.5 + 0.1 * t, str(t), media=self.media.get(t, "media"))
+                experiment.run.iteration(iteration) / "eval",
+                fake_evaluation(
+                    b.name, experiment.scale.name, 0.5 + 0.1 * iteration, str(iteration), media=self.media.get(iteration, "media")
+                ),
             )
-        found = read_evaluations(x.run.iteration(t))
-        return score_line(found, read_evaluations(x.run.iteration(0)) if t else None)
+        found = read_evaluations(experiment.run.iteration(iteration))
+        return score_line(found, read_evaluations(experiment.run.iteration(0)) if iteration else None)
 
-    def report(self, x: Experiment) -> str:
+    def report(self, experiment: Experiment) -> str:
         self._call("report")
-        write_text_atomic(x.run.path / "report.html", "<p>report</p>")
+        write_text_atomic(experiment.run.path / "report.html", "<p>report</p>")
         return "fake report"

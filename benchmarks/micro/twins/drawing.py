@@ -104,8 +104,8 @@ class Dealer:
     def choice(self, families: Sequence[str], n_options: int) -> Item:
         """A question with `n_options` options (fewer where a family has no more values)."""
 
-        def full(q: Question) -> bool:
-            return len(q.options) >= min(n_options, len(questions.VALUES[q.family]))
+        def full(question: Question) -> bool:
+            return len(question.options) >= min(n_options, len(questions.VALUES[question.family]))
 
         video, q = self.pool.take(families, "choice", n_options, self._rng, full)
         wrong = [o for k, o in enumerate(q.options) if k != q.answer]

@@ -34,12 +34,12 @@ def write_mp4(path: Path, frames: NDArray[np.uint8], fps: int = FPS) -> None:
         tmp.unlink(missing_ok=True)
 
 
-def build_videos(folder: Path, n: int, seed: int) -> list[Path]:
-    """Make `n` unlabelled videos `0000.mp4`.. in `folder` (those that are there already are kept) and return their paths in order."""
+def build_videos(folder: Path, count: int, seed: int) -> list[Path]:
+    """Make `count` unlabelled videos `0000.mp4`.. in `folder` (those that are there already are kept) and return their paths in order."""
     for half in folder.glob(".*.mp4"):
         half.unlink()  # left by a process that was killed while it wrote
     out = []
-    for i in range(n):
+    for i in range(count):
         p = folder / f"{i:04d}.mp4"
         if not p.exists():
             write_mp4(p, render(make_scene(scene_rng(seed, i, "unlabelled"))))

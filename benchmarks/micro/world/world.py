@@ -90,9 +90,9 @@ def place(x: float, y: float) -> str:
     return ("top" if y < SIZE / 2 else "bottom") + ("left" if x < SIZE / 2 else "right")
 
 
-def cell(v: float) -> int:
+def cell(coordinate: float) -> int:
     """The eighth (1-8) of the frame that a coordinate lies in."""
-    return min(8, max(1, int(v // (SIZE / 8)) + 1))
+    return min(8, max(1, int(coordinate // (SIZE / 8)) + 1))
 
 
 def _draw_thing(rng: random.Random, color: str, spare: str | None) -> Thing:
@@ -117,14 +117,14 @@ def _draw_thing(rng: random.Random, color: str, spare: str | None) -> Thing:
     return Thing(color, rng.choice(SHAPES), direction, speed, radius, first, last, path, later, change)
 
 
-def _apart(a: Thing, b: Thing) -> bool:
-    both = range(max(a.first, b.first), min(a.last, b.last) + 1)
-    return all((a.path[t][0] - b.path[t][0]) ** 2 + (a.path[t][1] - b.path[t][1]) ** 2 >= _MIN_GAP**2 for t in both)
+def _apart(one: Thing, other: Thing) -> bool:
+    both = range(max(one.first, other.first), min(one.last, other.last) + 1)
+    return all((one.path[t][0] - other.path[t][0]) ** 2 + (one.path[t][1] - other.path[t][1]) ** 2 >= _MIN_GAP**2 for t in both)
 
 
-def _clear(t: Thing) -> bool:
+def _clear(thing: Thing) -> bool:
     """Start and end lie clearly in a quadrant."""
-    return all(abs(v - SIZE / 2) >= 2.5 for p in (t.start, t.end) for v in p)
+    return all(abs(v - SIZE / 2) >= 2.5 for p in (thing.start, thing.end) for v in p)
 
 
 def scene_rng(seed: int, index: int, purpose: str) -> random.Random:
@@ -189,8 +189,8 @@ def chroma_round_trip(frames: NDArray[np.uint8]) -> NDArray[np.uint8]:
     y = f @ np.array([0.299, 0.587, 0.114], np.float32)
     cb, cr = (f[..., 2] - y) * 0.564, (f[..., 0] - y) * 0.713
 
-    def low(c: NDArray[np.float32]) -> NDArray[np.float32]:
-        s = c.reshape(*c.shape[:-2], c.shape[-2] // 2, 2, c.shape[-1] // 2, 2).mean((-3, -1))
+    def low(chroma: NDArray[np.float32]) -> NDArray[np.float32]:
+        s = chroma.reshape(*chroma.shape[:-2], chroma.shape[-2] // 2, 2, chroma.shape[-1] // 2, 2).mean((-3, -1))
         return np.asarray(s.repeat(2, -2).repeat(2, -1))
 
     cb, cr = low(cb), low(cr)
