@@ -1,4 +1,4 @@
-"""What the README says can be typed, and what it says exists does. Whole runs of its two commands are `tox -e paper` and `.ci/run`."""
+"""What the README and docs/ say can be typed and say exists. Whole runs of the README's two commands are `tox -e paper` and `.ci/run`."""
 
 from __future__ import annotations
 
@@ -19,6 +19,16 @@ from reproduce.scale import load_scale, scale_names
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 MODULE_COMMANDS = sorted(set(re.findall(r"python -m ((?:savi|benchmarks|harness|reproduce)[^`\n#|&]*)", README)))
+DOCUMENTS = [
+    ROOT / "README.md",
+    ROOT / "CHANGELOG.md",
+    *sorted((ROOT / "docs").rglob("*.md")),
+    *sorted((ROOT / "docs/ci").glob("*")),
+    *sorted((ROOT / "results").rglob("README.md")),
+]
+PACKAGES = ("savi", "benchmarks", "harness", "reproduce")
+OF_OTHERS = {"--model", "--model_args", "--tasks", "--log_samples", "--nproc-per-node"}
+"""Options of lmms-eval and torchrun that the documents name."""
 PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 
 
@@ -29,6 +39,45 @@ def options_of(package: str, command: str) -> set[str]:
     commands = getattr(group, "commands", {})
     assert command in commands, f"python -m {package} has no command {command!r}; it has {sorted(commands)}"
     return {name for parameter in commands[command].params for name in (*parameter.opts, *parameter.secondary_opts)}
+
+
+def commands_in(text: str) -> list[tuple[str, str, list[str]]]:
+    """(package, command, options) of all commands in a document; one may go on in an inline code's or a block's next line."""
+    text = re.sub(r"`[^`]*`", lambda code: code[0].replace("\n", " "), text)
+    text = re.sub(r"\n {8,}", " ", text)
+    found = re.findall(rf"python -m ({'|'.join(PACKAGES)}) ([\w-]+)([^`\n#]*)", text)
+    return [(package, command, re.findall(r"(?<![\w-])--?[a-z][\w-]*", rest)) for package, command, rest in found]
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.relative_to(ROOT).as_posix())
+def test_commands_options_and_links_of_a_document_exist(path: Path) -> None:
+    text = path.read_text(encoding="utf-8")
+    for package, command, options in commands_in(text):
+        unknown = set(options) - options_of(package, command)
+        assert not unknown, f"{unknown} are no options of {package} {command}"
+    for link in re.findall(r"\]\(([^)#\s]+)", text):
+        assert "://" in link or (path.parent / link).exists(), link
+    for named in re.findall(
+        r"`((?:savi|benchmarks|harness|reproduce|docs|results|tests)/[\w./-]*(?:\.(?:py|md|csv|json|yml|yaml|svg)|/))`", text
+    ):
+        assert (ROOT / named).exists() or "NAME" in named, named
+
+
+@pytest.mark.parametrize("path", [p for p in DOCUMENTS if p.name != "CHANGELOG.md"], ids=lambda path: path.relative_to(ROOT).as_posix())
+def test_an_option_named_alone_is_one_of_some_command(path: Path) -> None:
+    known = set(OF_OTHERS)
+    for package in PACKAGES:
+        group = typer.main.get_command(importlib.import_module(f"{package}.__main__").app)
+        for command in getattr(group, "commands", {}):
+            known |= options_of(package, command)
+    for code in re.findall(r"`([^`\n]+)`", path.read_text(encoding="utf-8")):
+        if code.startswith("--") or " --" in code:
+            assert {word.split("=")[0] for word in re.findall(r"(?<![\w-])--[a-z][\w-]*", code)} <= known, code
+
+
+def test_an_unknown_option_in_a_second_line_is_found() -> None:
+    text = "    python -m harness gate A --against B\n              [--gone]\n\nand `python -m savi ask V\nQ --neither` too"
+    assert commands_in(text) == [("harness", "gate", ["--against", "--gone"]), ("savi", "ask", ["--neither"])]
 
 
 def test_the_two_commands_stand_in_it() -> None:
