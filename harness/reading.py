@@ -78,7 +78,7 @@ _UNDECIDED = re.compile(
     r"无法|不确定|不知道"
 )
 _OPENS_YES_NO = re.compile(r"\W*(yes|no)\b(?!\s+(?:idea|answer|comment|clue|information|opinion)\b)")
-_BOTH = re.compile(r"\W*(yes|no)\s*(?:[,/;.!?&|\n-]+\s*(?:(?:and|or|but)\b)?|\band\b|\bor\b)\s*(?:maybe\s+)?(yes|no)\s*(?:$|[.,;!?/])")
+_BOTH = re.compile(r"\W*(yes|no)\s*(?:[,/;.!?&|\n-]+\s*(?:(?:and|or|but)\b)?|\band\b|\bor\b|\s)\s*(?:maybe\s+)?(yes|no)\s*(?:$|[.,;!?/])")
 _CONCLUDES_YES_NO = re.compile(r"\b(?:answer|reply|it|think|say)\b[\s:=,']*(?:(?:is|be|would be)\b[\s:]*)?(yes|no)(?=\s*(?:$|[.,;:!\n]))")
 _CHINESE_YES_NO = re.compile(r"\W*(?:(是的?|对的?|正确)|(不是的?|不对|不|否|没有))\s*(?:$|[。,，.!！])")
 
@@ -117,10 +117,7 @@ def read_letter(answer: str, options: Sequence[str]) -> str | None:
 
 
 def read_yes_no(answer: str) -> str | None:
-    """ "yes" or "no": the reply's first word or its stated conclusion, unless it says both or says that it cannot tell.
-
-    "no yes", without anything between the two, is read by its first word, as lmms-eval does.
-    """
+    """ "yes" or "no": the reply's first word or its stated conclusion, unless it says both or says that it cannot tell."""
     text = _unwrapped(answer).lower()
     if chinese := _CHINESE_YES_NO.match(text):
         return "yes" if chinese.group(1) else "no"

@@ -70,10 +70,6 @@ def test_an_option_the_question_does_not_have() -> None:
     assert read_letter("The answer is D.", ("x1", "x2", "x3")) is None
 
 
-def test_two_bare_words_are_read_by_the_first_as_lmms_eval_does() -> None:
-    assert read_yes_no("no yes") == "no"
-
-
 @given(text=st.text(max_size=200), n=st.integers(2, 5))
 def test_any_text_gives_an_option_or_nothing(text: str, n: int) -> None:
     assert read_letter(text, [f"thing {i}" for i in range(n)]) in {None, *"ABCDE"[:n]}
