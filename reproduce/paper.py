@@ -7,7 +7,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -103,53 +102,42 @@ def _iteration(
     here, before = f"iter-{iteration}", "base" if iteration == 1 else f"iter-{iteration - 1}"
     model_before = "base/model" if iteration == 1 else f"{before}/train"
     videos = f"data/videos/{here}" + (".txt" if experiment.videos else "")
-
-    def stage(
-        name: str,
-        title: str,
-        settings: dict[str, Any],
-        after: tuple[str, ...],
-        outputs: tuple[str, ...],
-        run: Callable[[StageContext], str],
-    ) -> Stage:
-        return Stage(f"{here}/{name}", title, settings, after, outputs, run)
-
     gate_after = tuple(dict.fromkeys((f"{here}/evaluate", f"{before}/evaluate", "base/evaluate")))
     return [
-        stage(
-            "videos",
+        Stage(
+            f"{here}/videos",
             "unlabelled videos",
             deal,
             ("overlap",) if experiment.exclude else (),
             (videos,),
             lambda context: work.videos(experiment, iteration, context.progress),
         ),
-        stage(
-            "propose",
+        Stage(
+            f"{here}/propose",
             "ask, answer, criticise, revise",
             loop,
             (f"{here}/videos", model_before),
             tuple(f"{here}/{f}" for f in ("pairs.jsonl", "dropped.jsonl", "pairs.journal.jsonl")),
             lambda context: work.propose(experiment, iteration, context.progress, context.failures),
         ),
-        stage(
-            "train",
+        Stage(
+            f"{here}/train",
             "train on the pairs",
             train,
             (f"{here}/propose", model_before),
             (f"{here}/train", f"{here}/model"),
             lambda context: work.train(experiment, iteration, context.progress, context.failures),
         ),
-        stage(
-            "evaluate",
+        Stage(
+            f"{here}/evaluate",
             f"measure iteration {iteration}",
             measure,
             ("prepare", f"{here}/train"),
             (f"{here}/eval",),
             lambda context: work.evaluate(experiment, iteration, context.progress, context.failures),
         ),
-        stage(
-            "gate",
+        Stage(
+            f"{here}/gate",
             "decide",
             {"alpha": measure["alpha"], "last": iteration == experiment.iterations, "scale": experiment.scale.name},
             gate_after,

@@ -229,17 +229,20 @@ def _crash(experiment: Experiment, error: Exception) -> int:
     """A stage that broke: the message and where its traceback is; a missing data set and the like need no traceback."""
     import traceback
 
+    from reproduce.work import OtherSettingsNeededError
+
     name = type(error).__name__
     known = describe_error(error)
     if known is not None:
-        return _problem(f"{known[0]}\n({KEPT})", known[1])
+        text, code = known
+        return _problem(text if isinstance(error, OtherSettingsNeededError) else f"{text}\n({KEPT})", code)
     path = experiment.run.path / "crash.txt"
-    text = "".join(traceback.format_exception(error))
+    trace = "".join(traceback.format_exception(error))
     try:
-        write_text_atomic(path, text)
+        write_text_atomic(path, trace)
         where = f"traceback in {path}"
     except OSError:
-        typer.echo(text, err=True)
+        typer.echo(trace, err=True)
         where = "traceback above"
     return _problem(f"{name}: {error} ({where}); finished stages are kept, run the same command to go on", ExitCode.MACHINE)
 

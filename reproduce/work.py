@@ -36,6 +36,10 @@ class MissingInputError(SaviError):
     """Something the run needs is not there; the message says what, where it was looked for and how to fix it."""
 
 
+class OtherSettingsNeededError(SaviError):
+    """With these settings the run can only fail in the same way again; the message names the one to change."""
+
+
 @dataclass(frozen=True)
 class Experiment:
     """One resolved run: its scale (settings and sources), its folder, and where its inputs are."""
@@ -241,18 +245,26 @@ class RealWork:
         """Train on the pairs (or on what the control makes of them); the result is the plain checkpoint iter-t/model."""
         from savi.base.files import FailureLog
         from savi.iterate import Base, train_stage
+        from savi.training.callbacks import DivergedError
 
         self._loaded = None
         gc.collect()
-        result, _ = train_stage(
-            Base(experiment.model(iteration - 1)),
-            experiment.run.iteration(iteration),
-            dpo_settings(experiment.scale, iteration),
-            experiment.scale.training.control.value,
-            seed=align_settings(experiment.scale, iteration).seed,
-            failures=FailureLog(failures),
-            progress=progress,
-        )
+        try:
+            result, _ = train_stage(
+                Base(experiment.model(iteration - 1)),
+                experiment.run.iteration(iteration),
+                dpo_settings(experiment.scale, iteration),
+                experiment.scale.training.control.value,
+                seed=align_settings(experiment.scale, iteration).seed,
+                failures=FailureLog(failures),
+                progress=progress,
+            )
+        except DivergedError as error:
+            rate = experiment.scale.training.learning_rate.value
+            raise OtherSettingsNeededError(
+                f"iteration {iteration}, {error}; the same settings would diverge again: take a --set training.learning_rate=... below "
+                f"{rate:g}, and another --out"
+            ) from error
         if not result.trained:
             return "no pair to train on: the model stays as it is"
         left = f", {len(result.pairs_dropped)} left out" if result.pairs_dropped else ""

@@ -29,7 +29,7 @@ from harness.run.journal import Answer, Journal, answer_key  # noqa: E402
 from harness.run.made_from import PAPER_MAX_NEW_TOKENS, made_by  # noqa: E402
 from harness.run.offline import InfrastructureError  # noqa: E402
 from harness.run.processes import PartDone, Processes  # noqa: E402
-from harness.run.requests import Chunk, Group, Row, chunked, deal  # noqa: E402
+from harness.run.requests import BIG_ROWS, SMALL_ROWS, Chunk, Group, Row, chunked, deal  # noqa: E402
 from harness.scoring import describe, question_id  # noqa: E402
 from savi.engine.sampling import GenerationSettings  # noqa: E402
 from savi.video.frames import DECODERS, Decoder, Frames, VideoError, segment_indices  # noqa: E402
@@ -40,7 +40,6 @@ if TYPE_CHECKING:
 
 SAMPLING_RULE = "middle of equal segments"
 _SMALL_PARAMETERS = 100_000_000
-_ROWS_SMALL, _ROWS_BIG = 384, 8
 
 Progress = Callable[[int, int], None]
 
@@ -150,7 +149,7 @@ class SaviLmms(lmms):
         self.decoder: Decoder = decoder
         self.seed = int(seed)
         small = sum(p.numel() for p in self.lm.model.parameters()) < _SMALL_PARAMETERS
-        self.rows = int(rows) if rows else _ROWS_SMALL if small else _ROWS_BIG
+        self.rows = int(rows) if rows else SMALL_ROWS if small else BIG_ROWS
         self.journal = Journal(Path(journal), rank=self._rank, made_by=made_by(), tell=warnings.warn) if journal else None
         self.media = media if media is not None else MediaIndex(Path(os.environ.get("HF_HOME") or "."))
         self.progress: Progress | None = None
@@ -232,7 +231,7 @@ class SaviLmms(lmms):
         done = total - sum(len(g.rows) for c in pending for g in c)
         self._report(done, total)
         files = [Path(g.video) for c in pending for g in c if g.rows[0].pictures is None]
-        workers = 1 if self.rows > _ROWS_BIG else 2
+        workers = 1 if self.rows > BIG_ROWS else 2
         with FramePrefetcher(files, num_frames=self.num_frames, depth=8, workers=workers, decoder=self.decoder) as frames:
             for chunk in pending:
                 self._answer(chunk, frames)

@@ -14,6 +14,8 @@ from harness.run.journal import Answer
 
 ROWS_OF_A_VIDEO = 8
 """What encoding a video costs, in answers to questions on it (32 frames and short answers; roughly)."""
+SMALL_ROWS, BIG_ROWS = 384, 8
+"""Questions a batch for small and for big models, where nothing else is asked for."""
 
 
 @dataclass

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from benchmarks.benchmark import LETTERS, Benchmark, lettered
+from harness.run.requests import SMALL_ROWS
 
 if TYPE_CHECKING:
     from reproduce.scale import Scale
@@ -23,8 +24,6 @@ if TYPE_CHECKING:
 
 SEED = 5
 """Of videos, questions and draws: not the one that results are reported on."""
-ROWS = 384
-"""Questions a batch, as `harness.run.lmms_model` takes for a model this small (it is not imported: lmms-eval comes with it)."""
 
 
 @dataclass(frozen=True)
@@ -230,11 +229,11 @@ def evaluate_alone(lm: VideoLM, asked: Sequence[Asked], num_frames: int) -> list
 
 
 def _chunks(groups: Sequence[list[Asked]]) -> Iterator[list[list[Asked]]]:
-    """Whole videos until a chunk has at least `ROWS` questions."""
+    """Whole videos until a chunk has at least `SMALL_ROWS` questions."""
     chunk: list[list[Asked]] = []
     for group in groups:
         chunk.append(group)
-        if sum(map(len, chunk)) >= ROWS:
+        if sum(map(len, chunk)) >= SMALL_ROWS:
             yield chunk
             chunk = []
     if chunk:

@@ -19,6 +19,8 @@ from benchmarks.data.layout import DatasetError
 from reproduce import launch, paper_cli
 from reproduce.__main__ import app
 from reproduce.run_dir import RunDir
+from reproduce.work import RealWork
+from savi.training.callbacks import DivergedError
 from tests.reproduce.fakes import FakeWork
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -145,7 +147,7 @@ def test_a_locked_folder_exits_5(invoke: Invoke, tmp_path: Path) -> None:
     assert "another run is at work here" in result.stderr
 
 
-def test_something_missing_exits_5_with_its_mend_and_the_run_goes_on_after(invoke: Invoke, work: FakeWork) -> None:
+def test_something_missing_exits_5_with_its_fix_and_the_run_goes_on_after(invoke: Invoke, work: FakeWork) -> None:
     work.boom, work.error = "evaluate 1", DatasetError("nextqa: no Arrow file; run: python -m benchmarks micro --build-twins X")
     result = invoke(*SMALL)
     assert result.exit_code == 5
@@ -164,6 +166,23 @@ def test_a_bug_exits_5_and_its_traceback_is_in_a_file(invoke: Invoke, work: Fake
     assert "ZeroDivisionError: division by zero" in result.stderr
     assert "Traceback" not in result.output
     assert "ZeroDivisionError" in Path("run/crash.txt").read_text()
+
+
+def test_training_that_diverges_is_told_to_change_the_settings(invoke: Invoke, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same command again would diverge again."""
+
+    def diverge(*args: object, **kwargs: object) -> None:
+        raise DivergedError(3, "the loss is nan", 1e-3)
+
+    monkeypatch.setattr("savi.iterate.train_stage", diverge)
+    monkeypatch.setattr(FakeWork, "train", RealWork.train)
+    result = invoke(*SMALL, "--set", "training.learning_rate=0.001")
+    assert result.exit_code == 5
+    assert "iteration 1, step 3: the loss is nan" in result.stderr
+    assert "--set training.learning_rate=... below 0.001, and another --out" in result.stderr
+    assert "run the same command" not in result.stderr
+    assert invoke(*SMALL, "--set", "training.learning_rate=0.0001").exit_code == 2  # hence "another --out"
+    assert not Path("run/crash.txt").exists()
 
 
 def test_an_interrupt_exits_130(invoke: Invoke, work: FakeWork) -> None:

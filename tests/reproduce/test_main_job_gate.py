@@ -129,19 +129,19 @@ def test_a_planted_regression_fails(job: Path, blind: Path) -> None:
     assert "<failure" in (job.parent / "gate.xml").read_text(encoding="utf-8")
 
 
-@pytest.mark.parametrize("mended", [False, True], ids=["score left", "score made to fit"])
+@pytest.mark.parametrize("rescored", [False, True], ids=["score left", "score made to fit"])
 @pytest.mark.parametrize("how", EDITS)
-def test_tampered_records_are_exit_4_and_named(job: Path, again: Path, tmp_path: Path, how: str, mended: bool) -> None:
+def test_tampered_records_are_exit_4_and_named(job: Path, again: Path, tmp_path: Path, how: str, rescored: bool) -> None:
     edited = Path(shutil.copytree(again, tmp_path / "edited"))
     rewrite(edited / "nextqa/questions.jsonl", EDITS[how])
-    if mended:
+    if rescored:
         rescore(edited / "nextqa/score.json")
     done = command(tmp_path, "harness", "gate", edited, "--against", job / "base", "--json")
     assert done.returncode == 4, done.stdout[-2000:]
     problems = json.loads(done.stdout)["integrity"]
     assert {p["benchmark"] for p in problems} == {"nextqa"}
     assert any("nextqa/questions.jsonl was edited" in p["message"] for p in problems)
-    if not mended:
+    if not rescored:
         assert any(NAMED[how] in p["message"] for p in problems), problems
 
 

@@ -140,7 +140,7 @@ def rebuild(out: Path, recipe: Recipe | None = None) -> dict[str, object]:
     """Train the micro base from scratch and write it to `out`; returns what goes to training.json.
 
     Half an hour or more on one core, and one is what it takes: the same bytes however many there are. Killed in its second stage and
-    called again, it goes on behind the first.
+    called again, it goes on after the first.
     """
     import torch
 

@@ -56,7 +56,7 @@ def _unmeasured(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("_unmeasured")
 def test_the_same_recipe_makes_the_same_bytes(tmp_path: Path) -> None:
-    _load(BASE_DIR)  # mends torchvision first
+    _load(BASE_DIR)  # works around torchvision first
     small = Recipe(vision_steps=2, language_steps=2, language_stop=2, pool=8, batch=2)
     for name in ("a", "b"):
         base.rebuild(tmp_path / name, small)
@@ -69,7 +69,7 @@ def test_the_same_recipe_makes_the_same_bytes(tmp_path: Path) -> None:
 
 @pytest.mark.usefixtures("_unmeasured")
 def test_killed_in_its_second_stage_it_ends_in_the_same_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    _load(BASE_DIR)  # mends torchvision first
+    _load(BASE_DIR)  # works around torchvision first
     from benchmarks.micro.pretrain import language as base_language
     from benchmarks.micro.pretrain import vision as base_vision
 
@@ -95,7 +95,7 @@ def test_killed_in_its_second_stage_it_ends_in_the_same_bytes(tmp_path: Path, mo
 @pytest.mark.skipif(not os.environ.get("REBUILD_MICRO_BASE"), reason="takes about half an hour; set REBUILD_MICRO_BASE=1")
 def test_the_command_rebuilds_an_equivalent_base(tmp_path: Path) -> None:
     """Direct and reasoned accuracy within 6 points of the shipped base's: other machines round differently."""
-    _load(BASE_DIR)  # mends torchvision first
+    _load(BASE_DIR)  # works around torchvision first
     made = base.rebuild(tmp_path / "base")["monitor_pct"]
     assert isinstance(made, dict)
     for kind in ("direct", "critique"):
