@@ -45,12 +45,12 @@ def visible(text: str, limit: int = MAX_CHARS) -> str:
     return f"{text[:half]} … ({total:,} characters) … {text[-half:]}"
 
 
-def _shown(c: str) -> str:
-    if c.isascii() and c.isprintable():
-        return c
-    if unicodedata.category(c) not in _UNSEEN:
-        return c
-    n = ord(c)
+def _shown(char: str) -> str:
+    if char.isascii() and char.isprintable():
+        return char
+    if unicodedata.category(char) not in _UNSEEN:
+        return char
+    n = ord(char)
     return f"\\x{n:02x}" if n < 0x100 else f"\\u{n:04x}" if n < 0x10000 else f"\\U{n:08x}"
 
 

@@ -1,6 +1,6 @@
 """May these scores be compared at all? Each doubt is an `IntegrityProblem` with a code, a place and what would fix it.
 
-Checked before any statistics: a score that may not be compared is not compared. Reads only records and scores; knows no model, no
+Checked before any statistics: scores that are not comparable are not compared. Reads only records and scores; knows no model, no
 lmms-eval and no files.
 """
 
@@ -89,19 +89,19 @@ def task_mean_pct(records: Sequence[QuestionRecord], credit: Literal["strict", "
     return 100.0 * sum(s / n if n else 0.0 for s, n in sums.values()) / len(sums)
 
 
-def edited(e: Evaluation) -> str | None:
+def edited(evaluation: Evaluation) -> str | None:
     """What is wrong where the records are not byte for byte those the score was made of (or nothing says what they were), and the fix.
 
     A score older than the checksum is refused too: taking the field out of the file must not be the way past it.
     """
-    questions, score = f"{e.score.benchmark}/{QUESTIONS_FILE}", f"{e.score.benchmark}/{SCORE_FILE}"
-    stated = e.score.records_sha256
+    questions, score = f"{evaluation.score.benchmark}/{QUESTIONS_FILE}", f"{evaluation.score.benchmark}/{SCORE_FILE}"
+    stated = evaluation.score.records_sha256
     if not stated:
         return (
             f"{score} has no records_sha256 (older than the field, or taken out), so nothing tells whether {questions} was edited: "
             "evaluate again"
         )
-    found = records_sha256(e.records)
+    found = records_sha256(evaluation.records)
     if found == stated:
         return None
     return (
@@ -110,10 +110,10 @@ def edited(e: Evaluation) -> str | None:
     )
 
 
-def check_evaluation(e: Evaluation, *, side: Side = "candidate", limits: StatusLimits | None = None) -> list[IntegrityProblem]:
+def check_evaluation(evaluation: Evaluation, *, side: Side = "candidate", limits: StatusLimits | None = None) -> list[IntegrityProblem]:
     """Everything one benchmark's evaluation can contradict by itself: counts, ids, frames, statuses, and the score its records give."""
     limits = limits or StatusLimits()
-    score, records = e.score, e.records
+    score, records = evaluation.score, evaluation.records
     out: list[IntegrityProblem] = []
 
     def problem(code: str, message: str) -> None:
@@ -126,7 +126,7 @@ def check_evaluation(e: Evaluation, *, side: Side = "candidate", limits: StatusL
     if not records:
         problem("no_records", "there are no question records: evaluate again")
         return out
-    change = edited(e)
+    change = edited(evaluation)
     if change is not None:
         problem("records", change)
     n = len(records)
@@ -148,15 +148,15 @@ def check_evaluation(e: Evaluation, *, side: Side = "candidate", limits: StatusL
         problem("videos", f"score.json says {score.videos:,} videos, the records name {videos:,}")
     if prompts_fingerprint(records) != score.provenance.prompts:
         problem("prompts", "the questions and prompts are not those score.json was made with: questions.jsonl was changed or reordered")
-    out += _check_statuses(e, side, limits)
-    out += _check_frames(e, side)
-    out += _unknown(e, side)
-    out += _check_score(e, side)
+    out += _check_statuses(evaluation, side, limits)
+    out += _check_frames(evaluation, side)
+    out += _unknown(evaluation, side)
+    out += _check_score(evaluation, side)
     return out
 
 
-def _check_statuses(e: Evaluation, side: Side, limits: StatusLimits) -> list[IntegrityProblem]:
-    score, records = e.score, e.records
+def _check_statuses(evaluation: Evaluation, side: Side, limits: StatusLimits) -> list[IntegrityProblem]:
+    score, records = evaluation.score, evaluation.records
     out: list[IntegrityProblem] = []
     counts = Counter(r.status for r in records)
     stated = {k: v for k, v in score.statuses.items() if v}
@@ -201,85 +201,87 @@ _OPENS = re.compile(r"\s*(?:\([A-E]\)|[A-E](?=\s*$|[.):,]))")
 _UNKNOWN_OPTIONS = ("",) * 5
 
 
-def _contradicts(r: QuestionRecord) -> bool:
+def _contradicts(record: QuestionRecord) -> bool:
     """Whether an answer that opens with a letter (or says yes/no) was recorded as another, or a status does not fit the text."""
-    if r.status == "failed":
-        return bool(r.answer) or r.error is None
-    if (r.status == "empty") != (not r.answer.strip()):
+    if record.status == "failed":
+        return bool(record.answer) or record.error is None
+    if (record.status == "empty") != (not record.answer.strip()):
         return True
-    if r.status != "ok" or r.parsed is None:
+    if record.status != "ok" or record.parsed is None:
         return False
-    if r.parsed in ("yes", "no"):
-        return read_yes_no(r.answer) not in (None, r.parsed)
-    return _OPENS.match(r.answer) is not None and read_letter(r.answer, _UNKNOWN_OPTIONS) not in (None, r.parsed)
+    if record.parsed in ("yes", "no"):
+        return read_yes_no(record.answer) not in (None, record.parsed)
+    return _OPENS.match(record.answer) is not None and read_letter(record.answer, _UNKNOWN_OPTIONS) not in (None, record.parsed)
 
 
-def _unknown(e: Evaluation, side: Side) -> list[IntegrityProblem]:
+def _unknown(evaluation: Evaluation, side: Side) -> list[IntegrityProblem]:
     """What stock lmms-eval results leave unsaid, as a warning."""
-    if e.score.provenance.media != UNKNOWN:
+    if evaluation.score.provenance.media != UNKNOWN:
         return []
-    alone = sum(r.video_id.startswith(UNKNOWN) for r in e.records)
+    alone = sum(r.video_id.startswith(UNKNOWN) for r in evaluation.records)
     videos = f"; the videos of {alone:,} questions are not said, so these count as independent" if alone else ""
     message = f"lmms-eval's own samples: weights, videos' bytes, frames shown and later edits cannot be checked{videos}"
-    return [IntegrityProblem(e.score.benchmark, side, "unknown", message, warns=True)]
+    return [IntegrityProblem(evaluation.score.benchmark, side, "unknown", message, warns=True)]
 
 
-def _check_frames(e: Evaluation, side: Side) -> list[IntegrityProblem]:
-    asked = e.score.provenance.frames.get("num_frames")
+def _check_frames(evaluation: Evaluation, side: Side) -> list[IntegrityProblem]:
+    asked = evaluation.score.provenance.frames.get("num_frames")
     if not isinstance(asked, int) or isinstance(asked, bool):
         return [
             IntegrityProblem(
-                e.score.benchmark, side, "frames", ("score.json does not say how many frames were asked for (frames.num_frames)")
+                evaluation.score.benchmark, side, "frames", ("score.json does not say how many frames were asked for (frames.num_frames)")
             )
         ]
-    wrong = [r for r in e.records if r.frames != asked and r.status != "failed"]
+    wrong = [r for r in evaluation.records if r.frames != asked and r.status != "failed"]
     if not wrong:
         return []
     shown = _some(f"{r.video_id}: {r.frames}" for r in wrong)
     return [
-        IntegrityProblem(e.score.benchmark, side, "frames", (f"{len(wrong):,} questions were asked on other than {asked} frames: {shown}"))
+        IntegrityProblem(
+            evaluation.score.benchmark, side, "frames", (f"{len(wrong):,} questions were asked on other than {asked} frames: {shown}")
+        )
     ]
 
 
-def _check_score(e: Evaluation, side: Side) -> list[IntegrityProblem]:
+def _check_score(evaluation: Evaluation, side: Side) -> list[IntegrityProblem]:
     out: list[IntegrityProblem] = []
-    for credit, stated in (("strict", e.score.strict_pct), ("upstream", e.score.upstream_pct)):
-        found = task_mean_pct(e.records, credit)  # type: ignore[arg-type]
-        ways = [found] if credit == "strict" else [found, task_mean_pct(e.records, credit, skip_empty=True)]  # type: ignore[arg-type]
+    for credit, stated in (("strict", evaluation.score.strict_pct), ("upstream", evaluation.score.upstream_pct)):
+        found = task_mean_pct(evaluation.records, credit)  # type: ignore[arg-type]
+        ways = [found] if credit == "strict" else [found, task_mean_pct(evaluation.records, credit, skip_empty=True)]  # type: ignore[arg-type]
         tolerance = 1e-6 if credit == "strict" else UPSTREAM_TOLERANCE_PCT
         if not any(abs(w - stated) <= tolerance for w in ways):  # NaN fails here, as it must
             out.append(
                 IntegrityProblem(
-                    e.score.benchmark,
+                    evaluation.score.benchmark,
                     side,
                     "score",
                     (f"score.json says {credit} {stated:.4f}, its records give {found:.4f}: one of the files was changed"),
                 )
             )
     per_task: dict[str, list[float]] = {}
-    for r in e.records:
+    for r in evaluation.records:
         per_task.setdefault(r.task, []).append(r.strict)
-    for task, stated in e.score.subtasks.items():
+    for task, stated in evaluation.score.subtasks.items():
         credits = per_task.get(task)
         if credits is None or not abs(100.0 * sum(credits) / len(credits) - stated) <= 1e-6:
-            out.append(IntegrityProblem(e.score.benchmark, side, "score", f"task {task}: score.json and the records disagree"))
+            out.append(IntegrityProblem(evaluation.score.benchmark, side, "score", f"task {task}: score.json and the records disagree"))
             break
     return out
 
 
-def check_whole(e: Evaluation, b: Benchmark) -> list[IntegrityProblem]:
+def check_whole(evaluation: Evaluation, benchmark: Benchmark) -> list[IntegrityProblem]:
     """Whether an evaluation is of the benchmark's whole set, as a published number is: its tasks, their questions and the videos are the
     catalog's."""
-    found, sizes = Counter(r.task for r in e.records), dict(zip(b.tasks, b.sizes, strict=True))
-    videos = len({r.video_id for r in e.records})
+    found, sizes = Counter(r.task for r in evaluation.records), dict(zip(benchmark.tasks, benchmark.sizes, strict=True))
+    videos = len({r.video_id for r in evaluation.records})
     differ = [f"{t}: {found[t]:,} of {sizes.get(t, 0):,}" for t in sorted(found | sizes) if found[t] != sizes.get(t, 0)]
-    if videos != b.videos:
-        differ.append(f"videos: {videos:,} of {b.videos:,}")
+    if videos != benchmark.videos:
+        differ.append(f"videos: {videos:,} of {benchmark.videos:,}")
     if not differ:
         return []
     shown = "; ".join(differ[:EXAMPLES]) + (f" and {len(differ) - EXAMPLES} more" if len(differ) > EXAMPLES else "")
     message = f"not the whole set that the published number is of ({shown}): evaluate every question, without --limit"
-    return [IntegrityProblem(b.name, "candidate", "whole_set", message)]
+    return [IntegrityProblem(benchmark.name, "candidate", "whole_set", message)]
 
 
 def check_pair(candidate: Evaluation, baseline: Evaluation) -> list[IntegrityProblem]:
@@ -328,12 +330,12 @@ def check_pair(candidate: Evaluation, baseline: Evaluation) -> list[IntegrityPro
 _RELEASE = re.compile(r"(\d+)\.(\d+)")
 
 
-def _compare_versions(name: str, a: Mapping[str, str], b: Mapping[str, str]) -> list[IntegrityProblem]:
+def _compare_versions(name: str, candidate: Mapping[str, str], baseline: Mapping[str, str]) -> list[IntegrityProblem]:
     """Another release (major.minor) may read or answer otherwise, so it stops; a patch level or a build tag warns, as does a version that
     only one side states."""
     shown: dict[bool, list[str]] = {True: [], False: []}
-    for k in sorted((a.keys() | b.keys()) - IGNORED_VERSIONS):
-        x, y = a.get(k), b.get(k)
+    for k in sorted((candidate.keys() | baseline.keys()) - IGNORED_VERSIONS):
+        x, y = candidate.get(k), baseline.get(k)
         if x != y:
             releases = [m.groups() if m else v for v in (x, y) for m in [_RELEASE.match(v or "")]]
             shown[x is None or y is None or releases[0] == releases[1]].append(f"{k}: {x or 'unknown'} against {y or 'unknown'}")
@@ -344,10 +346,12 @@ def _compare_versions(name: str, a: Mapping[str, str], b: Mapping[str, str]) -> 
     ]
 
 
-def _compare(code: str, a: Mapping[str, object], b: Mapping[str, object], *, problem_to: list[IntegrityProblem], name: str) -> None:
-    keys = [k for k in sorted(a.keys() | b.keys()) if a.get(k) != b.get(k)]
+def _compare(
+    code: str, candidate: Mapping[str, object], baseline: Mapping[str, object], *, problem_to: list[IntegrityProblem], name: str
+) -> None:
+    keys = [k for k in sorted(candidate.keys() | baseline.keys()) if candidate.get(k) != baseline.get(k)]
     if keys:
-        shown = "; ".join(f"{k}: {a.get(k)!r} against {b.get(k)!r}" for k in keys)
+        shown = "; ".join(f"{k}: {candidate.get(k)!r} against {baseline.get(k)!r}" for k in keys)
         problem_to.append(IntegrityProblem(name, "both", code, f"{code.replace('_', ' ')} differ: {shown}"))
 
 

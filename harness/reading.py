@@ -174,20 +174,20 @@ def _mark_texts(text: str, options: tuple[str, ...]) -> str:
         return text
     pattern, where = known
 
-    def mark(m: re.Match[str]) -> str:
-        k = where.get(_plain(m.group()))
+    def mark(match: re.Match[str]) -> str:
+        k = where.get(_plain(match.group()))
         return _OTHER if k is None else chr(_TEXT_0 + k)
 
     return pattern.sub(mark, text)
 
 
 def _mark_letters(text: str) -> str:
-    def mark(m: re.Match[str]) -> str:
-        bare = m.group(5)
-        if bare == "A" and not _no_article(text[m.end() :]):
-            return m.group()
-        letter = next(g for g in m.groups() if g)
-        return m.group()[: m.start(m.lastindex or 0) - m.start()] + chr(_LETTER_0 + LETTERS.index(letter.upper())) + " "
+    def mark(match: re.Match[str]) -> str:
+        bare = match.group(5)
+        if bare == "A" and not _no_article(text[match.end() :]):
+            return match.group()
+        letter = next(g for g in match.groups() if g)
+        return match.group()[: match.start(match.lastindex or 0) - match.start()] + chr(_LETTER_0 + LETTERS.index(letter.upper())) + " "
 
     return _LETTER.sub(mark, text)
 
@@ -202,8 +202,8 @@ def _clauses(text: str) -> list[_Clause]:
     """What each clause says of the options named in it; all before a word that takes back ("wait", "no") is dropped."""
     groups: list[frozenset[int]] = []
 
-    def hold(m: re.Match[str]) -> str:
-        groups.append(frozenset(ord(c) - _LETTER_0 for c in m.group() if _LETTER_0 <= ord(c) < _TEXT_0))
+    def hold(match: re.Match[str]) -> str:
+        groups.append(frozenset(ord(c) - _LETTER_0 for c in match.group() if _LETTER_0 <= ord(c) < _TEXT_0))
         return chr(_GROUP_0 + min(len(groups) - 1, _MAX_GROUPS - 1))
 
     text = _TOGETHER.sub(hold, _SET_ASIDE.sub(r"\1;", text))

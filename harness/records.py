@@ -1,4 +1,4 @@
-"""What an evaluation leaves behind: one `QuestionRecord` a question, one `Score` a benchmark, as files anyone can read.
+"""What an evaluation writes: one `QuestionRecord` a question, one `Score` a benchmark, as files anyone can read.
 
 Everything that decides or tells (gate, tables, leaderboard, report) reads only these. The module must not know torch,
 lmms-eval or any model: a record made elsewhere is as good as ours. Files are JSON Lines (questions) and JSON (score),
@@ -160,8 +160,8 @@ _RECORD = TypeAdapter(QuestionRecord)
 _SCORE = TypeAdapter(Score)
 
 
-def _first_error(e: ValidationError) -> str:
-    x = e.errors()[0]
+def _first_error(error: ValidationError) -> str:
+    x = error.errors()[0]
     return visible(f"{'.'.join(map(str, x['loc'])) or 'record'}: {x['msg']}", 300)
 
 

@@ -60,20 +60,20 @@ class Reply:
     decoder: str = ""
 
 
-def describe(b: Benchmark, task: str, doc: Mapping[str, Any]) -> Asked:
+def describe(benchmark: Benchmark, task: str, doc: Mapping[str, Any]) -> Asked:
     """Bring a benchmark's document into the common form.
 
     Raises:
         ScoringError: the document lacks a field, or its answer is none of its options.
     """
     try:
-        document = b.document(task, doc)
-        video = b.video_file(task, doc)
+        document = benchmark.document(task, doc)
+        video = benchmark.video_file(task, doc)
     except (KeyError, IndexError, ValueError, TypeError) as e:
         raise ScoringError(
             f"{task}: a document does not look as expected ({type(e).__name__}: {e}); fields: {', '.join(map(str, doc))}"
         ) from e
-    return Asked(document.question, document.options, document.target, b.form(task), video)
+    return Asked(document.question, document.options, document.target, benchmark.form(task), video)
 
 
 def question_id(task: str, asked: Asked) -> str:
@@ -106,16 +106,18 @@ def is_degenerate(answer: str) -> bool:
     return len(text) >= _DEGENERATE_CHARS and len(set(text)) == 1
 
 
-def upstream_credit(b: Benchmark, sample: Mapping[str, Any]) -> float:
+def upstream_credit(benchmark: Benchmark, sample: Mapping[str, Any]) -> float:
     """The credit (0 or 1) lmms-eval gave one sample, from the fields its task writes.
 
     Raises:
         ScoringError: the sample lacks its task's metric.
     """
     try:
-        return b.credit(sample).right
+        return benchmark.credit(sample).right
     except (KeyError, TypeError, ValueError) as e:
-        raise ScoringError(f"{b.title}, document {sample.get('doc_id')}: no {b.metric} as expected ({type(e).__name__}: {e})") from e
+        raise ScoringError(
+            f"{benchmark.title}, document {sample.get('doc_id')}: no {benchmark.metric} as expected ({type(e).__name__}: {e})"
+        ) from e
 
 
 def status_of(reply: Reply, parsed: str | None) -> Status:
@@ -129,20 +131,22 @@ def status_of(reply: Reply, parsed: str | None) -> Status:
     return "ok" if parsed is not None else "unparsed"
 
 
-def record(b: Benchmark, task: str, sample: Mapping[str, Any], reply: Reply, qid: str, *, asked: Asked | None = None) -> QuestionRecord:
+def record(
+    benchmark: Benchmark, task: str, sample: Mapping[str, Any], reply: Reply, qid: str, *, asked: Asked | None = None
+) -> QuestionRecord:
     """One question's record. Strict credit needs upstream's credit, status `ok` and the right option named beyond doubt."""
-    asked = asked or describe(b, task, sample["doc"])
-    upstream = upstream_credit(b, sample)
+    asked = asked or describe(benchmark, task, sample["doc"])
+    upstream = upstream_credit(benchmark, sample)
     parsed = read(asked, reply.text) if reply.error is None and reply.read_by == "rule" else None
     if (parsed == asked.target) != (upstream == 1):  # lmms-eval read another option
         parsed = None
     status = status_of(reply, parsed)
     return QuestionRecord(
-        benchmark=b.name,
+        benchmark=benchmark.name,
         task=task,
         doc_id=int(sample["doc_id"]),
         question_id=qid,
-        video_id=b.video_id(asked.video),
+        video_id=benchmark.video_id(asked.video),
         prompt=_encodable(str(sample["arguments"][0])),
         target=asked.target,
         answer=_encodable(reply.text),
@@ -182,7 +186,7 @@ def clustered_se_pct(records: Sequence[QuestionRecord]) -> float:
 
 
 def score(
-    b: Benchmark,
+    benchmark: Benchmark,
     records: Sequence[QuestionRecord],
     chances: Sequence[float],
     upstream_by_task: Mapping[str, float],
@@ -201,26 +205,28 @@ def score(
     Raises:
         ScoringError: no records, or a task without records or upstream value.
     """
-    strict: dict[str, list[float]] = {t: [] for t in b.tasks}
-    chance: dict[str, list[float]] = {t: [] for t in b.tasks}
+    strict: dict[str, list[float]] = {t: [] for t in benchmark.tasks}
+    chance: dict[str, list[float]] = {t: [] for t in benchmark.tasks}
     for r, c in zip(records, chances, strict=True):
         strict[r.task].append(r.strict)
         chance[r.task].append(c)
-    empty = [t for t in b.tasks if not strict[t] or t not in upstream_by_task]
+    empty = [t for t in benchmark.tasks if not strict[t] or t not in upstream_by_task]
     if empty:
-        raise ScoringError(f"{b.title}: no answers for {', '.join(empty)}; a mean over its {len(b.tasks)} tasks needs all of them")
+        raise ScoringError(
+            f"{benchmark.title}: no answers for {', '.join(empty)}; a mean over its {len(benchmark.tasks)} tasks needs all of them"
+        )
     subtasks = {t: 100.0 * sum(v) / len(v) for t, v in strict.items()}
     counts = Counter(r.status for r in records)
-    k = len(b.tasks)
+    k = len(benchmark.tasks)
     return Evaluation(
         Score(
-            benchmark=b.name,
+            benchmark=benchmark.name,
             scale=scale,
             n=len(records),
             n_expected=n_expected,
             limit=limit,
             videos=len({r.video_id for r in records}),
-            upstream_pct=sum(upstream_by_task[t] for t in b.tasks) / k,
+            upstream_pct=sum(upstream_by_task[t] for t in benchmark.tasks) / k,
             strict_pct=sum(subtasks.values()) / k,
             se_pct=clustered_se_pct(records),
             chance_pct=sum(100.0 * sum(v) / len(v) for v in chance.values()) / k,

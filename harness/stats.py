@@ -124,23 +124,25 @@ class ClusterMean:
     """`Design.leverage` of each video [G]."""
 
 
-def cluster_mean(values: Floats, d: Design) -> ClusterMean:
+def cluster_mean(values: Floats, design: Design) -> ClusterMean:
     """Mean of tasks' means with a cluster-robust standard error (CR1: G/(G-1); G-1 degrees of freedom).
 
     `values` [..., Q]. Linearised: a video's influence is the weighted sum of its questions' deviations from their task's mean. With one
     task this equals OLS on a constant with clustered covariance; with one question a video, the usual s/sqrt(n).
     """
     v = np.asarray(values, dtype=np.float64)
-    totals = d.totals(v)
-    means = d.task_means(v)
-    influence = totals - means @ d.task_weight.T
-    g = d.videos
+    totals = design.totals(v)
+    means = design.task_means(v)
+    influence = totals - means @ design.task_weight.T
+    g = design.videos
     factor = g / (g - 1) if g > 1 else math.inf
     with np.errstate(invalid="ignore"):
         se = np.sqrt(factor * (influence**2).sum(axis=-1)) if g > 1 else np.full(v.shape[:-1], np.inf)
     est = totals.sum(axis=-1)
     scalar = v.ndim == 1
-    return ClusterMean(float(est) if scalar else est, float(se) if scalar else se, g - 1, totals, influence, d.cluster_weight, d.leverage)
+    return ClusterMean(
+        float(est) if scalar else est, float(se) if scalar else se, g - 1, totals, influence, design.cluster_weight, design.leverage
+    )
 
 
 def pool(means: Sequence[ClusterMean]) -> ClusterMean:

@@ -15,75 +15,79 @@ ADJUST_PASS = frozenset({"improved"})
 each is tested at alpha (intersection-union; Berger 1982). A fail of any benchmark fails all, so fails are always adjusted."""
 
 
-def decide(evidence: Sequence[Evidence], s: GateSettings) -> list[Decision]:
+def decide(evidence: Sequence[Evidence], settings: GateSettings) -> list[Decision]:
     """Verdicts at level alpha. The settings' rule adjusts for the benchmarks that are asked the same question; their mean stands by
     itself."""
     out: list[Decision] = []
     for question in dict.fromkeys(e.question for e in evidence):
         group = [e for e in evidence if e.question == question and e.benchmark != ALL]
-        adjust = s.multiplicity.adjust
+        adjust = settings.multiplicity.adjust
         adjusted = zip(group, adjust([e.p_value for e in group]), adjust([e.p_fail for e in group]), strict=True)
         alone = [(e, e.p_value, e.p_fail) for e in evidence if e.question == question and e.benchmark == ALL]
         for e, p_adjusted, p_fail in (*adjusted, *alone):
             p_pass = p_adjusted if question in ADJUST_PASS else e.p_value
-            verdict: Verdict = "pass" if p_pass <= s.alpha else "fail" if p_fail <= s.alpha else "inconclusive"
+            verdict: Verdict = "pass" if p_pass <= settings.alpha else "fail" if p_fail <= settings.alpha else "inconclusive"
             out.append(
                 Decision(
                     **{**asdict(e), "note": e.note or _NOTES[e.question](e, verdict)},
                     verdict=verdict,
                     p_adjusted=float(p_adjusted),
                     p_fail_adjusted=float(p_fail),
-                    required=s.is_required(question, e.benchmark, mean=bool(alone)),
-                    veto=s.has_veto(question),
+                    required=settings.is_required(question, e.benchmark, mean=bool(alone)),
+                    veto=settings.has_veto(question),
                 )
             )
     return out
 
 
-def _needs(e: Evidence) -> str:
-    need = f"; about {e.n_needed:,} questions would settle a difference of {e.margin:g}" if e.n_needed and e.n_needed > e.n else ""
-    if e.mde is None:
+def _needs(evidence: Evidence) -> str:
+    need = (
+        f"; about {evidence.n_needed:,} questions would settle a difference of {evidence.margin:g}"
+        if evidence.n_needed and evidence.n_needed > evidence.n
+        else ""
+    )
+    if evidence.mde is None:
         return "too few videos for any statement"
-    power = f"; power {e.power:.2f} if nothing changed" if e.power is not None else ""
-    return f"smallest effect seen with this many questions: {e.mde:.1f} points{need}{power}"
+    power = f"; power {evidence.power:.2f} if nothing changed" if evidence.power is not None else ""
+    return f"smallest effect seen with this many questions: {evidence.mde:.1f} points{need}{power}"
 
 
-def _no_regression_note(e: Evidence, verdict: Verdict) -> str:
+def _no_regression_note(evidence: Evidence, verdict: Verdict) -> str:
     if verdict == "pass":
-        return f"a loss of {e.margin:g} points or more is ruled out"
+        return f"a loss of {evidence.margin:g} points or more is ruled out"
     if verdict == "fail":
-        return f"worse by more than {e.margin:g} points ({e.estimate:+.1f})"
-    return f"a loss of {e.margin:g} points is neither shown nor ruled out; {_needs(e)}"
+        return f"worse by more than {evidence.margin:g} points ({evidence.estimate:+.1f})"
+    return f"a loss of {evidence.margin:g} points is neither shown nor ruled out; {_needs(evidence)}"
 
 
-def _improved_note(e: Evidence, verdict: Verdict) -> str:
+def _improved_note(evidence: Evidence, verdict: Verdict) -> str:
     if verdict == "pass":
-        return f"better ({e.estimate:+.1f} points)"
+        return f"better ({evidence.estimate:+.1f} points)"
     if verdict == "fail":
-        return f"worse ({e.estimate:+.1f} points)"
-    return f"no improvement shown; {_needs(e)}"
+        return f"worse ({evidence.estimate:+.1f} points)"
+    return f"no improvement shown; {_needs(evidence)}"
 
 
-def _format_note(e: Evidence, verdict: Verdict) -> str:
-    if e.reference_pct is None:
+def _format_note(evidence: Evidence, verdict: Verdict) -> str:
+    if evidence.reference_pct is None:
         said = {"pass": "below", "fail": "above"}.get(verdict, "not shown to be below")
-        return f"{e.candidate_pct:.1f} % of the answers cannot be read, {said} {e.margin:g} %"
-    shares = f"{e.candidate_pct:.1f} % of the answers cannot be read, {e.reference_pct:.1f} % before"
+        return f"{evidence.candidate_pct:.1f} % of the answers cannot be read, {said} {evidence.margin:g} %"
+    shares = f"{evidence.candidate_pct:.1f} % of the answers cannot be read, {evidence.reference_pct:.1f} % before"
     if verdict == "pass":
-        return f"{shares}; a rise of {e.margin:g} points or more is ruled out"
+        return f"{shares}; a rise of {evidence.margin:g} points or more is ruled out"
     if verdict == "fail":
-        return f"{shares}; risen by more than {e.margin:g} points"
-    return f"{shares}; a rise of {e.margin:g} points is neither shown nor ruled out"
+        return f"{shares}; risen by more than {evidence.margin:g} points"
+    return f"{shares}; a rise of {evidence.margin:g} points is neither shown nor ruled out"
 
 
-def _published_note(e: Evidence, verdict: Verdict) -> str:
-    what = "score" if e.question == "published_score" else "gain"
+def _published_note(evidence: Evidence, verdict: Verdict) -> str:
+    what = "score" if evidence.question == "published_score" else "gain"
     if verdict == "pass":
-        return f"the {what} agrees with the published one within {e.margin:g} points"
+        return f"the {what} agrees with the published one within {evidence.margin:g} points"
     if verdict == "fail":
-        side = "above" if e.estimate > 0 else "below"
-        return f"the {what} is {abs(e.estimate):.1f} points {side} the published one (either way means a different measurement)"
-    seen = f"{e.mde:.1f} points" if e.mde is not None else "nothing"
+        side = "above" if evidence.estimate > 0 else "below"
+        return f"the {what} is {abs(evidence.estimate):.1f} points {side} the published one (either way means a different measurement)"
+    seen = f"{evidence.mde:.1f} points" if evidence.mde is not None else "nothing"
     return f"neither agreement nor difference is shown; with this rerun noise agreement within {seen} can be shown"
 
 
@@ -96,19 +100,26 @@ _NOTES: dict[Question, Callable[[Evidence, Verdict], str]] = {
 }
 
 
-def excuse(problems: Sequence[IntegrityProblem], s: GateSettings) -> list[IntegrityProblem]:
+def excuse(problems: Sequence[IntegrityProblem], settings: GateSettings) -> list[IntegrityProblem]:
     """The problems, those that an approved exception covers marked so."""
-    return [replace(p, excused_by=_exception_for(p.benchmark, p.code, s)) if p.code in EXCUSABLE_PROBLEMS else p for p in problems]
+    return [replace(p, excused_by=_exception_for(p.benchmark, p.code, settings)) if p.code in EXCUSABLE_PROBLEMS else p for p in problems]
 
 
-def _exception_for(benchmark: str, code: str, s: GateSettings) -> str | None:
-    return next((e.text(s.day) for e in s.exceptions if e.covers_case(benchmark=benchmark, code=code, run=s.run, today=s.day)), None)
+def _exception_for(benchmark: str, code: str, settings: GateSettings) -> str | None:
+    return next(
+        (
+            e.text(settings.day)
+            for e in settings.exceptions
+            if e.covers_case(benchmark=benchmark, code=code, run=settings.run, today=settings.day)
+        ),
+        None,
+    )
 
 
 def conclude(
     decisions: Sequence[Decision],
     problems: Sequence[IntegrityProblem],
-    s: GateSettings,
+    settings: GateSettings,
     *,
     candidate: str = "",
     reference: str = "",
@@ -117,9 +128,9 @@ def conclude(
 ) -> GateResult:
     """Combine decisions into a result: integrity before everything, then any `fail` that counts, then any required `inconclusive`, then
     `pass`."""
-    problems = excuse(problems, s)
+    problems = excuse(problems, settings)
     decided = [
-        replace(d, excused_by=_exception_for(d.benchmark, d.question, s)) if d.verdict != "pass" and (d.required or d.veto) else d
+        replace(d, excused_by=_exception_for(d.benchmark, d.question, settings)) if d.verdict != "pass" and (d.required or d.veto) else d
         for d in decisions
     ]
     stopping = [p for p in problems if p.stops]
@@ -138,13 +149,13 @@ def conclude(
         decisions=decided,
         integrity=problems,
         verdict=verdict,
-        exit_code=exit_code(verdict, s.inconclusive),
-        exceptions=[e.text(s.day) for e in s.exceptions if e.run == s.run],
+        exit_code=exit_code(verdict, settings.inconclusive),
+        exceptions=[e.text(settings.day) for e in settings.exceptions if e.run == settings.run],
         candidate=candidate,
         reference=reference,
         scale=scale,
-        alpha=s.alpha,
+        alpha=settings.alpha,
         reasons=reasons,
-        inconclusive=s.inconclusive,
+        inconclusive=settings.inconclusive,
         changed=dict(changed or {}),
     )

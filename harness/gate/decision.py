@@ -176,9 +176,9 @@ def _bound(value: float | None, infinite: float) -> float:
     return infinite if value is None else value
 
 
-def _finite(x: Any) -> Any:
-    if isinstance(x, float) and not math.isfinite(x):
+def _finite(value: Any) -> Any:
+    if isinstance(value, float) and not math.isfinite(value):
         return None
-    if isinstance(x, dict):
-        return {k: _finite(v) for k, v in x.items()}
-    return [_finite(v) for v in x] if isinstance(x, list | tuple) else x
+    if isinstance(value, dict):
+        return {k: _finite(v) for k, v in value.items()}
+    return [_finite(v) for v in value] if isinstance(value, list | tuple) else value

@@ -29,18 +29,18 @@ def _names(wanted: tuple[str, ...] | None, *sets: Mapping[str, object]) -> list[
 
 
 def _checked(
-    evaluations: Mapping[str, Evaluation], names: Sequence[str], side: Literal["candidate", "baseline"], s: GateSettings
+    evaluations: Mapping[str, Evaluation], names: Sequence[str], side: Literal["candidate", "baseline"], settings: GateSettings
 ) -> list[IntegrityProblem]:
     misnamed = [
         IntegrityProblem(n, side, "benchmark", f"the folder is called {n!r}, its score says {evaluations[n].score.benchmark!r}")
         for n in names
         if evaluations[n].score.benchmark != n
     ]
-    return misnamed + [p for n in names for p in check_evaluation(evaluations[n], side=side, limits=s.limits)]
+    return misnamed + [p for n in names for p in check_evaluation(evaluations[n], side=side, limits=settings.limits)]
 
 
-def _comparable(problems: Sequence[IntegrityProblem], s: GateSettings) -> bool:
-    return not any(p.stops for p in excuse(problems, s))
+def _comparable(problems: Sequence[IntegrityProblem], settings: GateSettings) -> bool:
+    return not any(p.stops for p in excuse(problems, settings))
 
 
 def _scale(evaluations: Mapping[str, Evaluation]) -> str:
@@ -135,11 +135,11 @@ def gate_published(
     return conclude(decide(evidence, s), problems, s, candidate=candidate_name, reference=reference_name, scale=_scale(candidate))
 
 
-def _check_reruns(e: Evaluation, reruns: Sequence[Evaluation], s: GateSettings) -> list[IntegrityProblem]:
+def _check_reruns(evaluation: Evaluation, reruns: Sequence[Evaluation], settings: GateSettings) -> list[IntegrityProblem]:
     """Reruns measure noise only where they are whole, of the same weights, on the same questions."""
     out: list[IntegrityProblem] = []
     for r in reruns:
-        out += check_evaluation(r, side="candidate", limits=s.limits) + check_pair(r, e)
-        if r.score.provenance.weights != e.score.provenance.weights:
-            out.append(IntegrityProblem(e.score.benchmark, "both", "weights", "a rerun is of other weights than the candidate"))
+        out += check_evaluation(r, side="candidate", limits=settings.limits) + check_pair(r, evaluation)
+        if r.score.provenance.weights != evaluation.score.provenance.weights:
+            out.append(IntegrityProblem(evaluation.score.benchmark, "both", "weights", "a rerun is of other weights than the candidate"))
     return out

@@ -49,19 +49,21 @@ def load_stock(path: Path) -> dict[str, Evaluation]:
     return out
 
 
-def _evaluation(b: Benchmark, tasks: dict[str, StockTask], run: StockRun) -> Evaluation:
-    records = [_record(b, name, s, f"{task.source}:{i}") for name, task in tasks.items() for i, s in enumerate(task.samples or [], 1)]
+def _evaluation(benchmark: Benchmark, tasks: dict[str, StockTask], run: StockRun) -> Evaluation:
+    records = [
+        _record(benchmark, name, s, f"{task.source}:{i}") for name, task in tasks.items() for i, s in enumerate(task.samples or [], 1)
+    ]
     for name, task in tasks.items():
         if len(task.samples or []) != task.effective:
             raise RecordError(f"{task.source}: {len(task.samples or [])} samples of {name}, the result file says {task.effective}")
     subtasks = {t: task_mean_pct([r for r in records if r.task == t], "strict") for t in tasks}
     score = Score(
-        benchmark=b.name,
+        benchmark=benchmark.name,
         scale="unstated",
         n=len(records),
         n_expected=sum(t.original for t in tasks.values()),
         videos=len({r.video_id for r in records}),
-        upstream_pct=sum(t.value for t in tasks.values()) / len(tasks) * 100 / b.unit,
+        upstream_pct=sum(t.value for t in tasks.values()) / len(tasks) * 100 / benchmark.unit,
         strict_pct=task_mean_pct(records, "strict"),
         se_pct=clustered_se_pct(records),
         chance_pct=0.0,
@@ -87,9 +89,9 @@ def _provenance(run: StockRun, records: list[QuestionRecord]) -> Provenance:
     )
 
 
-def _record(b: Benchmark, task: str, sample: dict[str, Any], place: str) -> QuestionRecord:
+def _record(benchmark: Benchmark, task: str, sample: dict[str, Any], place: str) -> QuestionRecord:
     try:
-        credit = b.credit(sample)
+        credit = benchmark.credit(sample)
         answer = sample["filtered_resps"]
         answer = str(answer[0] if isinstance(answer, list) and answer else answer or "")
         prompt, doc = str(sample.get("input") or ""), str(sample["doc_hash"])
@@ -99,7 +101,7 @@ def _record(b: Benchmark, task: str, sample: dict[str, Any], place: str) -> Ques
     strict = credit.right if status == "ok" else 0.0
     target = str(sample.get("target"))
     return QuestionRecord(
-        benchmark=b.name,
+        benchmark=benchmark.name,
         task=task,
         doc_id=sample["doc_id"],
         question_id=f"{task} {sample['doc_id']} {doc[:16]}",

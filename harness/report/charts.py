@@ -46,20 +46,20 @@ def ticks(low: float, high: float, about: int = 4) -> list[float]:
     return [round(i * step, 10) for i in range(first, math.floor(high / step + 1e-9) + 1)]
 
 
-def signed(x: float | None, digits: int = 1) -> str:
+def signed(number: float | None, digits: int = 1) -> str:
     """A number of points with its sign, a true minus sign; an em dash for none."""
-    if x is None:
+    if number is None:
         return "—"
-    if math.isinf(x):
-        return "+∞" if x > 0 else "−∞"
-    text = f"{abs(x):.{digits}f}"
-    return text if float(text) == 0 else f"{'+' if x > 0 else '−'}{text}"
+    if math.isinf(number):
+        return "+∞" if number > 0 else "−∞"
+    text = f"{abs(number):.{digits}f}"
+    return text if float(text) == 0 else f"{'+' if number > 0 else '−'}{text}"
 
 
-def short(x: float) -> str:
+def short(number: float) -> str:
     """A tick label."""
-    plain = x == 0 or 1e-3 <= abs(x) < 1e5
-    return (f"{x:g}" if plain else f"{x:.0e}".replace("e-0", "e-").replace("e+0", "e")).replace("-", "−")
+    plain = number == 0 or 1e-3 <= abs(number) < 1e5
+    return (f"{number:g}" if plain else f"{number:.0e}".replace("e-0", "e-").replace("e+0", "e")).replace("-", "−")
 
 
 @dataclass(frozen=True)
@@ -93,11 +93,11 @@ def score_chart(
     lo, hi = domain
     step = (w - left - right) / max(len(labels) - 1, 1)
 
-    def x(i: int) -> float:
-        return left + 8 + i * (step - 16 / max(len(labels) - 1, 1)) if len(labels) > 1 else (left + w - right) / 2
+    def x(index: int) -> float:
+        return left + 8 + index * (step - 16 / max(len(labels) - 1, 1)) if len(labels) > 1 else (left + w - right) / 2
 
-    def y(v: float) -> float:
-        return top + (hi - min(max(v, lo), hi)) / (hi - lo) * (h - top - bottom)
+    def y(value: float) -> float:
+        return top + (hi - min(max(value, lo), hi)) / (hi - lo) * (h - top - bottom)
 
     out = []
     beside: list[tuple[float, str, str]] = []  # labels at the right edge: baseline, text, class
@@ -148,9 +148,9 @@ def points_domain(values: Iterable[float | None]) -> tuple[float, float]:
 INTERVAL_WIDTH = 320.0
 
 
-def _at(v: float, domain: tuple[float, float]) -> float:
+def _at(value: float, domain: tuple[float, float]) -> float:
     lo, hi = domain
-    return 6 + (min(max(v, lo), hi) - lo) / (hi - lo) * (INTERVAL_WIDTH - 12)
+    return 6 + (min(max(value, lo), hi) - lo) / (hi - lo) * (INTERVAL_WIDTH - 12)
 
 
 def interval_axis(domain: tuple[float, float]) -> Markup:
@@ -245,8 +245,8 @@ def line_chart(title: str, series: Sequence[tuple[str, Sequence[tuple[float, flo
     pad = 0.06 * (y1 - y0) or max(abs(y1) * 0.05, 1e-9)
     y0, y1, x1 = y0 - pad, y1 + pad, x1 if x1 > x0 else x0 + 1
 
-    def at(p: tuple[float, float]) -> tuple[float, float]:
-        return left + (p[0] - x0) / (x1 - x0) * (w - left - right), top + (y1 - p[1]) / (y1 - y0) * (h - top - bottom)
+    def at(point: tuple[float, float]) -> tuple[float, float]:
+        return left + (point[0] - x0) / (x1 - x0) * (w - left - right), top + (y1 - point[1]) / (y1 - y0) * (h - top - bottom)
 
     out = []
     for t in ticks(y0, y1):
@@ -301,11 +301,11 @@ def hero_chart(labels: Sequence[str], points: Sequence[Interval]) -> Markup:
     lo, hi = max(0.0, lo - pad), min(100.0, hi + pad)
     n = len(points)
 
-    def x(i: int) -> float:
-        return left + 14 + (i * (w - left - right - 28) / (n - 1) if n > 1 else (w - left - right) / 2)
+    def x(index: int) -> float:
+        return left + 14 + (index * (w - left - right - 28) / (n - 1) if n > 1 else (w - left - right) / 2)
 
-    def y(v: float) -> float:
-        return top + (hi - v) / (hi - lo) * (h - top - bottom)
+    def y(value: float) -> float:
+        return top + (hi - value) / (hi - lo) * (h - top - bottom)
 
     out = []
     for t in ticks(lo, hi):

@@ -131,9 +131,9 @@ def title_of(benchmark: str) -> str:
     return CATALOG[benchmark].title if benchmark in CATALOG else benchmark
 
 
-def number(x: object) -> float | None:
+def number(value: object) -> float | None:
     """A finite float, or None for anything else (bool, NaN, text)."""
-    return float(x) if isinstance(x, int | float) and not isinstance(x, bool) and math.isfinite(x) else None
+    return float(value) if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value) else None
 
 
 def provenance_differences(stages: Sequence[Stage]) -> list[str]:

@@ -1,7 +1,7 @@
 """One self-contained HTML file about a run: opens offline, asks nothing of any network, runs only its own script.
 
-`write_report(run_dir)` reads the folder (`report_data`), compares base and last (`report_compare`), draws (`report_charts`), packs the
-question browser (`report_questions`, `report_frames`) and renders `templates/report.html.j2` with autoescape. Style and script are
+`write_report(run_dir)` reads the folder (`harness.report.data`), compares base and last (`compare`), draws (`charts`), packs the
+question browser (`questions`, `frames`) and renders `templates/report.html.j2` with autoescape. Style and script are
 inlined and named by hash in a strict Content-Security-Policy, so text in the data cannot run even if an escape were missed.
 """
 
@@ -103,7 +103,7 @@ def write_report(run_dir: Path, out: Path | None = None, *, data: Path | None = 
     Parts of the run that are missing or unreadable are shown as not there.
 
     Raises:
-        ReportError: the folder is not there or holds nothing that a run leaves behind.
+        ReportError: the folder is not there or holds nothing that a run writes.
     """
     path = out or run_dir / REPORT_FILE
     write_text_atomic(path, render(read_run(run_dir, published_folder=published_folder), data=data))

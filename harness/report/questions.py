@@ -105,11 +105,16 @@ def _payload(
     }
     prompt_max, answer_max = limits
 
-    def put(side: str, r: QuestionRecord | None) -> None:
-        if r is None:
+    def put(side: str, record: QuestionRecord | None) -> None:
+        if record is None:
             values = (-1, -1, -1, -1)
         else:
-            values = (s(visible(r.answer, answer_max)) if answer_max else -1, s(why(r)), s(r.status), round(100 * r.strict))
+            values = (
+                s(visible(record.answer, answer_max)) if answer_max else -1,
+                s(why(record)),
+                s(record.status),
+                round(100 * record.strict),
+            )
         for k, v in zip((side, f"{side}w", f"{side}s", f"{side}c"), values, strict=True):
             cols[k].append(v)
 

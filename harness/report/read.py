@@ -34,10 +34,10 @@ MAX_LISTED_FAILURES = 200
 MAX_EXAMPLE_PAIRS = 4
 
 
-def _text(x: object) -> str:
-    if isinstance(x, str):
-        return x
-    return "" if x is None else json.dumps(x, ensure_ascii=False)
+def _text(value: object) -> str:
+    if isinstance(value, str):
+        return value
+    return "" if value is None else json.dumps(value, ensure_ascii=False)
 
 
 def _read_json(path: Path, problems: list[str]) -> object | None:
@@ -214,7 +214,7 @@ def read_run(run_dir: Path, *, published_folder: Path = PAPER_DIR) -> RunData:
     """Read a run folder.
 
     Raises:
-        ReportError: the folder is not there, or holds nothing that a run leaves behind.
+        ReportError: the folder is not there, or holds nothing that a run writes.
     """
     if not run_dir.is_dir():
         raise ReportError(f"{run_dir}: no such folder")

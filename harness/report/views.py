@@ -83,10 +83,10 @@ class Summary:
     chart: Markup | None
 
 
-def kind(i: Interval | None) -> str:
-    if i is None or i.low <= 0 <= i.high:
+def kind(interval: Interval | None) -> str:
+    if interval is None or interval.low <= 0 <= interval.high:
         return "flat"
-    return "better" if i.value > 0 else "worse"
+    return "better" if interval.value > 0 else "worse"
 
 
 def complete(run: RunData) -> list[str]:
@@ -208,18 +208,18 @@ def gains(run: RunData) -> dict[str, object] | None:
     return {"axis": charts.interval_axis(domain), "rows": cells, "paper": any(p is not None for _, _, p, _ in rows)}
 
 
-def _margins(d: Decision) -> list[float]:
+def _margins(decision: Decision) -> list[float]:
     """Where to draw the margin: both sides for an equivalence, the loss side for a non-inferiority, nothing for a superiority."""
-    if d.question == "improved":
+    if decision.question == "improved":
         return []
-    return [-d.margin, d.margin] if d.question.startswith("published") else [-d.margin]
+    return [-decision.margin, decision.margin] if decision.question.startswith("published") else [-decision.margin]
 
 
-def _decision_row(d: Decision, domain: tuple[float, float]) -> dict[str, object]:
-    kind = _verdict_class(d.verdict)
-    title = "Mean over all" if d.benchmark == ALL else title_of(d.benchmark)
-    svg = charts.interval_cell(domain, d.estimate, d.low, d.high, kind, margins=_margins(d))
-    return {"d": d, "title": title, "kind": kind, "svg": svg}
+def _decision_row(decision: Decision, domain: tuple[float, float]) -> dict[str, object]:
+    kind = _verdict_class(decision.verdict)
+    title = "Mean over all" if decision.benchmark == ALL else title_of(decision.benchmark)
+    svg = charts.interval_cell(domain, decision.estimate, decision.low, decision.high, kind, margins=_margins(decision))
+    return {"d": decision, "title": title, "kind": kind, "svg": svg}
 
 
 def _gate_view(stage: Stage, gate: Gate) -> dict[str, object]:

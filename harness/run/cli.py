@@ -76,7 +76,7 @@ def evaluate(
     if parts and limit is not None:
         tell(f"a part of the questions was asked, as --limit {limit} says ({'; '.join(parts)}): no score to compare with others")
     elif parts:
-        stop(f"not every question was asked ({'; '.join(parts)}); these scores may not be compared", ExitCode.BROKEN)
+        stop(f"not comparable: not every question was asked ({'; '.join(parts)})", ExitCode.BROKEN)
 
 
 def print_scores(done: Mapping[str, Evaluation], out: Path) -> None:

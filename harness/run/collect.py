@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from harness.run.lmms_model import SaviLmms
 
 
-def collect(adapter: SaviLmms, plan: Plan, b: Benchmark, results: Mapping[str, Any], guesses: Guesses, wall_s: float) -> Evaluation:
+def collect(adapter: SaviLmms, plan: Plan, benchmark: Benchmark, results: Mapping[str, Any], guesses: Guesses, wall_s: float) -> Evaluation:
     """The benchmark's evaluation, records in document order.
 
     Raises:
@@ -27,21 +27,21 @@ def collect(adapter: SaviLmms, plan: Plan, b: Benchmark, results: Mapping[str, A
     records: list[QuestionRecord] = []
     chances: list[float] = []
     upstream: dict[str, float] = {}
-    for task in b.tasks:
+    for task in benchmark.tasks:
         samples, read_by = results["samples"][task], guesses.by_task[task]
         if len(read_by) != len(samples):
             raise InfrastructureError(f"{task}: lmms-eval returned {len(samples)} samples for {len(read_by)} scored documents")
         pairs = sorted(zip(samples, read_by, strict=True), key=lambda p: int(p[0]["doc_id"]))
-        asked = [describe(b, task, sample["doc"]) for sample, _ in pairs]
+        asked = [describe(benchmark, task, sample["doc"]) for sample, _ in pairs]
         ids = unique_ids([question_id(task, a) for a in asked])
         for (sample, by), a, qid in zip(pairs, asked, ids, strict=True):
             reply = reply_of(sample, adapter.answers[task, int(sample["doc_id"])], by)
-            records.append(record(b, task, sample, reply, qid, asked=a))
+            records.append(record(benchmark, task, sample, reply, qid, asked=a))
             chances.append(a.chance)
-        upstream[task] = float(results["results"][task][f"{b.metric},none"]) * 100.0 / b.unit
+        upstream[task] = float(results["results"][task][f"{benchmark.metric},none"]) * 100.0 / benchmark.unit
     return score(
-        b, records, chances, upstream, scale=plan.scale, n_expected=expected_n(plan.hf_home, b), limit=plan.limit,
-        provenance=_provenance(adapter, plan, b, records), wall_s=wall_s, data="micro" if has_twins(plan.hf_home) else "real",
+        benchmark, records, chances, upstream, scale=plan.scale, n_expected=expected_n(plan.hf_home, benchmark), limit=plan.limit,
+        provenance=_provenance(adapter, plan, benchmark, records), wall_s=wall_s, data="micro" if has_twins(plan.hf_home) else "real",
     )  # fmt: skip
 
 
@@ -52,13 +52,13 @@ def reply_of(sample: Mapping[str, Any], answer: Answer, read_by: ReadBy) -> Repl
     return Reply(text, answer.frames, answer.error or None, read_by, raw, answer.decoder)
 
 
-def _provenance(adapter: SaviLmms, plan: Plan, b: Benchmark, records: Sequence[QuestionRecord]) -> Provenance:
+def _provenance(adapter: SaviLmms, plan: Plan, benchmark: Benchmark, records: Sequence[QuestionRecord]) -> Provenance:
     return Provenance(
         model=plan.name,
         weights=plan.weights,
-        media=adapter.media.fingerprint(b, (r.video_path for r in records)),
+        media=adapter.media.fingerprint(benchmark, (r.video_path for r in records)),
         prompts=prompts_fingerprint(records),
-        generation=dict(adapter.generation.get(b.tasks[0], {})),
+        generation=dict(adapter.generation.get(benchmark.tasks[0], {})),
         frames=adapter.frame_settings,
         versions=versions(),
         seed=plan.seed,

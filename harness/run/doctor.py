@@ -152,7 +152,7 @@ def _decoder() -> Finding:
 
 
 def _torchvision() -> Finding:
-    """In a process of its own: a failed import leaves half a module behind."""
+    """In a process of its own: a failed import leaves half a module loaded."""
     if importlib.util.find_spec("torchvision") is None:
         return Finding("torchvision", "wrong", "not installed", "run: pip install -e .")
     root = str(Path(__file__).resolve().parents[2])

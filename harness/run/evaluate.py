@@ -110,7 +110,7 @@ def evaluate(
 
 
 def failures(evaluations: Mapping[str, Evaluation]) -> list[QuestionRecord]:
-    """The questions that got no answer, for a run's list of failures (one video may be behind several)."""
+    """The questions that got no answer, for a run's list of failures (several may be about one video)."""
     return [r for e in evaluations.values() for r in e.records if r.status == "failed"]
 
 
@@ -168,21 +168,21 @@ def _measure_all(
             yield b, collect(adapter, plan, b, results, guesses, time.monotonic() - begin)
 
 
-def _journal(adapter: SaviLmms, plan: Plan, b: Benchmark, tell: Callable[[str], None]) -> Journal:
+def _journal(adapter: SaviLmms, plan: Plan, benchmark: Benchmark, tell: Callable[[str], None]) -> Journal:
     """This process's journal; the first process looks at all of them before the others begin to write."""
     rank = adapter.processes.rank
     if rank > 0:
         adapter.processes.wait()
-    journal = Journal(plan.out / b.name, rank=rank, made_by=made_by(), tell=tell)
+    journal = Journal(plan.out / benchmark.name, rank=rank, made_by=made_by(), tell=tell)
     if rank == 0:
         adapter.processes.wait()
     return journal
 
 
-def _keep(plan: Plan, b: Benchmark, e: Evaluation, made_from: Mapping[str, Any]) -> None:
+def _keep(plan: Plan, benchmark: Benchmark, evaluation: Evaluation, made_from: Mapping[str, Any]) -> None:
     """Write a finished benchmark; its score last, so that its presence means complete."""
-    folder = plan.out / b.name
+    folder = plan.out / benchmark.name
     (folder / SCORE_FILE).unlink(missing_ok=True)
     write_text_atomic(folder / INPUTS_FILE, json.dumps(dict(made_from), indent=1) + "\n")
-    write_evaluation(plan.out, e)
+    write_evaluation(plan.out, evaluation)
     delete_journals(folder)

@@ -1,4 +1,4 @@
-"""The model that lmms-eval asks: a `savi.VideoLM` behind lmms-eval's interface of a simple model.
+"""The model that lmms-eval asks: a `savi.VideoLM` with lmms-eval's interface of a simple model.
 
 All requests of a call arrive together. They are grouped by video; a video is decoded and encoded once, whatever the number of questions on
 it, and questions of many videos are asked in one batch. Each batch is journalled before the next is asked. The only module of the harness

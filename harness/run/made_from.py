@@ -79,12 +79,12 @@ def made_by() -> dict[str, str]:
     return {**versions(), **readers, "code": code[:16]}
 
 
-def inputs(plan: Plan, b: Benchmark) -> dict[str, Any]:
+def inputs(plan: Plan, benchmark: Benchmark) -> dict[str, Any]:
     """What a finished benchmark is compared by, known without importing lmms-eval or loading the model. Versions of this package do not
     count."""
     return {
         "weights": plan.weights,
-        "data": data_fingerprint(plan.hf_home, b),
+        "data": data_fingerprint(plan.hf_home, benchmark),
         "num_frames": plan.num_frames,
         "scale": plan.scale,
         "limit": plan.limit,
@@ -96,7 +96,7 @@ def inputs(plan: Plan, b: Benchmark) -> dict[str, Any]:
 
 
 def finished(
-    plan: Plan, b: Benchmark, wanted: Mapping[str, Any], media: MediaIndex, *, replace: bool, tell: Callable[[str], None]
+    plan: Plan, benchmark: Benchmark, wanted: Mapping[str, Any], media: MediaIndex, *, replace: bool, tell: Callable[[str], None]
 ) -> Evaluation | None:
     """A benchmark that is complete on disk, made from the same; None where there is none, or where it may be replaced.
 
@@ -105,7 +105,7 @@ def finished(
     Raises:
         OtherResultError: a result made from something else lies there, and `replace` is not set.
     """
-    folder = plan.out / b.name
+    folder = plan.out / benchmark.name
     if not (folder / SCORE_FILE).exists():
         return None
     try:
@@ -117,7 +117,7 @@ def finished(
         tell(f"{damage}; kept as {', '.join(_set_aside(folder))}, measured again")
         return None
     differences = _differences(wanted, _read_inputs(folder / INPUTS_FILE))
-    if media.fingerprint(b, (r.video_path for r in found.records)) != found.score.provenance.media:
+    if media.fingerprint(benchmark, (r.video_path for r in found.records)) != found.score.provenance.media:
         differences.append("videos: other bytes")
     if differences and not replace:
         raise OtherResultError(

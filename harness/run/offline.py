@@ -1,4 +1,4 @@
-"""lmms-eval's tasks with nothing behind the user's back: no network, no judge, no downloads, and a note of every guess.
+"""lmms-eval's tasks without side effects: no network, no judge, no downloads, and a note of every guess.
 
 What changes is only where upstream would leave the machine. Where a task asks an outside judge about an answer that no rule reads
 (TempCompass), the answer gets what upstream gives when the judge cannot be reached, at once and marked. Random guesses are upstream's own

@@ -66,9 +66,9 @@ def _key(cell: Cell) -> float | int | str | None:
     return round(cell.value, 1) if isinstance(cell.value, float) else None
 
 
-def _marks(table: Table, i: int) -> dict[float | int | str | None, str]:
+def _marks(table: Table, index: int) -> dict[float | int | str | None, str]:
     """Commands for the values of a column: bold for the best, underlined for the second; where there are ranks, bold for the first."""
-    cells = [row.cells[i] for row in table.rows]
+    cells = [row.cells[index] for row in table.rows]
     ranks = sorted({c.rank for c in cells if c.rank is not None})
     if ranks:
         return {"rank 1": r"\textbf"} if ranks[0] == 1 and len(ranks) > 1 else {}

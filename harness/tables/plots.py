@@ -93,8 +93,12 @@ def _iterations(series: Mapping[str, Sequence[Point | None]], labels: Sequence[s
 def _described(series: Mapping[str, Sequence[Point | None]], labels: Sequence[str]) -> str:
     """Every number of the picture in words."""
 
-    def said(p: Point | None) -> str:
-        return "not measured" if p is None else f"{p.value:.1f}" + (f" ({p.interval[0]:.1f} to {p.interval[1]:.1f})" if p.interval else "")
+    def said(point: Point | None) -> str:
+        return (
+            "not measured"
+            if point is None
+            else f"{point.value:.1f}" + (f" ({point.interval[0]:.1f} to {point.interval[1]:.1f})" if point.interval else "")
+        )
 
     lines = (f"{name}: " + ", ".join(f"{x} {said(p)}" for x, p in zip(labels, points, strict=True)) for name, points in series.items())
     return visible("; ".join(lines), 4000)

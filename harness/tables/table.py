@@ -184,9 +184,9 @@ class Table:
         """Whether each cell is set in bold: the first rank, in a column where not all share it."""
         return [c.rank == 1 and any((r.cells[i].rank or 1) > 1 for r in self.rows) for i, c in enumerate(row.cells)]
 
-    def is_text(self, i: int) -> bool:
+    def is_text(self, column: int) -> bool:
         """Whether column i holds words."""
-        values = [r.cells[i].value for r in self.rows if r.cells[i].value is not None]
+        values = [r.cells[column].value for r in self.rows if r.cells[column].value is not None]
         return bool(values) and all(isinstance(v, str) for v in values)
 
 

@@ -94,20 +94,20 @@ class VideoAsker:
                 out.append(record(b, task, {**sample, "doc_id": doc}, reply, self._ids[b.name, task][doc]))
         return out
 
-    def _index(self, b: Benchmark) -> dict[str, list[tuple[str, int]]]:
+    def _index(self, benchmark: Benchmark) -> dict[str, list[tuple[str, int]]]:
         """Documents of each video: [(task, position)]; read once."""
-        if b.name not in self._where:
+        if benchmark.name not in self._where:
             from benchmarks.data.layout import read_docs
 
             where: dict[str, list[tuple[str, int]]] = defaultdict(list)
-            for task, config in zip(b.tasks, b.configs, strict=True):
-                asked = [describe(b, task, doc) for doc in read_docs(self.hf_home, b, config)]
-                self._ids[(b.name, task)] = unique_ids([question_id(task, a) for a in asked])
-                for i, (a, qid) in enumerate(zip(asked, self._ids[(b.name, task)], strict=True)):
-                    if qid in self._wanted[b.name]:  # a baseline made with a limit asked fewer
-                        where[b.video_id(a.video)].append((task, i))
-            self._where[b.name] = where
-        return self._where[b.name]
+            for task, config in zip(benchmark.tasks, benchmark.configs, strict=True):
+                asked = [describe(benchmark, task, doc) for doc in read_docs(self.hf_home, benchmark, config)]
+                self._ids[(benchmark.name, task)] = unique_ids([question_id(task, a) for a in asked])
+                for i, (a, qid) in enumerate(zip(asked, self._ids[(benchmark.name, task)], strict=True)):
+                    if qid in self._wanted[benchmark.name]:  # a baseline made with a limit asked fewer
+                        where[benchmark.video_id(a.video)].append((task, i))
+            self._where[benchmark.name] = where
+        return self._where[benchmark.name]
 
 
 def _narrowed(loaded: dict[str, Any], chosen: dict[str, list[int]]) -> dict[str, Any]:

@@ -62,19 +62,19 @@ class CheckResult:
 class _Run:
     """A check on its way."""
 
-    def __init__(self, plan: Plan, ask: Ask, s: GateSettings, progress: Progress | None) -> None:
-        self.plan, self.ask, self.s, self.progress = plan, ask, s, progress
+    def __init__(self, plan: Plan, ask: Ask, settings: GateSettings, progress: Progress | None) -> None:
+        self.plan, self.ask, self.settings, self.progress = plan, ask, settings, progress
         self.records: dict[str, list[QuestionRecord]] = {n: [] for n in plan.known}
         self.problems: list[IntegrityProblem] = []
         # Any benchmark's fail fails the whole, so they share alpha; a pass needs all that are required, so each has alpha.
-        self.fail_level = s.alpha / len(plan.known)
+        self.fail_level = settings.alpha / len(plan.known)
         self.looks = {n: self._look(t) for n, t in plan.tracks.items()}
 
     def _look(self, track: Track) -> sequence.Look:
-        return track.look(alpha=self.s.alpha, alpha_fail=self.s.alpha if track.name == ALL else self.fail_level)
+        return track.look(alpha=self.settings.alpha, alpha_fail=self.settings.alpha if track.name == ALL else self.fail_level)
 
     def required(self, name: str) -> bool:
-        return self.s.is_required("no_regression", name, mean=bool(self.plan.averaged))
+        return self.settings.is_required("no_regression", name, mean=bool(self.plan.averaged))
 
     @property
     def wanted(self) -> set[str]:
@@ -92,7 +92,7 @@ class _Run:
             videos = [v for n, v in drawn if n == name]
             records = self.ask(name, [known.names[v] for v in videos])
             self.problems += _same_questions(name, [r for v in videos for r in known.questions[v]], records)
-            self.problems += _judged(name, records, self.s.limits)
+            self.problems += _judged(name, records, self.settings.limits)
             if self.problems:
                 return
             self.records[name] += records

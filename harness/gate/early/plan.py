@@ -69,24 +69,24 @@ def order_seed(baseline: Mapping[str, Evaluation], weights: str, nonce: str) -> 
     return int.from_bytes(hashlib.sha256("\n".join(content).encode(errors="surrogatepass")).digest()[:8], "big")
 
 
-def plan(baseline: Mapping[str, Evaluation], names: Sequence[str], s: GateSettings, seed: int) -> Plan:
+def plan(baseline: Mapping[str, Evaluation], names: Sequence[str], settings: GateSettings, seed: int) -> Plan:
     """Order and sequences for the named benchmarks."""
-    averaged = tuple(in_mean(names)) if s.require in ("mean", "both") else ()
+    averaged = tuple(in_mean(names)) if settings.require in ("mean", "both") else ()
     averaged = averaged if len(averaged) > 1 else ()
     # Sorted by content, so that the order in which records lie in a file does not matter.
     ordered = {n: sorted(baseline[n].records, key=lambda r: (r.video_id, r.question_id)) for n in names}
     sets = {n: Evaluation(baseline[n].score, ordered[n]) for n in names}
     designs = {n: design_of(sets[n]) for n in names}
     right = {n: credits(sets[n], "strict") for n in names}
-    rates = _rates(designs, right, names, averaged, s)
+    rates = _rates(designs, right, names, averaged, settings)
     rng = np.random.default_rng(seed)
     clock = {n: rng.exponential(size=len(rates[n])) / rates[n] for n in sorted(names)}
     order = sorted(((n, int(v)) for n in names for v in range(len(clock[n]))), key=lambda x: clock[x[0]][x[1]])
     tracks = {
         n: Track(
             n,
-            s.margin_of(n) / 100,
-            sequence.population(designs[n], right[n], margin=s.margin_of(n) / 100, draw=rates[n]),
+            settings.margin_of(n) / 100,
+            sequence.population(designs[n], right[n], margin=settings.margin_of(n) / 100, draw=rates[n]),
             np.argsort(clock[n]),
             len(ordered[n]),
             baseline[n].score.strict_pct,
@@ -94,7 +94,7 @@ def plan(baseline: Mapping[str, Evaluation], names: Sequence[str], s: GateSettin
         for n in names
     }
     if averaged:
-        margin = sum(s.margin_of(n) for n in averaged) / len(averaged) / 100
+        margin = sum(settings.margin_of(n) for n in averaged) / len(averaged) / 100
         together, all_right = stats.combined([designs[n] for n in averaged]), np.concatenate([right[n] for n in averaged])
         rate = np.concatenate([rates[n] for n in averaged])
         tracks[ALL] = Track(
@@ -109,14 +109,18 @@ def plan(baseline: Mapping[str, Evaluation], names: Sequence[str], s: GateSettin
 
 
 def _rates(
-    designs: Mapping[str, stats.Design], right: Mapping[str, stats.Floats], names: Sequence[str], averaged: Sequence[str], s: GateSettings
+    designs: Mapping[str, stats.Design],
+    right: Mapping[str, stats.Floats],
+    names: Sequence[str],
+    averaged: Sequence[str],
+    settings: GateSettings,
 ) -> dict[str, stats.Floats]:
     """How often each video is drawn, chosen for the fewest questions: for the mean where there is one, else benchmark by benchmark."""
     total = sum(d.n for d in designs.values())
     alone = [n for n in names if n not in averaged]
-    out = {n: sequence.population(designs[n], right[n], margin=s.margin_of(n) / 100).draw * designs[n].n / total for n in alone}
+    out = {n: sequence.population(designs[n], right[n], margin=settings.margin_of(n) / 100).draw * designs[n].n / total for n in alone}
     if averaged:
-        margin = sum(s.margin_of(n) for n in averaged) / len(averaged) / 100
+        margin = sum(settings.margin_of(n) for n in averaged) / len(averaged) / 100
         together = stats.combined([designs[n] for n in averaged])
         draw = sequence.population(together, np.concatenate([right[n] for n in averaged]), margin=margin).draw
         parts = np.split(draw, np.cumsum([designs[n].videos for n in averaged])[:-1])
@@ -124,9 +128,9 @@ def _rates(
     return out
 
 
-def _known(records: Sequence[QuestionRecord], d: stats.Design) -> Known:
-    questions: list[list[QuestionRecord]] = [[] for _ in range(d.videos)]
-    for r, c in zip(records, d.clusters, strict=True):
+def _known(records: Sequence[QuestionRecord], design: stats.Design) -> Known:
+    questions: list[list[QuestionRecord]] = [[] for _ in range(design.videos)]
+    for r, c in zip(records, design.clusters, strict=True):
         questions[int(c)].append(r)
-    weight = {r.question_id: float(w) for r, w in zip(records, d.weights, strict=True)}
+    weight = {r.question_id: float(w) for r, w in zip(records, design.weights, strict=True)}
     return Known([q[0].video_id for q in questions], questions, weight)

@@ -1,4 +1,4 @@
-"""Which questions changed between two runs: the difference behind a verdict, question by question."""
+"""Which questions changed between two runs: the difference that a verdict rests on, question by question."""
 
 from __future__ import annotations
 

@@ -18,8 +18,8 @@ MOST_UNREADABLE = 10.0
 """Percent of answers that may be unreadable where there is no baseline to compare with (ours)."""
 
 
-def _unreadable(r: QuestionRecord) -> float:
-    return float(r.status in UNREADABLE)
+def _unreadable(record: QuestionRecord) -> float:
+    return float(record.status in UNREADABLE)
 
 
 def rise(candidate: Evaluation, baseline: Evaluation) -> stats.Floats:
@@ -28,12 +28,12 @@ def rise(candidate: Evaluation, baseline: Evaluation) -> stats.Floats:
     return values(candidate, _unreadable, order) - values(baseline, _unreadable, order)
 
 
-def unreadable_pct(e: Evaluation) -> float:
+def unreadable_pct(evaluation: Evaluation) -> float:
     """Share of unreadable answers in percent, tasks weighing equally as in the score."""
-    return 100 * float(stats.cluster_mean(values(e, _unreadable, ids(e)), design_of(e)).estimate)
+    return 100 * float(stats.cluster_mean(values(evaluation, _unreadable, ids(evaluation)), design_of(evaluation)).estimate)
 
 
-def format_evidence(candidate: Evaluation, s: GateSettings) -> Evidence:
+def format_evidence(candidate: Evaluation, settings: GateSettings) -> Evidence:
     """Unreadable answers of a run that has no baseline, against `MOST_UNREADABLE`."""
     d = design_of(candidate)
     mean = stats.cluster_mean(values(candidate, _unreadable, ids(candidate)), d)
@@ -49,5 +49,5 @@ def format_evidence(candidate: Evaluation, s: GateSettings) -> Evidence:
         p_fail=float(test.p_above),
         method=f"share against {MOST_UNREADABLE:g} %, clustered by video ({test.df:.0f} df)",
         candidate_pct=share,
-        **spread(share, 100 * float(test.se), test.df, d.n, MOST_UNREADABLE, s),
+        **spread(share, 100 * float(test.se), test.df, d.n, MOST_UNREADABLE, settings),
     )

@@ -86,32 +86,32 @@ def mean_of(pairs: Sequence[Pair]) -> Pair:
     )
 
 
-def paired_evidence(pairs: Sequence[Pair], averaged: Collection[str], s: GateSettings) -> list[Evidence]:
+def paired_evidence(pairs: Sequence[Pair], averaged: Collection[str], settings: GateSettings) -> list[Evidence]:
     """Evidence on all three questions about every benchmark and about the mean of those `averaged`, where there are several."""
     parts = [p for p in pairs if p.benchmark in averaged]
     asked = [*pairs, mean_of(parts)] if len(parts) > 1 else list(pairs)
-    return [make(p, s) for make in (_no_regression, _improved, _format) for p in asked]
+    return [make(p, settings) for make in (_no_regression, _improved, _format) for p in asked]
 
 
-def _same_model(a: Evaluation, b: Evaluation) -> bool:
+def _same_model(candidate: Evaluation, baseline: Evaluation) -> bool:
     """Equal weights and equal answers throughout: the difference is zero by construction, not by luck."""
-    p, q = a.score.provenance, b.score.provenance
+    p, q = candidate.score.provenance, baseline.score.provenance
     if not p.weights or p.weights != q.weights:
         return False
-    mine = {r.question_id: (r.answer, r.strict, r.status) for r in a.records}
-    return all(mine[r.question_id] == (r.answer, r.strict, r.status) for r in b.records)
+    mine = {r.question_id: (r.answer, r.strict, r.status) for r in candidate.records}
+    return all(mine[r.question_id] == (r.answer, r.strict, r.status) for r in baseline.records)
 
 
-def _common(p: Pair) -> dict[str, Any]:
+def _common(paired: Pair) -> dict[str, Any]:
     return {
-        "benchmark": p.benchmark,
-        "n": p.n,
-        "videos": p.videos,
-        "margin": p.margin,
-        "candidate_pct": p.strict_pct[0],
-        "reference_pct": p.strict_pct[1],
-        "gained": p.counts["gained"],
-        "lost": p.counts["lost"],
+        "benchmark": paired.benchmark,
+        "n": paired.n,
+        "videos": paired.videos,
+        "margin": paired.margin,
+        "candidate_pct": paired.strict_pct[0],
+        "reference_pct": paired.strict_pct[1],
+        "gained": paired.counts["gained"],
+        "lost": paired.counts["lost"],
     }
 
 
@@ -131,69 +131,69 @@ def _zero(p_value: float) -> dict[str, Any]:
     }
 
 
-def _over(p: Pair) -> str:
-    return f"unweighted mean of {p.parts} benchmarks, " if p.parts > 1 else ""
+def _over(paired: Pair) -> str:
+    return f"unweighted mean of {paired.parts} benchmarks, " if paired.parts > 1 else ""
 
 
-def _method(p: Pair, test: stats.MeanTest) -> str:
+def _method(paired: Pair, test: stats.MeanTest) -> str:
     floor = ", error floored at what whole videos that break would give" if test.floored else ""
-    return f"{_over(p)}paired t and tilting, clustered by video ({test.df:.0f} df){floor}"
+    return f"{_over(paired)}paired t and tilting, clustered by video ({test.df:.0f} df){floor}"
 
 
-def _no_regression(p: Pair, s: GateSettings) -> Evidence:
-    if p.same:
-        return Evidence(question="no_regression", **_common(p), **_zero(0.0))
-    test = stats.mean_test(p.difference, -p.margin / 100)
+def _no_regression(paired: Pair, settings: GateSettings) -> Evidence:
+    if paired.same:
+        return Evidence(question="no_regression", **_common(paired), **_zero(0.0))
+    test = stats.mean_test(paired.difference, -paired.margin / 100)
     return Evidence(
         question="no_regression",
         p_value=float(test.p_above),
         p_fail=float(test.p_below),
-        method=_method(p, test),
-        **_common(p),
-        **spread(100 * float(p.difference.estimate), 100 * float(test.se), test.df, p.n, p.margin, s),
+        method=_method(paired, test),
+        **_common(paired),
+        **spread(100 * float(paired.difference.estimate), 100 * float(test.se), test.df, paired.n, paired.margin, settings),
     )
 
 
-def _improved(p: Pair, s: GateSettings) -> Evidence:
+def _improved(paired: Pair, settings: GateSettings) -> Evidence:
     """Sign flips test symmetry and the t test is approximate, so each p value is the larger of both; McNemar's test is exact."""
-    if p.same:
-        return Evidence(question="improved", **_common(p), **_zero(1.0))
-    test = stats.mean_test(p.difference, 0.0)
-    if p.single:
-        better, worse = stats.mcnemar(p.counts["gained"], p.counts["lost"])
+    if paired.same:
+        return Evidence(question="improved", **_common(paired), **_zero(1.0))
+    test = stats.mean_test(paired.difference, 0.0)
+    if paired.single:
+        better, worse = stats.mcnemar(paired.counts["gained"], paired.counts["lost"])
     else:
         better, worse = (
-            max(flip, float(t)) for flip, t in zip(stats.sign_flip(p.difference.totals), (test.p_above, test.p_below), strict=True)
+            max(flip, float(t)) for flip, t in zip(stats.sign_flip(paired.difference.totals), (test.p_above, test.p_below), strict=True)
         )
     # Where nothing changed the data give no error; the margin's floor still bounds what could be seen.
-    se = float(test.se) or float(stats.mean_test(p.difference, -p.margin / 100).se)
+    se = float(test.se) or float(stats.mean_test(paired.difference, -paired.margin / 100).se)
     return Evidence(
         question="improved",
         p_value=better,
         p_fail=worse,
-        method=_over(p) + ("exact McNemar" if p.single else "cluster sign flips and paired t, the larger p"),
-        **_common(p),
-        **spread(100 * float(p.difference.estimate), 100 * se, test.df, p.n, p.margin, s),
+        method=_over(paired) + ("exact McNemar" if paired.single else "cluster sign flips and paired t, the larger p"),
+        **_common(paired),
+        **spread(100 * float(paired.difference.estimate), 100 * se, test.df, paired.n, paired.margin, settings),
     )
 
 
-def _format(p: Pair, s: GateSettings) -> Evidence:
+def _format(paired: Pair, settings: GateSettings) -> Evidence:
     common = {
-        **_common(p),
+        **_common(paired),
         "margin": FORMAT_MARGIN,
-        "candidate_pct": p.unreadable_pct[0],
-        "reference_pct": p.unreadable_pct[1],
-        "gained": p.counts["readable"],
-        "lost": p.counts["unreadable"],
+        "candidate_pct": paired.unreadable_pct[0],
+        "reference_pct": paired.unreadable_pct[1],
+        "gained": paired.counts["readable"],
+        "lost": paired.counts["unreadable"],
     }
-    if p.same:
+    if paired.same:
         return Evidence(question="format", **common, **_zero(0.0))
-    test = stats.mean_test(p.unreadable, FORMAT_MARGIN / 100)
+    test = stats.mean_test(paired.unreadable, FORMAT_MARGIN / 100)
     return Evidence(
         question="format",
         p_value=float(test.p_below),
         p_fail=float(test.p_above),
-        method=_method(p, test),
+        method=_method(paired, test),
         **common,
-        **spread(100 * float(p.unreadable.estimate), 100 * float(test.se), test.df, p.n, FORMAT_MARGIN, s),
+        **spread(100 * float(paired.unreadable.estimate), 100 * float(test.se), test.df, paired.n, FORMAT_MARGIN, settings),
     )

@@ -48,36 +48,45 @@ def rerun_noise(candidate: Evaluation, reruns: Sequence[Evaluation] = ()) -> Noi
     return Noise(measured, f"rerun noise {measured:.2f} points, measured on {len(reruns)} reruns")
 
 
-def compare_score(candidate: Evaluation, published: float, margin: float, noise: Noise, s: GateSettings) -> Evidence:
+def compare_score(candidate: Evaluation, published: float, margin: float, noise: Noise, settings: GateSettings) -> Evidence:
     """Is our score equal to the published one within the margin?"""
     ours = candidate.score.upstream_pct
-    return _equivalence("published_score", candidate, ours, published, PUBLISHED_ROUNDING, noise, margin, s)
+    return _equivalence("published_score", candidate, ours, published, PUBLISHED_ROUNDING, noise, margin, settings)
 
 
-def compare_gain(candidate: Evaluation, base: Evaluation, published_gain: float, margin: float, noise: Noise, s: GateSettings) -> Evidence:
+def compare_gain(
+    candidate: Evaluation, base: Evaluation, published_gain: float, margin: float, noise: Noise, settings: GateSettings
+) -> Evidence:
     """Is our gain over our own base run equal to the published gain within the margin? Both published numbers were rounded, and two runs
     of ours and two of theirs are noisy."""
     gain = candidate.score.upstream_pct - base.score.upstream_pct
     both = Noise(math.sqrt(2) * noise.se, f"twice {noise.source}")
-    return _equivalence("published_gain", candidate, gain, published_gain, 2 * PUBLISHED_ROUNDING, both, margin, s)
+    return _equivalence("published_gain", candidate, gain, published_gain, 2 * PUBLISHED_ROUNDING, both, margin, settings)
 
 
 def _equivalence(
-    question: Question, e: Evaluation, ours: float, theirs: float, rounding: float, noise: Noise, margin: float, s: GateSettings
+    question: Question,
+    evaluation: Evaluation,
+    ours: float,
+    theirs: float,
+    rounding: float,
+    noise: Noise,
+    margin: float,
+    settings: GateSettings,
 ) -> Evidence:
-    diff, se, d = ours - theirs, noise.se, design_of(e)
+    diff, se, d = ours - theirs, noise.se, design_of(evaluation)
     room = margin - rounding  # the true published value may be this much nearer or farther
     beyond = margin + rounding
     p_equal = max(float(stats.t_upper(diff, se, MANY, -room)), float(stats.t_lower(diff, se, MANY, room))) if room > 0 else 1.0
     p_far = min(1.0, 2 * min(float(stats.t_upper(diff, se, MANY, beyond)), float(stats.t_lower(diff, se, MANY, -beyond))))
-    half = stats.t_quantile(1 - s.alpha, MANY) * se + rounding
+    half = stats.t_quantile(1 - settings.alpha, MANY) * se + rounding
     # Both one-sided tests must reject, so at a true difference of zero each needs power 1 - (1 - power) / 2.
-    mde = stats.mde(se, MANY, s.alpha, 1 - (1 - s.power) / 2) + rounding
-    sampling = 100 * float(stats.cluster_mean(credits(e, "upstream"), d).se)
+    mde = stats.mde(se, MANY, settings.alpha, 1 - (1 - settings.power) / 2) + rounding
+    sampling = 100 * float(stats.cluster_mean(credits(evaluation, "upstream"), d).se)
     aside = f"; other questions like these would move our score by {sampling:.2f} (one SE, information)" if math.isfinite(sampling) else ""
     return Evidence(
         question=question,
-        benchmark=e.score.benchmark,
+        benchmark=evaluation.score.benchmark,
         n=d.n,
         videos=d.videos,
         estimate=diff,
@@ -88,7 +97,7 @@ def _equivalence(
         n_needed=None,
         p_value=p_equal,
         p_fail=p_far,
-        power=max(0.0, 2 * stats.t_power(room, se, MANY, s.alpha) - 1) if room > 0 else 0.0,
+        power=max(0.0, 2 * stats.t_power(room, se, MANY, settings.alpha) - 1) if room > 0 else 0.0,
         method=f"same questions, two one-sided tests; {noise.source}; published value +-{rounding:g}{aside}",
         candidate_pct=ours,
         reference_pct=theirs,

@@ -24,19 +24,19 @@ def plain(text: str, limit: int = MAX_MESSAGE) -> str:
     return clean if len(clean) <= limit else f"{clean[:limit]}... ({len(clean):,} characters)"
 
 
-def decision_line(d: Decision) -> str:
+def decision_line(decision: Decision) -> str:
     """One line: estimate, bounds, margin, MDE, n."""
-    mde = f"MDE {d.mde:.2f}" if d.mde is not None else "MDE unknown"
+    mde = f"MDE {decision.mde:.2f}" if decision.mde is not None else "MDE unknown"
     return (
-        f"{d.estimate:+.2f} points [{d.low:+.2f}, {d.high:+.2f}], margin {d.margin:g}, {mde}, {d.n:,} questions on {d.videos:,} videos, "
-        f"p = {d.p_value:.3g}, {d.method}"
+        f"{decision.estimate:+.2f} points [{decision.low:+.2f}, {decision.high:+.2f}], margin {decision.margin:g}, {mde}, "
+        f"{decision.n:,} questions on {decision.videos:,} videos, p = {decision.p_value:.3g}, {decision.method}"
     )
 
 
-def status(d: Decision) -> str:
+def status(decision: Decision) -> str:
     """The verdict with what it counts for."""
-    note = "excused" if d.excused_by else "" if d.required else "can only fail" if d.veto else "information"
-    return f"{d.verdict} ({note})" if note else d.verdict
+    note = "excused" if decision.excused_by else "" if decision.required else "can only fail" if decision.veto else "information"
+    return f"{decision.verdict} ({note})" if note else decision.verdict
 
 
 def changed_text(result: GateResult, benchmark: str, limit: int = MAX_CHANGED) -> str:
@@ -147,8 +147,8 @@ def policy(result: GateResult) -> str:
     return f" (--inconclusive {result.inconclusive})" if result.verdict == "inconclusive" else ""
 
 
-def _pct(x: float | None) -> str:
-    return f"{x:.2f}" if x is not None else ""
+def _pct(value: float | None) -> str:
+    return f"{value:.2f}" if value is not None else ""
 
 
 def _data(text: str) -> str:

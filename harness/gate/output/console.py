@@ -76,8 +76,8 @@ def table_text(result: GateResult) -> str:
     from rich.markup import escape
     from rich.table import Table
 
-    def text(s: str) -> str:
-        return escape(plain(s))
+    def text(raw: str) -> str:
+        return escape(plain(raw))
 
     console = Console(highlight=False, width=None if sys.stdout.isatty() else 150)
     colours = {"pass": "green", "fail": "red", "inconclusive": "yellow", "integrity": "red"}

@@ -1,4 +1,4 @@
-"""The questions behind a verdict: candidate against reference, question by question, as text or JSON."""
+"""The questions that decided a verdict: candidate against reference, question by question, as text or JSON."""
 
 from __future__ import annotations
 

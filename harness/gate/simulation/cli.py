@@ -18,7 +18,7 @@ def simulate(
     alpha: Alpha = 0.05,
     discordance: Annotated[float, typer.Option(min=0.5, max=60, help="Percent of questions that change between two models.")] = 13.0,
     rho: Annotated[
-        float, typer.Option(min=0, max=0.9, help=("Correlation of the changes within a video (of the normal variables behind them)."))
+        float, typer.Option(min=0, max=0.9, help=("Correlation of the changes within a video (of the underlying normal variables)."))
     ] = 0.05,
     margin: Annotated[float, typer.Option(help="Margin of the savings table, in points.")] = 1.5,
     benchmarks: Benchmarks = None,

@@ -72,34 +72,36 @@ def offset() -> Shape:
     )
 
 
-def simulate_shapes(p: Plan) -> list[Rate]:
+def simulate_shapes(plan: Plan) -> list[Rate]:
     """False passes and false news in every shape, and early verdicts on losses in a chosen place."""
     out = []
     for i, shape in enumerate(losses()):
-        passed = [np.asarray(stats.mean_test(m, -MARGIN).p_above) <= p.alpha for m in _means(shape, p, i)]
+        passed = [np.asarray(stats.mean_test(m, -MARGIN).p_above) <= plan.alpha for m in _means(shape, plan, i)]
         floored = shape.design.videos < 100 or float(shape.design.cluster_weight.max()) > 0.1
         detail = "the floor decides: such a set cannot rule the margin out" if floored else ""
-        out.append(Rate("a loss of the margin passes", shape.name, float(np.concatenate(passed).mean()), p.sims, p.alpha, detail=detail))
-    news = [(better(m), better(m, worse=True)) for m in _means(offset(), p, 20)]
+        out.append(
+            Rate("a loss of the margin passes", shape.name, float(np.concatenate(passed).mean()), plan.sims, plan.alpha, detail=detail)
+        )
+    news = [(better(m), better(m, worse=True)) for m in _means(offset(), plan, 20)]
     for k, what in enumerate(("improved", "worse")):
-        share = float((np.concatenate([x[k] for x in news]) <= p.alpha).mean())
-        out.append(Rate(f"no difference on the whole counts as {what}", offset().name, share, p.sims, p.alpha))
-    return out + placed(p)
+        share = float((np.concatenate([x[k] for x in news]) <= plan.alpha).mean())
+        out.append(Rate(f"no difference on the whole counts as {what}", offset().name, share, plan.sims, plan.alpha))
+    return out + placed(plan)
 
 
-def _means(shape: Shape, p: Plan, key: int) -> list[stats.ClusterMean]:
-    rng = p.rng(30, key)
-    return [stats.cluster_mean(shape.draw(size, rng), shape.design) for size in chunks(p.sims, shape.design.n)]
+def _means(shape: Shape, plan: Plan, key: int) -> list[stats.ClusterMean]:
+    rng = plan.rng(30, key)
+    return [stats.cluster_mean(shape.draw(size, rng), shape.design) for size in chunks(plan.sims, shape.design.n)]
 
 
-def placed(p: Plan, videos: int = 500, lost: int = 40, behind: int = 300) -> list[Rate]:
-    """An 8-point loss put behind the first draws of one known order, met by orders that cannot be known; and a loss of just the margin
+def placed(plan: Plan, videos: int = 500, lost: int = 40, hidden: int = 300) -> list[Rate]:
+    """An 8-point loss placed after the first draws of one known order, met by orders that cannot be known; and a loss of just the margin
     packed into as few videos as hold it."""
     d = of_sizes([1] * videos)
     base = np.ones(videos)
     out: list[Rate] = []
     for name, margin, where in (
-        (f"{lost} of {videos} lost behind {behind} draws", 0.025, np.arange(behind, behind + lost)),
+        (f"{lost} of {videos} lost behind {hidden} draws", 0.025, np.arange(hidden, hidden + lost)),
         ("the margin lost in the largest videos", MARGIN, None),
     ):
         if where is None:
@@ -109,10 +111,10 @@ def placed(p: Plan, videos: int = 500, lost: int = 40, behind: int = 300) -> lis
         diff = np.zeros(d.n)
         diff[where] = -1.0
         pop = sequence.population(d, base, margin=margin)
-        x, rng, wrong = d.totals(diff), p.rng(31, len(out)), 0
-        for size in chunks(p.sims, d.videos):
+        x, rng, wrong = d.totals(diff), plan.rng(31, len(out)), 0
+        for size in chunks(plan.sims, d.videos):
             orders = np.argsort(rng.exponential(size=(size, d.videos)) / pop.draw, axis=-1)
-            ended = sequence.run_all(x[orders], orders, pop, margin=margin, alpha=p.alpha, batch=sequence.batch_size(pop.size, d.n))
+            ended = sequence.run_all(x[orders], orders, pop, margin=margin, alpha=plan.alpha, batch=sequence.batch_size(pop.size, d.n))
             wrong += int(ended.passed.sum())
-        out.append(Rate("early verdict differs from the full set's", name, wrong / p.sims, p.sims, p.alpha))
+        out.append(Rate("early verdict differs from the full set's", name, wrong / plan.sims, plan.sims, plan.alpha))
     return out

@@ -2,7 +2,7 @@
 
 Two kinds of truth, for the two kinds of claim. `sampled`: videos come from a superpopulation with a given expected difference (what the
 gate on full runs speaks of). `exact`: a finite set whose whole-set difference is exactly the given one, drawn in many orders (what early
-stopping speaks of). Within a video, answers change together (`rho`, correlation of the normal variables behind them).
+stopping speaks of). Within a video, answers change together (`rho`, correlation of the underlying normal variables).
 """
 
 from __future__ import annotations
@@ -28,13 +28,13 @@ CHUNK_CELLS = 3_000_000
 """Questions times simulations held at once."""
 
 
-def layout(b: Benchmark, seed: int = 0) -> stats.Design:
+def layout(benchmark: Benchmark, seed: int = 0) -> stats.Design:
     """A design with the benchmark's real numbers of questions, videos and tasks; questions spread over videos at random, at least one
     each."""
-    rng = np.random.default_rng([seed, b.n])
-    sizes = 1 + rng.multinomial(b.n - b.videos, np.full(b.videos, 1 / b.videos))
-    tasks = rng.permutation(np.repeat(np.arange(len(b.sizes)), b.sizes))
-    return stats.design(np.repeat(np.arange(b.videos), sizes), tasks)
+    rng = np.random.default_rng([seed, benchmark.n])
+    sizes = 1 + rng.multinomial(benchmark.n - benchmark.videos, np.full(benchmark.videos, 1 / benchmark.videos))
+    tasks = rng.permutation(np.repeat(np.arange(len(benchmark.sizes)), benchmark.sizes))
+    return stats.design(np.repeat(np.arange(benchmark.videos), sizes), tasks)
 
 
 def chunks(total: int, cells: int) -> Iterator[int]:
@@ -44,14 +44,14 @@ def chunks(total: int, cells: int) -> Iterator[int]:
         yield min(step, total - start)
 
 
-def _latent(d: stats.Design, sims: int, rho: float, rng: np.random.Generator) -> Floats:
-    own = rng.standard_normal((sims, d.n))
+def _latent(design: stats.Design, sims: int, rho: float, rng: np.random.Generator) -> Floats:
+    own = rng.standard_normal((sims, design.n))
     if rho == 0:
         return own
-    return np.asarray(math.sqrt(rho) * rng.standard_normal((sims, d.videos))[:, d.clusters] + math.sqrt(1 - rho) * own)
+    return np.asarray(math.sqrt(rho) * rng.standard_normal((sims, design.videos))[:, design.clusters] + math.sqrt(1 - rho) * own)
 
 
-def sampled(d: stats.Design, sims: int, *, effect: float, discordance: float, rho: float, rng: np.random.Generator) -> Floats:
+def sampled(design: stats.Design, sims: int, *, effect: float, discordance: float, rho: float, rng: np.random.Generator) -> Floats:
     """Differences [sims, Q] in {-1, 0, 1} with expectation `effect` and `discordance` of them not 0 (fractions).
 
     Raises:
@@ -59,26 +59,26 @@ def sampled(d: stats.Design, sims: int, *, effect: float, discordance: float, rh
     """
     if abs(effect) > discordance:
         raise ValueError(f"an effect of {effect} needs at least that share of discordant answers, got {discordance}")
-    z = _latent(d, sims, rho, rng)
+    z = _latent(design, sims, rho, rng)
     lost, gained = (discordance - effect) / 2, (discordance + effect) / 2
     return (z > sps.norm.ppf(1 - gained)).astype(np.float64) - (z < sps.norm.ppf(lost))
 
 
 def exact(
-    d: stats.Design, baseline: Floats, sims: int, *, effect: float, discordance: float, rho: float, rng: np.random.Generator
+    design: stats.Design, baseline: Floats, sims: int, *, effect: float, discordance: float, rho: float, rng: np.random.Generator
 ) -> Floats:
     """Differences [sims, Q] whose mean is `effect` to within one question a task (rounded down), losses only where `baseline` [Q] is
     right."""
-    z = _latent(d, sims, rho, rng)
+    z = _latent(design, sims, rho, rng)
     out = np.zeros_like(z)
     rows = np.arange(sims)[:, None]
-    for task in range(d.task_weight.shape[1]):
-        n = int((d.tasks == task).sum())
+    for task in range(design.task_weight.shape[1]):
+        n = int((design.tasks == task).sum())
         net = math.floor(effect * n + 1e-9)
         lost = max(0, round((discordance * n - net) / 2))
         gained = lost + net
         for count, sign, pool in ((lost, -1.0, 1.0), (gained, 1.0, 0.0)):
-            where = np.flatnonzero((d.tasks == task) & (baseline == pool))
+            where = np.flatnonzero((design.tasks == task) & (baseline == pool))
             if count > len(where):
                 raise ValueError(f"{count} changed answers wanted where only {len(where)} questions could change")
             if count > 0:
@@ -88,11 +88,11 @@ def exact(
     return out
 
 
-def baseline_credits(d: stats.Design, rng: np.random.Generator) -> Floats:
+def baseline_credits(design: stats.Design, rng: np.random.Generator) -> Floats:
     """A baseline's credits [Q]: ACCURACY of each task's questions right."""
-    out = np.zeros(d.n)
-    for task in range(d.task_weight.shape[1]):
-        where = np.flatnonzero(d.tasks == task)
+    out = np.zeros(design.n)
+    for task in range(design.task_weight.shape[1]):
+        where = np.flatnonzero(design.tasks == task)
         out[rng.permutation(where)[: round(ACCURACY * len(where))]] = 1.0
     return out
 
@@ -109,7 +109,7 @@ class GateSample:
 
 
 def gate_sample(
-    d: stats.Design,
+    design: stats.Design,
     margin: float,
     sims: int,
     *,
@@ -122,8 +122,8 @@ def gate_sample(
     """Simulate full runs and put them through the same functions as the gate's evidence."""
     parts: list[tuple[Any, Any, Any, Any]] = []
     df = 1.0
-    for size in chunks(sims, d.n):
-        mean = stats.cluster_mean(sampled(d, size, effect=effect, discordance=discordance, rho=rho, rng=rng), d)
+    for size in chunks(sims, design.n):
+        mean = stats.cluster_mean(sampled(design, size, effect=effect, discordance=discordance, rho=rho, rng=rng), design)
         test = stats.mean_test(mean, -margin)
         df = test.df
         parts.append((test.p_above, test.p_below, better(mean) if news else np.zeros(size), test.se))
@@ -218,55 +218,59 @@ class Plan:
     saving_margin: float = 1.5
     saving_sims: int = 200
 
-    def margin_of(self, b: Benchmark) -> float:
+    def margin_of(self, benchmark: Benchmark) -> float:
         """Margin as a fraction."""
-        return (self.margin if self.margin is not None else b.margin.points) / 100
+        return (self.margin if self.margin is not None else benchmark.margin.points) / 100
 
     def rng(self, *key: int) -> np.random.Generator:
         """An independent stream for each part, whatever else runs."""
         return np.random.default_rng([self.seed, 7, *key])
 
 
-def simulate_gate(p: Plan) -> list[Rate]:
+def simulate_gate(plan: Plan) -> list[Rate]:
     """Error rates and power of the gate on full runs."""
     out: list[Rate] = []
     same: list[GateSample] = []
-    for i, name in enumerate(p.benchmarks):
+    for i, name in enumerate(plan.benchmarks):
         b = CATALOG[name]
-        d, m = layout(b), p.margin_of(b)
-        known: dict[str, Any] = {"discordance": p.discordance, "rho": p.rho}
-        aa = gate_sample(d, m, p.sims, effect=0.0, rng=p.rng(i, 0), news=True, **known)
+        d, m = layout(b), plan.margin_of(b)
+        known: dict[str, Any] = {"discordance": plan.discordance, "rho": plan.rho}
+        aa = gate_sample(d, m, plan.sims, effect=0.0, rng=plan.rng(i, 0), news=True, **known)
         same.append(aa)
-        out.append(Rate("identical models fail", name, float((aa.p_fail <= p.alpha).mean()), p.sims, p.alpha))
-        loss = gate_sample(d, m, p.sims, effect=-m, rng=p.rng(i, 1), **known)
-        out.append(Rate("a loss of the margin passes", name, float((loss.p_pass <= p.alpha).mean()), p.sims, p.alpha))
+        out.append(Rate("identical models fail", name, float((aa.p_fail <= plan.alpha).mean()), plan.sims, plan.alpha))
+        loss = gate_sample(d, m, plan.sims, effect=-m, rng=plan.rng(i, 1), **known)
+        out.append(Rate("a loss of the margin passes", name, float((loss.p_pass <= plan.alpha).mean()), plan.sims, plan.alpha))
         assert aa.p_better is not None
-        out.append(Rate("identical models count as improved", name, float((aa.p_better <= p.alpha).mean()), p.sims, p.alpha))
-        mde = stats.mde(float(np.median(aa.se)), aa.df, p.alpha, p.power)
+        out.append(Rate("identical models count as improved", name, float((aa.p_better <= plan.alpha).mean()), plan.sims, plan.alpha))
+        mde = stats.mde(float(np.median(aa.se)), aa.df, plan.alpha, plan.power)
         detail = f"MDE {100 * mde:.2f} points, margin {100 * m:g}"
-        up = gate_sample(d, m, p.sims, effect=min(mde - m, p.discordance), rng=p.rng(i, 2), **known)
-        out.append(Rate("power: pass at margin - MDE", name, float((up.p_pass <= p.alpha).mean()), p.sims, p.power, True, detail))
-        down = gate_sample(d, m, p.sims, effect=max(-m - mde, -p.discordance), rng=p.rng(i, 3), **known)
-        out.append(Rate("power: fail at margin + MDE", name, float((down.p_fail <= p.alpha).mean()), p.sims, p.power, True, detail))
+        up = gate_sample(d, m, plan.sims, effect=min(mde - m, plan.discordance), rng=plan.rng(i, 2), **known)
+        out.append(Rate("power: pass at margin - MDE", name, float((up.p_pass <= plan.alpha).mean()), plan.sims, plan.power, True, detail))
+        down = gate_sample(d, m, plan.sims, effect=max(-m - mde, -plan.discordance), rng=plan.rng(i, 3), **known)
+        out.append(
+            Rate("power: fail at margin + MDE", name, float((down.p_fail <= plan.alpha).mean()), plan.sims, plan.power, True, detail)
+        )
     if len(same) > 1:
         bad = stats.holm(np.stack([s.p_fail for s in same], axis=-1))
         news = stats.holm(np.stack([s.p_better for s in same if s.p_better is not None], axis=-1))
-        out.append(Rate("identical models fail", "any (Holm)", float((bad <= p.alpha).any(-1).mean()), p.sims, p.alpha))
-        out.append(Rate("identical models count as improved", "any (Holm)", float((news <= p.alpha).any(-1).mean()), p.sims, p.alpha))
-        out += simulate_mean(p)
+        out.append(Rate("identical models fail", "any (Holm)", float((bad <= plan.alpha).any(-1).mean()), plan.sims, plan.alpha))
+        out.append(
+            Rate("identical models count as improved", "any (Holm)", float((news <= plan.alpha).any(-1).mean()), plan.sims, plan.alpha)
+        )
+        out += simulate_mean(plan)
     return out
 
 
-def simulate_mean(p: Plan) -> list[Rate]:
+def simulate_mean(plan: Plan) -> list[Rate]:
     """Error rates and power of the decision on the mean over the benchmarks."""
-    designs = [layout(CATALOG[n]) for n in p.benchmarks]
-    m = sum(p.margin_of(CATALOG[n]) for n in p.benchmarks) / len(designs)
+    designs = [layout(CATALOG[n]) for n in plan.benchmarks]
+    m = sum(plan.margin_of(CATALOG[n]) for n in plan.benchmarks) / len(designs)
 
     def tests(effect: float, key: int) -> tuple[Floats, Floats, Floats, float]:
         parts, df = [], 1.0
-        rng = p.rng(90, key)
-        for size in chunks(p.sims, sum(d.n for d in designs)):
-            diffs = [sampled(d, size, effect=effect, discordance=p.discordance, rho=p.rho, rng=rng) for d in designs]
+        rng = plan.rng(90, key)
+        for size in chunks(plan.sims, sum(d.n for d in designs)):
+            diffs = [sampled(d, size, effect=effect, discordance=plan.discordance, rho=plan.rho, rng=rng) for d in designs]
             test = stats.mean_test(stats.pool([stats.cluster_mean(x, d) for x, d in zip(diffs, designs, strict=True)]), -m)
             df = test.df
             parts.append((test.p_above, test.p_below, test.se))
@@ -275,18 +279,18 @@ def simulate_mean(p: Plan) -> list[Rate]:
 
     name = f"mean of {len(designs)}"
     _, below, se, df = tests(0.0, 0)
-    out = [Rate("identical models fail", name, float((below <= p.alpha).mean()), p.sims, p.alpha)]
-    out.append(Rate("a loss of the margin passes", name, float((tests(-m, 1)[0] <= p.alpha).mean()), p.sims, p.alpha))
-    mde = stats.mde(float(np.median(se)), df, p.alpha, p.power)
+    out = [Rate("identical models fail", name, float((below <= plan.alpha).mean()), plan.sims, plan.alpha)]
+    out.append(Rate("a loss of the margin passes", name, float((tests(-m, 1)[0] <= plan.alpha).mean()), plan.sims, plan.alpha))
+    mde = stats.mde(float(np.median(se)), df, plan.alpha, plan.power)
     detail = f"MDE {100 * mde:.2f} points, margin {100 * m:g}"
     up, down = tests(mde - m, 2)[0], tests(-m - mde, 3)[1]
-    out.append(Rate("power: pass at margin - MDE", name, float((up <= p.alpha).mean()), p.sims, p.power, True, detail))
-    out.append(Rate("power: fail at margin + MDE", name, float((down <= p.alpha).mean()), p.sims, p.power, True, detail))
+    out.append(Rate("power: pass at margin - MDE", name, float((up <= plan.alpha).mean()), plan.sims, plan.power, True, detail))
+    out.append(Rate("power: fail at margin + MDE", name, float((down <= plan.alpha).mean()), plan.sims, plan.power, True, detail))
     return out
 
 
 def _draws(
-    d: stats.Design,
+    design: stats.Design,
     pop: sequence.Population,
     base: Floats,
     sims: int,
@@ -297,58 +301,58 @@ def _draws(
     rng: np.random.Generator,
 ) -> Iterator[tuple[Floats, NDArray[np.intp], Floats]]:
     """Totals in drawing order, orders [s, N] and the exact truth [s], chunk by chunk."""
-    for size in chunks(sims, d.n):
-        x = d.totals(exact(d, base, size, effect=effect, discordance=discordance, rho=rho, rng=rng))
+    for size in chunks(sims, design.n):
+        x = design.totals(exact(design, base, size, effect=effect, discordance=discordance, rho=rho, rng=rng))
         orders = np.argsort(rng.exponential(size=x.shape) / pop.draw, axis=-1)
         yield np.take_along_axis(x, orders, -1), orders, x.sum(-1)
 
 
-def simulate_sequence(p: Plan, effects: Sequence[float] = (-5.0, 0.0, 5.0)) -> list[Rate]:
+def simulate_sequence(plan: Plan, effects: Sequence[float] = (-5.0, 0.0, 5.0)) -> list[Rate]:
     """Coverage of the sequence at every draw, and verdicts that differ from the full set's, at the boundary too."""
     out: list[Rate] = []
-    for i, name in enumerate(p.benchmarks):
+    for i, name in enumerate(plan.benchmarks):
         b = CATALOG[name]
-        d, m = layout(b), p.margin_of(b)
-        base = baseline_credits(d, p.rng(i, 9))
+        d, m = layout(b), plan.margin_of(b)
+        base = baseline_credits(d, plan.rng(i, 9))
         pop = sequence.population(d, base, margin=m)
         for j, effect in enumerate((-100 * m, *effects)):
             outside, wrong, n = 0, 0, 0
             for x, orders, truth in _draws(
-                d, pop, base, p.sims, effect=effect / 100, discordance=p.discordance, rho=p.rho, rng=p.rng(i, 10, j)
+                d, pop, base, plan.sims, effect=effect / 100, discordance=plan.discordance, rho=plan.rho, rng=plan.rng(i, 10, j)
             ):
                 draw = pop.draw[orders]
                 games = [sequence.play(x, draw, pop, target=-m, direction=s) for s in (1, -1)]  # type: ignore[arg-type]
-                missed = np.logical_or(*(sequence.crossed(g, truth, p.alpha / 2)[:, -1] for g in games))
-                ended = sequence.run_all(x, orders, pop, margin=m, alpha=p.alpha, batch=sequence.batch_size(pop.size, d.n))
+                missed = np.logical_or(*(sequence.crossed(g, truth, plan.alpha / 2)[:, -1] for g in games))
+                ended = sequence.run_all(x, orders, pop, margin=m, alpha=plan.alpha, batch=sequence.batch_size(pop.size, d.n))
                 outside += int(missed.sum())
                 wrong += int((ended.passed != (truth > -m + 1e-12)).sum())
                 n += len(x)
             detail = f"true difference {effect:+g} points"
-            out.append(Rate("sequence covers the truth at every draw", name, 1 - outside / n, n, 1 - p.alpha, True, detail))
-            out.append(Rate("early verdict differs from the full set's", name, wrong / n, n, p.alpha, detail=detail))
+            out.append(Rate("sequence covers the truth at every draw", name, 1 - outside / n, n, 1 - plan.alpha, True, detail))
+            out.append(Rate("early verdict differs from the full set's", name, wrong / n, n, plan.alpha, detail=detail))
     return out
 
 
-def simulate_savings(p: Plan) -> list[Saving]:
+def simulate_savings(plan: Plan) -> list[Saving]:
     """Share of questions asked until certain, over effects and discordances, for each benchmark and for all together."""
     out: list[Saving] = []
-    m = p.saving_margin / 100
-    for k, discordance in enumerate(p.discordances):
-        for j, effect in enumerate(p.effects):
+    m = plan.saving_margin / 100
+    for k, discordance in enumerate(plan.discordances):
+        for j, effect in enumerate(plan.effects):
             if abs(effect) / 100 > discordance:
                 continue
             rows: list[Saving] = []
-            for i, name in enumerate(p.benchmarks):
+            for i, name in enumerate(plan.benchmarks):
                 d = layout(CATALOG[name])
-                base = baseline_credits(d, p.rng(i, 9))
+                base = baseline_credits(d, plan.rng(i, 9))
                 pop = sequence.population(d, base, margin=m)
                 per_video = np.bincount(d.clusters, minlength=d.videos)
                 asked: list[NDArray[np.intp]] = []
                 wrong = 0
                 for x, orders, truth in _draws(
-                    d, pop, base, p.saving_sims, effect=effect / 100, discordance=discordance, rho=p.rho, rng=p.rng(i, 20, j, k)
+                    d, pop, base, plan.saving_sims, effect=effect / 100, discordance=discordance, rho=plan.rho, rng=plan.rng(i, 20, j, k)
                 ):
-                    ended = sequence.run_all(x, orders, pop, margin=m, alpha=p.alpha, batch=sequence.batch_size(pop.size, d.n))
+                    ended = sequence.run_all(x, orders, pop, margin=m, alpha=plan.alpha, batch=sequence.batch_size(pop.size, d.n))
                     asked.append(np.cumsum(per_video[orders], axis=-1)[np.arange(len(x)), ended.drawn - 1])
                     wrong += int((ended.passed != (truth > -m + 1e-12)).sum())
                 a = np.concatenate(asked)
@@ -369,28 +373,28 @@ def simulate_savings(p: Plan) -> list[Saving]:
             worst = max(r.wrong for r in rows)
             out += [*rows, Saving("all", effect, 100 * discordance, questions / total, p90, worst, questions)]
             if len(rows) > 1:
-                out.append(_mean_saving(p, effect, discordance, p.rng(21, j, k)))
+                out.append(_mean_saving(plan, effect, discordance, plan.rng(21, j, k)))
     return out
 
 
-def _mean_saving(p: Plan, effect: float, discordance: float, rng: np.random.Generator) -> Saving:
+def _mean_saving(plan: Plan, effect: float, discordance: float, rng: np.random.Generator) -> Saving:
     """The same where only the mean over the benchmarks is to be decided, all videos drawn in one order."""
-    designs = [layout(CATALOG[n]) for n in p.benchmarks]
-    bases = [baseline_credits(d, p.rng(i, 9)) for i, d in enumerate(designs)]
-    d, m = stats.combined(designs), p.saving_margin / 100
+    designs = [layout(CATALOG[n]) for n in plan.benchmarks]
+    bases = [baseline_credits(d, plan.rng(i, 9)) for i, d in enumerate(designs)]
+    d, m = stats.combined(designs), plan.saving_margin / 100
     pop = sequence.population(d, np.concatenate(bases), margin=m)
     per_video = np.bincount(d.clusters, minlength=d.videos)
     asked: list[NDArray[np.intp]] = []
     wrong = 0
-    for size in chunks(p.saving_sims, d.n):
+    for size in chunks(plan.saving_sims, d.n):
         diffs = [
-            exact(one, base, size, effect=effect / 100, discordance=discordance, rho=p.rho, rng=rng)
+            exact(one, base, size, effect=effect / 100, discordance=discordance, rho=plan.rho, rng=rng)
             for one, base in zip(designs, bases, strict=True)
         ]
         x = d.totals(np.concatenate(diffs, axis=-1))
         orders = np.argsort(rng.exponential(size=x.shape) / pop.draw, axis=-1)
         batch = sequence.batch_size(pop.size, d.n, len(designs))
-        ended = sequence.run_all(np.take_along_axis(x, orders, -1), orders, pop, margin=m, alpha=p.alpha, batch=batch)
+        ended = sequence.run_all(np.take_along_axis(x, orders, -1), orders, pop, margin=m, alpha=plan.alpha, batch=batch)
         asked.append(np.cumsum(per_video[orders], axis=-1)[np.arange(size), ended.drawn - 1])
         wrong += int((ended.passed != (x.sum(-1) > -m + 1e-12)).sum())
     a = np.concatenate(asked)

@@ -8,6 +8,6 @@ from harness.gate.simulation.shapes import simulate_shapes
 from harness.gate.simulation.simulate import Plan, Simulation, simulate_gate, simulate_savings, simulate_sequence
 
 
-def simulate(p: Plan) -> Simulation:
+def simulate(plan: Plan) -> Simulation:
     """Error rates, power, hard shapes, coverage and savings."""
-    return Simulation(asdict(p), simulate_gate(p) + simulate_shapes(p) + simulate_sequence(p), simulate_savings(p))
+    return Simulation(asdict(plan), simulate_gate(plan) + simulate_shapes(plan) + simulate_sequence(plan), simulate_savings(plan))

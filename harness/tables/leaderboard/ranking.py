@@ -53,12 +53,12 @@ class Ranking:
     differences: Mapping[tuple[int, int], Difference] = field(default_factory=dict)
     """Of every ranked pair (i < j)."""
 
-    def note(self, i: int) -> str:
+    def note(self, index: int) -> str:
         """What a reader may want to know of entry i's rank."""
-        if i in self.ranks and len(self.ranks) > 1:
-            (best, worst), k = self.ranks[i], len(self.ranks)
+        if index in self.ranks and len(self.ranks) > 1:
+            (best, worst), k = self.ranks[index], len(self.ranks)
             return f"significantly better than {k - worst} and worse than {best - 1} of {k - 1} others"
-        return self.unranked.get(i, "")
+        return self.unranked.get(index, "")
 
 
 def rank_text(rank: tuple[int, int] | None) -> str:
@@ -125,8 +125,8 @@ def _table(entries: Sequence[Entry], scale: str, names: Sequence[str], rule: Sco
     means = [_mean(e, averaged) for e in entries]
     intervals = {id(e): {b: _interval(e.scores[b], b, designs) for b in shown if b in e.scores} for e in measured}
 
-    def order(i: int) -> tuple[bool, float, float, str]:
-        e, mean = entries[i], means[i]
+    def order(index: int) -> tuple[bool, float, float, str]:
+        e, mean = entries[index], means[index]
         if e.kind == "published":
             return True, 0.0, 1.0 if mean is None else -mean, e.label
         ranked = measured.index(e) in overall.ranks
@@ -156,16 +156,16 @@ def _measured_group(measured: Sequence[Entry]) -> str:
     return _GROUP_TITLES[kinds[0]] if len(kinds) == 1 else "measured (lmms-eval: stock adapter)"
 
 
-def _cell(e: Entry, b: str, ranking: Ranking, at: int, interval: tuple[float, float] | None) -> Cell:
-    s = e.scores.get(b)
+def _cell(entry: Entry, benchmark: str, ranking: Ranking, at: int, interval: tuple[float, float] | None) -> Cell:
+    s = entry.scores.get(benchmark)
     if s is None:
-        return pct_cell(None, note="not reported" if e.kind == "published" else "not measured")
-    if e.kind == "published":
-        return pct_cell(s.pct, source="published", note=e.place)
+        return pct_cell(None, note="not reported" if entry.kind == "published" else "not measured")
+    if entry.kind == "published":
+        return pct_cell(s.pct, source="published", note=entry.place)
     rank = ranking.ranks.get(at)
     sizes = f"n = {s.n}" if s.n == s.n_expected else f"n = {s.n} of {s.n_expected}"
     best, worst = rank or (None, None)
-    cell = pct_cell(s.pct, interval, rank=best, link=e.link, note="; ".join(x for x in (sizes, s.note, ranking.note(at)) if x))
+    cell = pct_cell(s.pct, interval, rank=best, link=entry.link, note="; ".join(x for x in (sizes, s.note, ranking.note(at)) if x))
     part = "" if s.n == s.n_expected else " (part)"
     return replace(cell, text=cell.text + part + (f" · {rank_text(rank)}" if rank else ""), worst_rank=worst)
 
@@ -196,8 +196,8 @@ def _notes(
     return out
 
 
-def _mean(e: Entry, shown: Sequence[str]) -> float | None:
-    known = [e.scores[b].pct for b in shown if b in e.scores]
+def _mean(entry: Entry, shown: Sequence[str]) -> float | None:
+    known = [entry.scores[b].pct for b in shown if b in entry.scores]
     return sum(known) / len(known) if known and len(known) == len(shown) else None
 
 
@@ -243,8 +243,8 @@ def rank_benchmark(scores: Sequence[EntryScore | None], benchmark: str, alpha: f
     return Ranking(_ranks(comparable, {pair: [x] for pair, x in diffs.items()}, alpha), unranked, diffs)
 
 
-def _a(scores: Sequence[EntryScore | None], i: int) -> Answers:
-    s = scores[i]
+def _a(scores: Sequence[EntryScore | None], index: int) -> Answers:
+    s = scores[index]
     assert s is not None
     assert s.answers is not None
     return s.answers
@@ -299,19 +299,19 @@ def _rank_mean(measured: Sequence[Entry], shown: Sequence[str], alpha: float, ra
     return Ranking(_ranks(full, diffs, alpha), unranked)
 
 
-def _interval(s: EntryScore, benchmark: str, designs: Designs) -> tuple[float, float] | None:
-    if s.answers is None or not s.answers.keys:
+def _interval(score: EntryScore, benchmark: str, designs: Designs) -> tuple[float, float] | None:
+    if score.answers is None or not score.answers.keys:
         return None
     import numpy as np
 
     from harness.stats import cluster_mean, t_quantile
 
-    d, widen = designs.of(benchmark, s.answers.keys)
-    m = cluster_mean(np.asarray(s.answers.credits, dtype=np.float64), d)
+    d, widen = designs.of(benchmark, score.answers.keys)
+    m = cluster_mean(np.asarray(score.answers.credits, dtype=np.float64), d)
     if m.df < 1 or m.se == 0:
         return None
     half = 100 * t_quantile(0.975, m.df) * float(m.se) * widen
-    return max(0.0, s.pct - half), min(100.0, s.pct + half)
+    return max(0.0, score.pct - half), min(100.0, score.pct + half)
 
 
 def render(tables: Sequence[Table], fmt: Format, *, title: str = "Leaderboard") -> str:

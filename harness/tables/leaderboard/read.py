@@ -169,17 +169,17 @@ def _own(folder: Path, label: str, rule: ScoreRule) -> list[Entry]:
     return [Entry(label, "run", scale, scores, str(folder), link, synthetic=made) for (scale, made), scores in by_scale.items()]
 
 
-def own_answers(e: Evaluation, rule: ScoreRule) -> Answers:
+def own_answers(evaluation: Evaluation, rule: ScoreRule) -> Answers:
     """The credits of an evaluation of ours.
 
     Raises:
         LeaderboardError: one question twice.
     """
     rows: list[tuple[Key, float, str, str | None]] = [
-        ((r.task, r.doc_id), r.strict if rule == "strict" else r.upstream, r.question_id, r.video_id) for r in e.records
+        ((r.task, r.doc_id), r.strict if rule == "strict" else r.upstream, r.question_id, r.video_id) for r in evaluation.records
     ]
     rows.sort(key=lambda r: r[0])
-    return answers_of(rows, e.score.benchmark, "question ids")
+    return answers_of(rows, evaluation.score.benchmark, "question ids")
 
 
 def _merge_equal(entries: list[Entry]) -> list[Entry]:

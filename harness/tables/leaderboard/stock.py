@@ -68,7 +68,7 @@ class StockRun:
 
 
 def stock_runs(files: Sequence[Path]) -> list[StockRun]:
-    """The models behind the `*_results.json` files of one folder.
+    """The models of the `*_results.json` files of one folder.
 
     Raises:
         LeaderboardError: a file that cannot be trusted.
@@ -156,7 +156,7 @@ def _stock_scores(folder: Path, tasks: Mapping[str, StockTask], scale: str | Non
     return scores, notes
 
 
-def _stock_answers(b: Benchmark, tasks: Mapping[str, StockTask]) -> tuple[Answers | None, str]:
+def _stock_answers(benchmark: Benchmark, tasks: Mapping[str, StockTask]) -> tuple[Answers | None, str]:
     if any(t.samples is None for t in tasks.values()):
         return None, "no per-question answers (run lmms-eval with --log_samples)"
     rows: list[tuple[Key, float, str, str | None]] = []
@@ -164,7 +164,7 @@ def _stock_answers(b: Benchmark, tasks: Mapping[str, StockTask]) -> tuple[Answer
     for name, task in tasks.items():
         credits, counted = [], []
         for i, s in enumerate(task.samples or [], 1):
-            credit = _credit(b, s, f"{task.source}:{i}")
+            credit = _credit(benchmark, s, f"{task.source}:{i}")
             credits.append(credit.right)
             counted.append(credit.counted)
             rows.append(((name, s["doc_id"]), credit.right, str(s.get("target")), credit.video or None))
@@ -173,19 +173,19 @@ def _stock_answers(b: Benchmark, tasks: Mapping[str, StockTask]) -> tuple[Answer
         empty += counted.count(False)
         # As the task itself counts: MVBench's leaves an empty answer out of the denominator.
         said = [c for c, a in zip(credits, counted, strict=True) if a]
-        mean = sum(said) / len(said) * b.unit if said else 0.0
-        if abs(mean - task.value) > 1e-3 * b.unit:
+        mean = sum(said) / len(said) * benchmark.unit if said else 0.0
+        if abs(mean - task.value) > 1e-3 * benchmark.unit:
             raise LeaderboardError(f"{task.source}: the samples give {mean:.4f}, the result file says {task.value:.4f}")
     note = f"{empty} empty answers are not counted by lmms-eval" if empty else ""
     rows.sort(key=lambda r: r[0])
     return answers_of(rows, str(next(iter(tasks.values())).source), "targets"), note
 
 
-def _credit(b: Benchmark, sample: Mapping[str, Any], place: str) -> Credit:
+def _credit(benchmark: Benchmark, sample: Mapping[str, Any], place: str) -> Credit:
     try:
-        credit = b.credit(sample)
+        credit = benchmark.credit(sample)
     except (KeyError, TypeError, ValueError) as e:
-        raise LeaderboardError(f"{place}: no {b.metric} as {b.group} leaves it ({e}); another version of lmms-eval?") from e
+        raise LeaderboardError(f"{place}: no {benchmark.metric} as {benchmark.group} leaves it ({e}); another version of lmms-eval?") from e
     if credit.right not in (0.0, 1.0):
-        raise LeaderboardError(f"{place}: {b.metric} gives a credit of {credit.right}, which is neither 0 nor 1")
+        raise LeaderboardError(f"{place}: {benchmark.metric} gives a credit of {credit.right}, which is neither 0 nor 1")
     return credit
