@@ -48,7 +48,7 @@ class Asked:
 
 
 @dataclass(frozen=True)
-class Reply:
+class ScoredReply:
     """What the model said to one question, and how it came about. `read_by`: how lmms-eval came to its credit; `raw`: the text before
     lmms-eval removed its reasoning tags, where that changed it; `decoder`: what decoded the video."""
 
@@ -120,7 +120,7 @@ def upstream_credit(benchmark: Benchmark, sample: Mapping[str, Any]) -> float:
         ) from e
 
 
-def status_of(reply: Reply, parsed: str | None) -> Status:
+def status_of(reply: ScoredReply, parsed: str | None) -> Status:
     """How a reply was read (see `harness.records.Status`), where `parsed` is what both rules read in it."""
     if reply.error is not None:
         return "failed"
@@ -131,11 +131,8 @@ def status_of(reply: Reply, parsed: str | None) -> Status:
     return "ok" if parsed is not None else "unparsed"
 
 
-def record(
-    benchmark: Benchmark, task: str, sample: Mapping[str, Any], reply: Reply, qid: str, *, asked: Asked | None = None
-) -> QuestionRecord:
+def record(benchmark: Benchmark, task: str, sample: Mapping[str, Any], asked: Asked, reply: ScoredReply, qid: str) -> QuestionRecord:
     """One question's record. Strict credit needs upstream's credit, status `ok` and the right option named beyond doubt."""
-    asked = asked or describe(benchmark, task, sample["doc"])
     upstream = upstream_credit(benchmark, sample)
     parsed = read(asked, reply.text) if reply.error is None and reply.read_by == "rule" else None
     if (parsed == asked.target) != (upstream == 1):  # lmms-eval read another option

@@ -6,9 +6,10 @@ Exit codes: 0 pass, 1 fail, 2 usage, 3 inconclusive, 4 integrity, 5 infrastructu
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -23,6 +24,7 @@ from harness.gate.output.console import (
     Margin,
     RequireOption,
     Summary,
+    ending,
     known,
     names,
     publish,
@@ -30,6 +32,12 @@ from harness.gate.output.console import (
 )
 from harness.gate.output.init_ci import Provider
 from savi.base.cli import print_json, print_text
+
+if TYPE_CHECKING:
+    from harness.gate.decision import GateResult
+    from harness.gate.files import Reference
+    from harness.gate.settings import GateSettings
+    from harness.records import Evaluation
 
 
 def gate(
@@ -51,14 +59,12 @@ def gate(
     ] = None,
 ) -> None:
     """Decide whether a run reproduces the paper or regressed against another run."""
-    from harness.gate.decision import EXIT_CODES, GateUsageError
-    from harness.gate.exceptions import ExceptionsError, committed_exceptions
-    from harness.gate.files import base_of, is_base, load_against, load_run, run_name, write_gates
-    from harness.gate.gate import gate_published, gate_runs
+    from harness.gate.decision import EXIT_CODES
+    from harness.gate.exceptions import committed_exceptions
+    from harness.gate.files import is_base, load_against, load_run, run_name, write_gates
     from harness.gate.settings import GateSettings
-    from harness.records import RecordError
 
-    try:
+    with ending(candidate, junit=junit):
         mine = load_run(candidate)
         wanted = names(benchmarks)
         scale = next(iter(mine.values())).score.scale
@@ -74,27 +80,7 @@ def gate(
             exceptions=committed_exceptions(Path.cwd()),
             run=run_name(candidate),
         )
-        if reference.evaluations is not None:
-            result = gate_runs(mine, reference.evaluations, settings, candidate_name=str(candidate), reference_name=reference.name)
-        else:
-            assert reference.published is not None
-            base = base_of(candidate) if reference.published_base else None
-            result = gate_published(
-                mine,
-                base,
-                reference.published,
-                settings,
-                published_base=reference.published_base,
-                reruns=[load_run(r) for r in rerun or ()],
-                candidate_name=str(candidate),
-                reference_name=reference.name,
-            )
-    except (GateUsageError, ExceptionsError) as e:
-        stop(str(e), EXIT_CODES["usage"], junit=junit)
-    except RecordError as e:
-        stop(str(e), EXIT_CODES["integrity"], junit=junit)
-    except OSError as e:
-        stop(f"{e.filename or candidate}: {e.strerror or e}", EXIT_CODES["infrastructure"], junit=junit)
+        result = _decided(candidate, mine, reference, settings, rerun or ())
     try:
         if out is not None:
             write_gates(out, {"gate": result})
@@ -102,6 +88,28 @@ def gate(
     except OSError as e:
         stop(f"{e.filename}: cannot be written ({e.strerror})", EXIT_CODES["infrastructure"])
     raise typer.Exit(result.exit_code)
+
+
+def _decided(
+    candidate: Path, mine: Mapping[str, Evaluation], reference: Reference, settings: GateSettings, reruns: Sequence[Path]
+) -> GateResult:
+    """The gate's result against a run or against published numbers, whichever `reference` holds."""
+    from harness.gate.files import base_of, load_run
+    from harness.gate.gate import gate_published, gate_runs
+
+    if reference.evaluations is not None:
+        return gate_runs(mine, reference.evaluations, settings, candidate_name=str(candidate), reference_name=reference.name)
+    assert reference.published is not None
+    return gate_published(
+        mine,
+        base_of(candidate) if reference.published_base else None,
+        reference.published,
+        settings,
+        published_base=reference.published_base,
+        reruns=[load_run(r) for r in reruns],
+        candidate_name=str(candidate),
+        reference_name=reference.name,
+    )
 
 
 def diff(
@@ -113,25 +121,18 @@ def diff(
     as_json: AsJson = False,
 ) -> None:
     """Show the questions that a candidate gained and lost."""
-    from harness.gate.decision import EXIT_CODES, GateUsageError
+    from harness.gate.decision import GateUsageError
     from harness.gate.evidence.changes import changes
     from harness.gate.files import load_run
     from harness.gate.output.diff import diff_json, diff_text
-    from harness.records import RecordError
 
-    try:
+    with ending(candidate):
         after, before = load_run(candidate), load_run(reference)
         wanted = names(benchmarks)
         known(wanted, {*after, *before})
         both = [n for n in wanted or before if n in before and n in after]
         if not both:
             raise GateUsageError(f"no benchmark in common: {', '.join(after) or 'none'} and {', '.join(before) or 'none'}")
-    except GateUsageError as e:
-        stop(str(e), EXIT_CODES["usage"])
-    except RecordError as e:
-        stop(str(e), EXIT_CODES["integrity"])
-    except OSError as e:
-        stop(f"{e.filename or candidate}: {e.strerror or e}", EXIT_CODES["infrastructure"])
     found = {n: [c for c in changes(after[n].records, before[n].records) if every or c.kind != "answer"] for n in both}
     if as_json:
         print_json(diff_json(found))
@@ -144,23 +145,16 @@ def reference(
     out: Annotated[Path, typer.Argument(help="File to write, e.g. results/baseline.json.gz.", show_default=False)],
 ) -> None:
     """Write a run's scores and records into one file, to be committed and used with --against."""
-    from harness.gate.decision import EXIT_CODES, GateUsageError
+    from harness.gate.decision import EXIT_CODES
     from harness.gate.files import load_run, run_name, save_reference
     from harness.integrity import edited
-    from harness.records import RecordError
 
-    try:
+    with ending(out):
         evaluations = load_run(run)
         change = next((x for x in map(edited, evaluations.values()) if x is not None), None)
         if change is not None:
             stop(f"{run}: {change}", EXIT_CODES["integrity"])
         save_reference(out, evaluations, name=run_name(run))
-    except GateUsageError as e:
-        stop(str(e), EXIT_CODES["usage"])
-    except RecordError as e:
-        stop(str(e), EXIT_CODES["integrity"])
-    except OSError as e:
-        stop(f"{e.filename or out}: {e.strerror or e}", EXIT_CODES["infrastructure"])
     typer.echo(
         f"{out}: {len(evaluations)} benchmarks, {sum(len(e.records) for e in evaluations.values()):,} questions, "
         f"{out.stat().st_size:,} bytes"
@@ -184,13 +178,12 @@ def init_ci(
     force: Annotated[bool, typer.Option("--force", help="Replace files that say something else.")] = False,
 ) -> None:
     """Write a CI job that evaluates a checkpoint and gates it against a committed reference."""
-    from harness.gate.decision import EXIT_CODES, GateUsageError
+    from harness.gate.decision import GateUsageError
     from harness.gate.files import load_run
     from harness.gate.output.init_ci import Job, files
-    from harness.records import RecordError
     from savi.base.files import write_text_atomic
 
-    try:
+    with ending(root):
         job = Job(
             reference=reference.as_posix(),
             evaluations=load_run(reference),
@@ -207,12 +200,6 @@ def init_ci(
             raise GateUsageError(f"{', '.join(map(str, other))} exists and says something else: --force replaces it")
         for path, text in made.items():
             write_text_atomic(path, text)
-    except GateUsageError as e:
-        stop(str(e), EXIT_CODES["usage"])
-    except RecordError as e:
-        stop(str(e), EXIT_CODES["integrity"])
-    except OSError as e:
-        stop(f"{e.filename}: {e.strerror or e}", EXIT_CODES["infrastructure"])
     print_text("\n".join(f"wrote {p}" for p in made))
 
 
@@ -228,16 +215,13 @@ def power(
     as_json: AsJson = False,
 ) -> None:
     """What effect can so many questions show, and how many questions does an effect take?"""
-    from benchmarks.catalog import UnknownBenchmarkError, select
-    from harness.gate.decision import EXIT_CODES, GateUsageError
+    from benchmarks.catalog import select
     from harness.gate.power import power_table, text
 
-    try:
+    with ending():
         rows = power_table(
             select(names(benchmarks)), effect=effect, n=n, discordance=discordance, per_video=per_video, icc=icc, alpha=alpha, power=target
         )
-    except (UnknownBenchmarkError, GateUsageError) as e:
-        stop(str(e), EXIT_CODES["usage"])
     typer.echo(json.dumps([asdict(r) for r in rows], indent=1) if as_json else text(rows))
 
 

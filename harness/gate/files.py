@@ -15,7 +15,7 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
-from harness.gate.decision import GateFileError, GateResult, GateUsageError
+from harness.gate.decision import GateResult, GateUsageError
 from harness.gate.stock import has_stock, load_stock
 from harness.records import SCORE_FILE, Evaluation, RecordError, read_evaluations
 from harness.tables.published import PAPER_DIR, PublishedError, load_published, scale_rows, widest_first
@@ -175,18 +175,3 @@ def _read_json(path: Path) -> object:
 def write_gates(path: Path, results: Mapping[str, GateResult]) -> None:
     """Write gate.json: gate results by what they compare with (`previous`, `base`, ...)."""
     write_text_atomic(path, json.dumps({k: json.loads(r.to_json()) for k, r in results.items()}, indent=1, ensure_ascii=False) + "\n")
-
-
-def read_gates(path: Path) -> dict[str, GateResult]:
-    """Read gate.json.
-
-    Raises:
-        GateFileError: it holds something else.
-    """
-    try:
-        raw = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as e:
-        raise GateFileError(f"{path}: {e}") from e
-    if not isinstance(raw, dict):
-        raise GateFileError(f"{path}: not an object of gate results")
-    return {k: GateResult.from_json(v) for k, v in raw.items()}

@@ -1,6 +1,6 @@
 """What a report tells of a run: stages, verdicts, pairs, failures, timings, settings, and what could not be read.
 
-Values only; `report_read` fills them from a folder. Nothing here knows files, HTML, torch or lmms-eval.
+Values only; `read` fills them from a folder. Nothing here knows files, HTML, torch or lmms-eval.
 """
 
 from __future__ import annotations

@@ -14,13 +14,13 @@ from pathlib import Path
 import jinja2
 from markupsafe import Markup
 
-from harness.report import charts, views
+from harness.report import charts, details, views
 from harness.report.compare import compare_all, mean_score
 from harness.report.data import RunData, provenance_differences
 from harness.report.frames import collect_pictures, find_data_folder
 from harness.report.questions import MAX_PAGE, questions_payload
 from harness.report.read import read_run
-from harness.report.text import script_json, visible
+from harness.report.text import legible, script_json
 from harness.tables.published import PAPER_DIR
 from savi.base.files import write_text_atomic
 
@@ -39,11 +39,11 @@ def _environment() -> jinja2.Environment:
         loader=jinja2.FileSystemLoader(TEMPLATES), autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     env.filters["signed"] = charts.signed
-    env.filters["visible"] = visible
+    env.filters["legible"] = legible
     env.filters["pct"] = lambda v: "—" if v is None else f"{v:.1f}"
     env.filters["p"] = lambda v: "—" if v is None else "< 0.001" if v < 0.001 else f"{v:.3f}"
     env.filters["count"] = lambda v: "—" if v is None else f"{v:,}"
-    env.filters["duration"] = views.duration
+    env.filters["duration"] = details.duration
     return env
 
 
@@ -78,11 +78,11 @@ def render(run: RunData, *, data: Path | None = None) -> str:
             gates=views.gate_views(run),
             heat=views.heat(run),
             discordance=views.discordance(changes),
-            pairs=views.pair_view(run),
-            curves=views.curves(run),
-            statuses=views.statuses(run),
-            costs=views.costs(run),
-            provenance=views.provenance(run),
+            pairs=details.pair_view(run),
+            curves=details.curves(run),
+            statuses=details.statuses(run),
+            costs=details.costs(run),
+            provenance=details.provenance(run),
             differences=differences,
             unmatched=unmatched,
             pictures=pictures,

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from harness.records import QuestionRecord
 from harness.report.compare import Key, index_records
 from harness.report.data import RunData, Stage, title_of
-from harness.report.text import packed_json, visible
+from harness.report.text import legible, packed_json
 
 MAX_PAGE = 14_000_000
 """Characters of questions and pictures together; the rest of the page is well under the remaining megabyte of 15."""
@@ -43,7 +43,7 @@ _STATUS_WORDS = {
 
 def why(record: QuestionRecord) -> str:
     """One or two sentences: how the answer was read and what credit both rules gave."""
-    parsed, target = visible(record.parsed or "", 80), visible(record.target, 80)
+    parsed, target = legible(record.parsed or "", 80), legible(record.target, 80)
     full, up = record.strict >= 1, record.upstream
     credit = "right" if full else "wrong" if record.strict <= 0 else f"{100 * record.strict:.0f} % of the credit"
     if record.status == "ok":
@@ -51,7 +51,7 @@ def why(record: QuestionRecord) -> str:
     elif record.status == "judged":
         first = f"An outside judge decided (key “{target}”): {credit}."
     else:
-        detail = f" ({visible(record.error, 160)})" if record.error else ""
+        detail = f" ({legible(record.error, 160)})" if record.error else ""
         first = f"{_STATUS_WORDS[record.status]}{detail}, so the strict rule counts it {credit}; the key is “{target}”."
     if abs(up - record.strict) > 1e-9:
         guess = " by a random guess" if record.status == "unparsed" and up > record.strict else ""
@@ -110,7 +110,7 @@ def _payload(
             values = (-1, -1, -1, -1)
         else:
             values = (
-                s(visible(record.answer, answer_max)) if answer_max else -1,
+                s(legible(record.answer, answer_max)) if answer_max else -1,
                 s(why(record)),
                 s(record.status),
                 round(100 * record.strict),
@@ -123,10 +123,10 @@ def _payload(
         first, last = found[0], None if single else found[-1]
         r = next(x for x in (last, first, *found) if x is not None)
         cols["bench"].append(s(title_of(b)))
-        cols["task"].append(s(visible(r.task, 120)))
-        cols["video"].append(s(visible(r.video_id, 120)))
-        cols["prompt"].append(s(visible(r.prompt, prompt_max)) if prompt_max else -1)
-        cols["target"].append(s(visible(r.target, min(answer_max, 300))))
+        cols["task"].append(s(legible(r.task, 120)))
+        cols["video"].append(s(legible(r.video_id, 120)))
+        cols["prompt"].append(s(legible(r.prompt, prompt_max)) if prompt_max else -1)
+        cols["target"].append(s(legible(r.target, min(answer_max, 300))))
         cols["trail"].append(s(_trail(found)))
         cols["pic"].append(pictures.get((b, r.video_path), -1))
         put("a", first)

@@ -28,7 +28,7 @@ _VISIBLE |= {
 }
 
 
-def visible(text: str, limit: int | None = None) -> str:
+def legible(text: str, limit: int | None = None) -> str:
     """`text` with invisible characters shown by name (⟨NUL⟩, ⟨ESC⟩, ⟨RLO⟩), lone surrogates replaced, and at most `limit` characters kept.
 
     What is cut is said at the end, so that nobody takes a part for the whole.

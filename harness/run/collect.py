@@ -12,7 +12,7 @@ from harness.records import Evaluation, Provenance, QuestionRecord, ReadBy, prom
 from harness.run.journal import Answer
 from harness.run.made_from import Plan, versions
 from harness.run.offline import Guesses, InfrastructureError, default_arguments
-from harness.scoring import Reply, describe, question_id, record, score, unique_ids
+from harness.scoring import ScoredReply, question_id, record, score, unique_ids
 
 if TYPE_CHECKING:
     from harness.run.lmms_model import SaviLmms
@@ -32,11 +32,11 @@ def collect(adapter: SaviLmms, plan: Plan, benchmark: Benchmark, results: Mappin
         if len(read_by) != len(samples):
             raise InfrastructureError(f"{task}: lmms-eval returned {len(samples)} samples for {len(read_by)} scored documents")
         pairs = sorted(zip(samples, read_by, strict=True), key=lambda p: int(p[0]["doc_id"]))
-        asked = [describe(benchmark, task, sample["doc"]) for sample, _ in pairs]
+        asked = [adapter.asked[task, int(sample["doc_id"])] for sample, _ in pairs]
         ids = unique_ids([question_id(task, a) for a in asked])
         for (sample, by), a, qid in zip(pairs, asked, ids, strict=True):
             reply = reply_of(sample, adapter.answers[task, int(sample["doc_id"])], by)
-            records.append(record(benchmark, task, sample, reply, qid, asked=a))
+            records.append(record(benchmark, task, sample, a, reply, qid))
             chances.append(a.chance)
         upstream[task] = float(results["results"][task][f"{benchmark.metric},none"]) * 100.0 / benchmark.unit
     return score(
@@ -45,11 +45,11 @@ def collect(adapter: SaviLmms, plan: Plan, benchmark: Benchmark, results: Mappin
     )  # fmt: skip
 
 
-def reply_of(sample: Mapping[str, Any], answer: Answer, read_by: ReadBy) -> Reply:
+def reply_of(sample: Mapping[str, Any], answer: Answer, read_by: ReadBy) -> ScoredReply:
     """A sample's reply as lmms-eval scored it (its reasoning tags removed), and as the model gave it where more than blanks was removed."""
     text = str(sample["filtered_resps"][0])
     raw = None if answer.text.strip() == text.strip() else answer.text
-    return Reply(text, answer.frames, answer.error or None, read_by, raw, answer.decoder)
+    return ScoredReply(text, answer.frames, answer.error or None, read_by, raw, answer.decoder)
 
 
 def _provenance(adapter: SaviLmms, plan: Plan, benchmark: Benchmark, records: Sequence[QuestionRecord]) -> Provenance:

@@ -30,7 +30,7 @@ from harness.run.made_from import PAPER_MAX_NEW_TOKENS, made_by  # noqa: E402
 from harness.run.offline import InfrastructureError  # noqa: E402
 from harness.run.processes import PartDone, Processes  # noqa: E402
 from harness.run.requests import BIG_ROWS, SMALL_ROWS, Chunk, Group, Row, chunked, deal  # noqa: E402
-from harness.scoring import describe, question_id  # noqa: E402
+from harness.scoring import Asked, describe, question_id  # noqa: E402
 from savi.engine.sampling import GenerationSettings  # noqa: E402
 from savi.video.frames import DECODERS, Decoder, Frames, VideoError, segment_indices  # noqa: E402
 from savi.video.prefetch import FramePrefetcher  # noqa: E402
@@ -157,6 +157,8 @@ class SaviLmms(lmms):
         self.retry_failed = retry_failed
         self.answers: dict[tuple[str, int], Answer] = {}
         """By task and document."""
+        self.asked: dict[tuple[str, int], Asked] = {}
+        """The same questions in common form."""
         self.generation: dict[str, dict[str, str | int | float | bool | None]] = {}
         """Settings used, by task."""
 
@@ -174,8 +176,9 @@ class SaviLmms(lmms):
 
     @contextmanager
     def session(self, journal: Journal, progress: Progress | None = None) -> Iterator[None]:
-        """One evaluation: what is asked inside goes into `journal`, `answers` begins empty, and the journal is closed at the end."""
+        """One evaluation: what is asked inside goes into `journal`, which is closed at the end; `answers` and `asked` begin empty."""
         self.answers.clear()
+        self.asked.clear()
         self.journal, self.progress = journal, progress
         try:
             yield
@@ -250,7 +253,8 @@ class SaviLmms(lmms):
         b = of_task(task)
         row = Row(index, task, int(doc_id), prompt, settings, f"{task}/{doc_id}", None, f"{task}/{doc_id}")
         if b is not None:
-            row.question = question_id(task, describe(b, task, doc))
+            asked = self.asked[task, row.doc_id] = describe(b, task, doc)
+            row.question = question_id(task, asked)
         try:
             visuals = doc_to_visual(doc)
         except (SystemExit, FileNotFoundError) as e:  # three tasks leave the process where a video is missing

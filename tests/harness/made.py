@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 
 from benchmarks.catalog import CATALOG
+from harness.gate.decision import GateResult
 from harness.integrity import task_mean_pct
 from harness.records import Evaluation, Provenance, QuestionRecord, Score, prompts_fingerprint, records_sha256
 
@@ -93,3 +96,8 @@ def flipped(recs: list[QuestionRecord], *, loss: float = 0.0, gain: float = 0.0,
             a = r.target if to else LETTERS[(LETTERS.index(r.target) + 1) % 4]
             out[i] = replace(r, answer=a, parsed=a, strict=to, upstream=to)
     return out
+
+
+def read_gates(path: Path) -> dict[str, GateResult]:
+    """The results in a gate.json."""
+    return {against: GateResult.from_json(found) for against, found in json.loads(path.read_text(encoding="utf-8")).items()}

@@ -16,7 +16,7 @@ from benchmarks.micro.twins.drawing import THREE, Twin, dealer, shared_pool
 from benchmarks.micro.twins.twins import build_twins, check_twins
 from harness.records import Evaluation, Provenance
 from harness.run.offline import Guesses
-from harness.scoring import Reply, describe, question_id, record, score
+from harness.scoring import ScoredReply, describe, question_id, record, score
 from harness.tables.leaderboard.ranking import leaderboard
 from harness.tables.leaderboard.read import discover
 from harness.tables.results import results_table
@@ -68,7 +68,7 @@ def evaluated(home: Path) -> Evaluation:
         asked = describe(MADE_UP, "madeup_val", doc)
         answer = next(x for x in "ABC" if (x == asked.target) == (i % 3 > 0))
         sample = {"doc_id": i, "doc": doc, "arguments": [asked.question], "made_acc": {"ok": answer == asked.target, "clip": doc["clip"]}}
-        records.append(record(MADE_UP, "madeup_val", sample, Reply(answer, 8), question_id("madeup_val", asked)))
+        records.append(record(MADE_UP, "madeup_val", sample, asked, ScoredReply(answer, 8), question_id("madeup_val", asked)))
         chances.append(asked.chance)
     upstream = {"madeup_val": 100 * sum(r.upstream for r in records) / len(records)}
     provenance = Provenance("m", "w", "x", "p", {}, {}, {})

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from benchmarks.catalog import CATALOG
 from harness.records import Provenance, QuestionRecord, read_records, write_records
 from harness.scoring import (
-    Reply,
+    ScoredReply,
     ScoringError,
     clustered_se_pct,
     describe,
@@ -25,6 +25,7 @@ from harness.scoring import (
     record,
     score,
     unique_ids,
+    upstream_credit,
 )
 
 MV = {"video": "a.mp4", "question": "What moves?", "candidates": ["red ball", "blue cube", "green cone"], "answer": "blue cube"}
@@ -51,7 +52,8 @@ TC_CM = {
 def made(name: str, doc: dict[str, Any], metric: Any, answer: str, *, task: str | None = None, **reply: Any) -> QuestionRecord:
     b = CATALOG[name]
     sample = {"doc_id": 0, "doc": doc, "arguments": ["the prompt"], b.metric: metric}
-    return record(b, task or b.tasks[0], sample, Reply(answer, 8, **reply), "id")
+    task = task or b.tasks[0]
+    return record(b, task, sample, describe(b, task, doc), ScoredReply(answer, 8, **reply), "id")
 
 
 def mvbench(answer: str, score: int) -> QuestionRecord:
@@ -82,7 +84,7 @@ def test_mvbench_empty_answers_are_wrong_not_absent() -> None:
             right = i == 0
             doc = {**MV, "video": f"{i}.mp4"}
             sample = {"doc_id": i, "doc": doc, "arguments": ["p"], b.metric: {"score": int(right)}}
-            records.append(record(b, t, sample, Reply("B" if right else "", 8), f"{t}{i}"))
+            records.append(record(b, t, sample, describe(b, t, sample["doc"]), ScoredReply("B" if right else "", 8), f"{t}{i}"))
         upstream[t] = 100.0  # one right, nine empty: upstream says 100
     e = score(b, records, [1 / 3] * 200, upstream, scale="micro", n_expected=200, provenance=provenance(), wall_s=1)
     assert e.score.upstream_pct == 100
@@ -212,7 +214,7 @@ def test_unexpected_documents_are_named() -> None:
     with pytest.raises(ScoringError, match=r"nextqa_mc_test.*KeyError.*fields: video"):
         describe(CATALOG["nextqa"], "nextqa_mc_test", {"video": 1})
     with pytest.raises(ScoringError, match="exact_match"):
-        record(CATALOG["nextqa"], "nextqa_mc_test", {"doc_id": 3, "doc": NX, "arguments": ["p"]}, Reply("A", 8), "id")
+        upstream_credit(CATALOG["nextqa"], {"doc_id": 3, "doc": NX, "arguments": ["p"]})
 
 
 def test_question_ids_depend_on_content_only() -> None:
@@ -258,7 +260,7 @@ def test_tempcompass_is_the_mean_of_its_three_tasks() -> None:
         for i in range(n):
             answer = {0: "A", 1: "no", 2: "B"}[b.tasks.index(t)]
             sample = {"doc_id": i, "doc": doc, "arguments": ["p"], b.metric: {"rating": int(i < right)}}
-            records.append(record(b, t, sample, Reply(answer, 8), f"{t}{i}"))
+            records.append(record(b, t, sample, describe(b, t, sample["doc"]), ScoredReply(answer, 8), f"{t}{i}"))
     upstream = {b.tasks[0]: 100.0, b.tasks[1]: 0.0, b.tasks[2]: 50.0}
     e = score(b, records, [0.5] * 16, upstream, scale="micro", n_expected=16, provenance=provenance(), wall_s=0)
     assert e.score.strict_pct == pytest.approx(50)

@@ -21,9 +21,9 @@ from safetensors.torch import load_file, save_file
 from benchmarks.catalog import CATALOG, PAPER
 from benchmarks.micro.pretrain.recipe import BASE_DIR
 from harness.gate.decision import ALL
-from harness.gate.files import read_gates
 from harness.records import read_evaluations
 from harness.report.read import read_run
+from tests.harness.made import read_gates
 from tests.harness.tamper import EDITS, NAMED, rescore, rewrite, unseal
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]

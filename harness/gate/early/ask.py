@@ -90,8 +90,9 @@ class VideoAsker:
         for task in (t for t in b.tasks if chosen[t]):
             guessed = self.guesses.by_task[task]
             for sample, read_by, doc in zip(results["samples"][task], guessed, sorted(chosen[task]), strict=True):
-                reply = reply_of(sample, self.adapter.answers[task, int(sample["doc_id"])], read_by)
-                out.append(record(b, task, {**sample, "doc_id": doc}, reply, self._ids[b.name, task][doc]))
+                key = task, int(sample["doc_id"])
+                reply = reply_of(sample, self.adapter.answers[key], read_by)
+                out.append(record(b, task, {**sample, "doc_id": doc}, self.adapter.asked[key], reply, self._ids[b.name, task][doc]))
         return out
 
     def _index(self, benchmark: Benchmark) -> dict[str, list[tuple[str, int]]]:

@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 import os
 import secrets
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from harness.gate.output.ci import junit_error
 from harness.gate.output.console import (
     Alpha,
     AsJson,
@@ -21,18 +21,29 @@ from harness.gate.output.console import (
     Margin,
     RequireOption,
     Summary,
+    ending,
     known,
     names,
     publish,
     stop,
+    write_junit_error,
 )
 from savi.base.cli import KEPT, errors, print_text, tell
 
 if TYPE_CHECKING:
     from harness.gate.early.check import CheckResult
     from harness.gate.early.sequence import Look
+    from harness.gate.settings import GateSettings
+    from harness.records import Evaluation
 
 NONCE_FILE = "nonce.txt"
+Nonce = Annotated[
+    str | None, typer.Option(help="Repeat another check's order (its check.json has the nonce); default: a new one, kept in --out.")
+]
+Batch = Annotated[int | None, typer.Option(help="Videos between two looks; default: 1/400 of the videos, at least 16 questions.")]
+Data = Annotated[
+    Path | None, typer.Option(envvar="HF_HOME", help="Folder with the data sets (default: HF_HOME, or the baseline's run folder).")
+]
 
 
 def to_json(result: CheckResult) -> str:
@@ -74,55 +85,64 @@ def check(
     alpha: Alpha = 0.05,
     require: RequireOption = "mean",
     inconclusive: InconclusiveOption = "fail",
-    nonce: Annotated[
-        str | None, typer.Option(help="Repeat another check's order (its check.json has the nonce); default: a new one, kept in --out.")
-    ] = None,
-    batch: Annotated[
-        int | None, typer.Option(help="Videos between two looks; default: 1/400 of the videos, at least 16 questions.")
-    ] = None,
-    data: Annotated[
-        Path | None, typer.Option(envvar="HF_HOME", help="Folder with the data sets (default: HF_HOME, or the baseline's run folder).")
-    ] = None,
+    nonce: Nonce = None,
+    batch: Batch = None,
+    data: Data = None,
     out: Annotated[Path, typer.Option(help="Folder for the journal and check.json; the same folder resumes.")] = Path("runs/check"),
     as_json: AsJson = False,
     junit: Junit = None,
     summary: Summary = None,
 ) -> None:
     """Evaluate in random video order and stop as soon as the verdict is certain."""
-    from harness.gate.decision import EXIT_CODES, GateUsageError
-    from harness.gate.exceptions import ExceptionsError, committed_exceptions
+    from harness.gate.decision import EXIT_CODES
+    from harness.gate.exceptions import committed_exceptions
     from harness.gate.files import load_run, run_name
     from harness.gate.settings import GateSettings
-    from harness.records import RecordError
     from harness.run.offline import offline_environment
-    from savi.base.errors import SaviError
     from savi.base.hub import find_checkpoint
 
     data = data or _data_of(against)
     if data is None:
         stop(f"no data folder: give --data or set HF_HOME ({against} has no data/hf_home)", EXIT_CODES["usage"], junit=junit)
-    try:
+    with ending(against, junit=junit):
         baseline = load_run(against)
         wanted = names(benchmarks)
         known(wanted, set(baseline))
         settings = GateSettings(
-            alpha=alpha,
-            margin=margin,
-            benchmarks=wanted,
-            require=require,
-            inconclusive=inconclusive,
-            exceptions=committed_exceptions(Path.cwd()),
-            run=run_name(Path(model)),
-        )
+            alpha=alpha, margin=margin, benchmarks=wanted, require=require, inconclusive=inconclusive,
+            exceptions=committed_exceptions(Path.cwd()), run=run_name(Path(model)),
+        )  # fmt: skip
         folder = find_checkpoint(model, tell=tell)  # a hub id is fetched before the process goes offline
-    except (GateUsageError, ExceptionsError) as e:
-        stop(str(e), EXIT_CODES["usage"], junit=junit)
-    except RecordError as e:
-        stop(str(e), EXIT_CODES["integrity"], junit=junit)
-    except SaviError as e:
-        stop(str(e), int(e.exit_code), junit=junit)
-    with errors():
         os.environ.update(offline_environment(data))  # before anything imports datasets or lmms-eval
+    try:
+        chosen = {n: baseline[n] for n in wanted or baseline}
+        with errors(kept=KEPT, on_stop=lambda message, code: write_junit_error(junit, message, code)):
+            result = _run(
+                chosen, settings, folder, data=data, out=out, nonce=nonce, batch=batch, candidate=model, reference=run_name(against)
+            )
+    except ValueError as e:
+        stop(str(e), EXIT_CODES["usage"], junit=junit)
+    if as_json:
+        print_text(to_json(result))
+    publish(result.gate, as_json=False, junit=junit, summary=summary, quiet=as_json)
+    if not as_json:
+        print_text(f"asked {100 * result.share:.1f} % of the questions")
+    raise typer.Exit(result.gate.exit_code)
+
+
+def _run(
+    baseline: Mapping[str, Evaluation],
+    settings: GateSettings,
+    folder: Path,
+    *,
+    data: Path,
+    out: Path,
+    nonce: str | None,
+    batch: int | None,
+    candidate: str,
+    reference: str,
+) -> CheckResult:
+    """Ask the model in `folder` until the verdict is certain, progress on stderr, the result in check.json."""
     from rich.console import Console
 
     from harness.gate.early.ask import VideoAsker
@@ -137,36 +157,22 @@ def check(
         bounds = f"{100 * look.low:+.1f} to {100 * look.high:+.1f} points"
         console.print(f"{name}: {asked:,} of {of:,} questions, {bounds}{f', {look.verdict}' if look.verdict else ''}")
 
-    def to_junit(message: str, code: int) -> None:
-        if junit is not None:
-            write_text_atomic(junit, junit_error(message, code=code))
-
-    try:
-        chosen = {n: baseline[n] for n in wanted or baseline}
-        with errors(kept=KEPT, on_stop=to_junit), lock_folder(out):
-            nonce = nonce or kept_nonce(out)
-            tell(f"nonce of the drawing order: {nonce} (kept in {out / NONCE_FILE})")
-            ask = VideoAsker(folder, chosen, hf_home=data, out=out)
-            result = check_runs(
-                chosen,
-                ask,
-                settings,
-                nonce=nonce,
-                weights=weights_of(folder),
-                batch=batch,
-                progress=progress,
-                candidate_name=model,
-                reference_name=run_name(against),
-            )
-            write_text_atomic(out / "check.json", to_json(result) + "\n")
-    except ValueError as e:
-        stop(str(e), EXIT_CODES["usage"], junit=junit)
-    if as_json:
-        print_text(to_json(result))
-    publish(result.gate, as_json=False, junit=junit, summary=summary, quiet=as_json)
-    if not as_json:
-        print_text(f"asked {100 * result.share:.1f} % of the questions")
-    raise typer.Exit(result.gate.exit_code)
+    with lock_folder(out):
+        nonce = nonce or kept_nonce(out)
+        tell(f"nonce of the drawing order: {nonce} (kept in {out / NONCE_FILE})")
+        result = check_runs(
+            baseline,
+            VideoAsker(folder, baseline, hf_home=data, out=out),
+            settings,
+            nonce=nonce,
+            weights=weights_of(folder),
+            batch=batch,
+            progress=progress,
+            candidate_name=candidate,
+            reference_name=reference,
+        )
+        write_text_atomic(out / "check.json", to_json(result) + "\n")
+    return result
 
 
 def register(app: typer.Typer) -> None:

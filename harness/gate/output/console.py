@@ -7,17 +7,20 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, NoReturn
 
 import typer
 
 from benchmarks.catalog import CATALOG
-from harness.gate.decision import QUESTION_TEXT, GateResult, GateUsageError, Inconclusive
+from harness.gate.decision import EXIT_CODES, QUESTION_TEXT, GateResult, GateUsageError, Inconclusive
 from harness.gate.output import ci
 from harness.gate.output.ci import junit_error, plain, policy, status
 from harness.gate.settings import Require
 from savi.base.cli import print_text
+from savi.base.errors import SaviError
 from savi.base.files import write_text_atomic
 
 Candidate = Annotated[Path, typer.Argument(help="Run folder, evaluation folder or reference file of the candidate.", show_default=False)]
@@ -34,12 +37,28 @@ Junit = Annotated[Path | None, typer.Option(help="Also write JUnit XML to this f
 Summary = Annotated[Path | None, typer.Option(help="Also append a Markdown summary to this file (in GitHub: $GITHUB_STEP_SUMMARY).")]
 
 
-def stop(message: str, code: int, *, junit: Path | None = None) -> NoReturn:
-    """Say what went wrong on stderr and leave with `code`; a JUnit file asked for gets the error too."""
+def write_junit_error(junit: Path | None, message: str, code: int) -> None:
+    """The JUnit file of a command that ended before a verdict, where one was asked for."""
     if junit is not None:
         write_text_atomic(junit, junit_error(message, code=code))
+
+
+def stop(message: str, code: int, *, junit: Path | None = None) -> NoReturn:
+    """Say what went wrong on stderr and leave with `code`; a JUnit file asked for gets the error too."""
+    write_junit_error(junit, message, code)
     typer.echo(f"error: {plain(message)}", err=True)
     raise typer.Exit(code)
+
+
+@contextmanager
+def ending(place: Path | str = "", *, junit: Path | None = None) -> Iterator[None]:
+    """What can go wrong before a verdict ends the command with its exit code; `place` is named where the system names no file."""
+    try:
+        yield
+    except SaviError as e:
+        stop(str(e), int(e.exit_code), junit=junit)
+    except OSError as e:
+        stop(f"{e.filename or place}: {e.strerror or e}", EXIT_CODES["infrastructure"], junit=junit)
 
 
 def names(benchmarks: str | None) -> tuple[str, ...] | None:

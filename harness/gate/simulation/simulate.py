@@ -355,18 +355,7 @@ def simulate_savings(plan: Plan) -> list[Saving]:
                     ended = sequence.run_all(x, orders, pop, margin=m, alpha=plan.alpha, batch=sequence.batch_size(pop.size, d.n))
                     asked.append(np.cumsum(per_video[orders], axis=-1)[np.arange(len(x)), ended.drawn - 1])
                     wrong += int((ended.passed != (truth > -m + 1e-12)).sum())
-                a = np.concatenate(asked)
-                rows.append(
-                    Saving(
-                        name,
-                        effect,
-                        100 * discordance,
-                        float(a.mean() / d.n),
-                        float(np.quantile(a, 0.9) / d.n),
-                        wrong / len(a),
-                        float(a.mean()),
-                    )
-                )
+                rows.append(_saving(name, effect, discordance, np.concatenate(asked), wrong, d.n))
             total = sum(CATALOG[r.benchmark].n for r in rows)
             questions = sum(r.questions for r in rows)
             p90 = sum(r.p90 * CATALOG[r.benchmark].n for r in rows) / total
@@ -397,7 +386,10 @@ def _mean_saving(plan: Plan, effect: float, discordance: float, rng: np.random.G
         ended = sequence.run_all(np.take_along_axis(x, orders, -1), orders, pop, margin=m, alpha=plan.alpha, batch=batch)
         asked.append(np.cumsum(per_video[orders], axis=-1)[np.arange(size), ended.drawn - 1])
         wrong += int((ended.passed != (x.sum(-1) > -m + 1e-12)).sum())
-    a = np.concatenate(asked)
-    return Saving(
-        "mean", effect, 100 * discordance, float(a.mean() / d.n), float(np.quantile(a, 0.9) / d.n), wrong / len(a), float(a.mean())
-    )
+    return _saving("mean", effect, discordance, np.concatenate(asked), wrong, d.n)
+
+
+def _saving(name: str, effect: float, discordance: float, asked: NDArray[np.intp], wrong: int, n: int) -> Saving:
+    """From the questions `asked` in each simulation [S], of `n`, and how many of the verdicts were wrong."""
+    share, p90 = float(asked.mean() / n), float(np.quantile(asked, 0.9) / n)
+    return Saving(name, effect, 100 * discordance, share, p90, wrong / len(asked), float(asked.mean()))

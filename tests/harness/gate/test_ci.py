@@ -18,13 +18,13 @@ from typer.testing import CliRunner, Result
 from harness.gate import cli as gate_cli
 from harness.gate.decision import GateResult
 from harness.gate.early import cli as check_cli
-from harness.gate.files import load_against, load_run, read_gates, run_name, save_reference, write_gates
+from harness.gate.files import load_against, load_run, run_name, save_reference, write_gates
 from harness.gate.gate import gate_runs
 from harness.gate.output import ci
 from harness.gate.settings import GateSettings
 from harness.gate.simulation import cli as simulation_cli
 from harness.records import Evaluation, RecordError, write_evaluation
-from tests.harness.made import evaluation, flipped, records
+from tests.harness.made import evaluation, flipped, read_gates, records
 from tests.harness.tables.test_leaderboard import write_stock
 from tests.harness.tamper import EDITS, NAMED, rescore, rewrite, unseal
 

@@ -16,9 +16,8 @@ from xml.etree import ElementTree as ET
 import pytest
 import yaml
 
-from harness.gate.files import read_gates
 from harness.records import write_evaluation
-from tests.harness.made import evaluation, flipped, records
+from tests.harness.made import evaluation, flipped, read_gates, records
 from tests.harness.tamper import EDITS, rewrite
 
 ROOT = Path(__file__).resolve().parents[3]

@@ -22,7 +22,7 @@ from harness.report.compare import Interval, compare, index_records, mean_change
 from harness.report.frames import contact_sheet, find_data_folder, safe_join
 from harness.report.questions import why
 from harness.report.read import _pairs
-from harness.report.text import script_json, visible
+from harness.report.text import legible, script_json
 from tests.harness.fake_run import make_records, make_score, write_videos
 
 
@@ -109,7 +109,7 @@ def test_why(changes: dict[str, object], words: str) -> None:
 
 @given(st.text(alphabet=st.characters(codec=None), max_size=200))
 def test_visible_leaves_nothing_that_acts(text: str) -> None:
-    shown = visible(text)
+    shown = legible(text)
     shown.encode("utf-8")
     assert not [c for c in shown if unicodedata.category(c) == "Cc" and c not in "\n\t"]
     assert not [c for c in shown if unicodedata.bidirectional(c) in {"RLO", "LRO", "RLE", "LRE", "PDF", "RLI", "LRI", "FSI", "PDI"}]
@@ -117,9 +117,9 @@ def test_visible_leaves_nothing_that_acts(text: str) -> None:
 
 
 def test_visible_keeps_text_and_says_what_it_cuts() -> None:
-    assert visible("a\tb\nc – ü 中 🙂") == "a\tb\nc – ü 中 🙂"
-    assert visible("x" * 1_000_000, 10) == "xxxxxxxxxx… [+999,990 characters]"
-    assert visible("\x1b[31m\x00\u202e") == "⟨ESC⟩[31m⟨NUL⟩⟨RLO⟩"
+    assert legible("a\tb\nc – ü 中 🙂") == "a\tb\nc – ü 中 🙂"
+    assert legible("x" * 1_000_000, 10) == "xxxxxxxxxx… [+999,990 characters]"
+    assert legible("\x1b[31m\x00\u202e") == "⟨ESC⟩[31m⟨NUL⟩⟨RLO⟩"
 
 
 @given(st.recursive(st.text() | st.integers(-(2**40), 2**40), lambda x: st.lists(x, max_size=4), max_leaves=8))
