@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, get_args
 
@@ -76,10 +76,11 @@ def paper_command(
     Exit codes: 0 the experiment is complete; 2 usage, or a folder of another configuration; 4 scores that are not comparable; 5 something
     the run needs is missing or broke (run the same command again to go on).
     """
-    from benchmarks.catalog import UnknownBenchmarkError, select
-    from reproduce.scale import Control, ScaleError, choose_scale, find_gpus, load_scale, read_settings
+    from benchmarks.catalog import UnknownBenchmarkError
+    from reproduce.run_dir import RunDir
+    from reproduce.scale import Control, ScaleError, choose_scale, find_gpus, load_scale
+    from reproduce.work import Experiment
 
-    names = [n for text in benchmarks or [] for n in text.split(",") if n]
     if control not in get_args(Control):
         stop(f"unknown control {control!r}; choose from {', '.join(get_args(Control))}", ExitCode.USAGE)
     typed = {
@@ -87,11 +88,8 @@ def paper_command(
         "evaluation.twins_seed": (twins_seed, "twins-seed"), "loop.seed": (seed or None, "seed"),
         "training.control": (None if control == "none" else control, "control"),
     }  # fmt: skip
-    overrides: dict[str, tuple[Any, str]] = {k: (value, LINE.format(option)) for k, (value, option) in typed.items() if value is not None}
     try:
-        overrides |= {key: (value, LINE.format("set")) for key, value in read_settings(settings or []).items()}
-        if names:
-            overrides["evaluation.benchmarks"] = ([b.name for b in select(names)], LINE.format("benchmarks"))
+        overrides = _read_overrides(typed, settings or [], benchmarks or [])
         gpus = find_gpus()
         choice = choose_scale(scale, gpus, videos=videos is not None)
         chosen = load_scale(choice.name, overrides)
@@ -101,23 +99,22 @@ def paper_command(
         _print_plans(choice.name, choice.why, overrides, as_json)
         return
     _check_inputs(chosen, videos, base, exclude=exclude)
-
-    from reproduce.run_dir import RunDir
-    from reproduce.work import Experiment
-
     folder = out or default_out(chosen.name, seed, control)
-    if folder.exists() and not folder.is_dir():
-        stop(f"--out {folder} is a file, not a folder", ExitCode.USAGE)
-    if chosen.data == "real" and chosen.machine.device.value == "cuda" and not gpus:
-        need = f"scale {chosen.name} needs a CUDA GPU with {chosen.machine.gpu_gb.value:.0f} GB, and this machine has none"
-        stop(f"{need}: take --scale micro, or say --set machine.device=cpu to go without", ExitCode.MACHINE)
-    home = (
-        folder.resolve() / "data" / "hf_home"
-        if chosen.data == "micro"
-        else Path(os.environ.get("HF_HOME") or Path.home() / ".cache" / "huggingface")
-    )
-    experiment = Experiment(chosen, RunDir(folder), home, videos.resolve() if videos else None, exclude, offline)
+    _check_places(chosen, folder, gpus)
+    experiment = Experiment(chosen, RunDir(folder), _hf_home(chosen, folder), videos.resolve() if videos else None, exclude, offline)
     sys.exit(execute(experiment, why=choice.why, asked=scale, gpus=gpus, start_over=start_over))
+
+
+def _read_overrides(typed: Mapping[str, tuple[Any, str]], settings: list[str], benchmarks: list[str]) -> dict[str, tuple[Any, str]]:
+    """Settings from the command line, each with the option it was given by. `typed`: by key of the scale, (value or None, option)."""
+    from benchmarks.catalog import select
+    from reproduce.scale import read_settings
+
+    overrides = {key: (value, LINE.format(option)) for key, (value, option) in typed.items() if value is not None}
+    overrides |= {key: (value, LINE.format("set")) for key, value in read_settings(settings).items()}
+    if names := [name for text in benchmarks for name in text.split(",") if name]:
+        overrides["evaluation.benchmarks"] = ([b.name for b in select(names)], LINE.format("benchmarks"))
+    return overrides
 
 
 def _check_inputs(scale: Scale, videos: Path | None, base: str | None, *, exclude: bool) -> None:
@@ -133,6 +130,22 @@ def _check_inputs(scale: Scale, videos: Path | None, base: str | None, *, exclud
         stop(f"--videos {videos}: no such folder", ExitCode.USAGE)
     if base is not None and base != "shipped" and scale.data == "micro" and not Path(base).is_dir():
         stop(f"--base {base}: no such folder (scale {scale.name} takes the shipped base or a folder)", ExitCode.USAGE)
+
+
+def _check_places(scale: Scale, folder: Path, gpus: list[Any]) -> None:
+    """End with a message where the run cannot be in this folder or on this machine."""
+    if folder.exists() and not folder.is_dir():
+        stop(f"--out {folder} is a file, not a folder", ExitCode.USAGE)
+    if scale.data == "real" and scale.machine.device.value == "cuda" and not gpus:
+        need = f"scale {scale.name} needs a CUDA GPU with {scale.machine.gpu_gb.value:.0f} GB, and this machine has none"
+        stop(f"{need}: take --scale micro, or say --set machine.device=cpu to go without", ExitCode.MACHINE)
+
+
+def _hf_home(scale: Scale, folder: Path) -> Path:
+    """Where the data sets are: the run's own twins, or the user's."""
+    if scale.data == "micro":
+        return folder.resolve() / "data" / "hf_home"
+    return Path(os.environ.get("HF_HOME") or Path.home() / ".cache" / "huggingface")
 
 
 def execute(
@@ -157,13 +170,6 @@ def execute(
     try:
         identity = base_identity(base_path(experiment)) if s.data == "micro" else None
         wanted = worker_environment(experiment.hf_home, device=s.machine.device.value)
-        settings = dict(s.settings())
-        if experiment.videos is not None:
-            from reproduce.scale import Setting
-
-            settings["loop.videos"] = Setting[Any](value=str(experiment.videos), source="command line: --videos")
-            if experiment.exclude:
-                settings["loop.exclude"] = Setting[Any](value=True, source="command line: --exclude")
         found = experiment.run.read()
         stages = build_stages(experiment, make_work(), base_fingerprint=identity)
         if found and not start_over:
@@ -186,7 +192,7 @@ def execute(
                 base_fingerprint=identity,
                 hf_home="data/hf_home" if s.data == "micro" else str(experiment.hf_home),
             )
-            new = experiment.run.open(settings, facts)
+            new = experiment.run.open(_all_settings(experiment), facts)
             experiment.run.sweep()
             if start_over:
                 drop_stamps(experiment.run.path, stages)
@@ -200,6 +206,18 @@ def execute(
     except Exception as e:  # noqa: BLE001 - the edge of the program: named here, with its traceback in a file, and never exit 0
         return _crash(experiment, e)
     return ExitCode.BROKEN if outcome.integrity else 0
+
+
+def _all_settings(experiment: Experiment) -> dict[str, Any]:
+    """The scale's settings, and those that are no scale's: the user's videos."""
+    from reproduce.scale import Setting
+
+    settings: dict[str, Any] = dict(experiment.scale.settings())
+    if experiment.videos is not None:
+        settings["loop.videos"] = Setting[Any](value=str(experiment.videos), source=LINE.format("videos"))
+        if experiment.exclude:
+            settings["loop.exclude"] = Setting[Any](value=True, source=LINE.format("exclude"))
+    return settings
 
 
 def _say_plan(console: Any, experiment: Experiment, stages: list[Any], status: dict[str, Any], new: bool, facts: dict[str, Any]) -> None:

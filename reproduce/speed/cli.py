@@ -11,6 +11,7 @@ import typer
 
 from savi.base.cli import stop
 from savi.base.errors import ExitCode
+from savi.base.files import write_text_atomic
 
 EPILOG = "Takes about a minute (smoke), most of an hour on one CPU core (cpu); fix the number of threads with OMP_NUM_THREADS."
 
@@ -73,12 +74,9 @@ def speed_command(
         share = speed_gate.SMALL_SHARE if chosen.name == "smoke" else 1.0
         report["commands"] = speed_gate.run_commands(commands, chosen.rounds, typer.echo, share=share)
     if json_file is not None:
-        from savi.base.files import write_text_atomic
-
         write_text_atomic(json_file, json.dumps(report, indent=2, sort_keys=True) + "\n")
     if svg_file is not None:
         from reproduce.speed.plot import plot_ratios
-        from savi.base.files import write_text_atomic
 
         write_text_atomic(svg_file, plot_ratios(report))
 

@@ -13,6 +13,7 @@ import contextlib
 import copy
 import shutil
 import tempfile
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from reproduce.speed.case import Case, Preset
@@ -78,25 +79,24 @@ def dpo_setup(preset: Preset, name: str, pairs: int, *, lora: bool) -> tuple[Cas
             chosen = int(packed.lengths[:, 0].sum())
             step_loss(Logps(logps, known, packed.lengths), settings.objective, step_pairs=pairs, step_chosen_tokens=chosen).backward()
 
-    def trl_step(batches: list[dict[str, Any]]) -> None:
-        policy.zero_grad(set_to_none=True)
-        policy.train()
-        for one in batches:
-            (trainer.compute_loss(policy, dict(one)) / len(batches)).backward()
-
-    ways = {
+    ways: dict[str, Callable[[], None]] = {
         "packed": lambda: packed_step(all_in_the_step=False),
         "packed, reference and features in the step": lambda: packed_step(all_in_the_step=True),
-        "TRL, batch 1": lambda: trl_step(single),
+        "TRL, batch 1": lambda: _trl_step(trainer, policy, single),
     }
     if pairs > 1:
-        ways[f"TRL, batch {pairs}"] = lambda: trl_step([together])
+        ways[f"TRL, batch {pairs}"] = lambda: _trl_step(trainer, policy, [together])
+    return _case(preset, name, pairs, ways, lora=lora, prefix=prefix_length), policy
+
+
+def _case(preset: Preset, name: str, pairs: int, ways: dict[str, Callable[[], None]], *, lora: bool, prefix: int) -> Case:
+    """The ways with their FLOPs and targets; `prefix` is in tokens."""
     others = tuple(way for way in ways if way.startswith("TRL"))
-    counted = {"frames": preset.frames, "prefix": prefix_length, "question": preset.question, "answer": preset.answer, "pairs": pairs}
-    ours, theirs = dpo_flops(shape, **counted, lora=lora, reference=False)
-    stricter, _ = dpo_flops(shape, **counted, lora=lora, reference=True)
+    counted = {"frames": preset.frames, "prefix": prefix, "question": preset.question, "answer": preset.answer, "pairs": pairs}
+    ours, theirs = dpo_flops(preset.training, **counted, lora=lora, reference=False)
+    stricter, _ = dpo_flops(preset.training, **counted, lora=lora, reference=True)
     big_ours, big_theirs = dpo_flops(EIGHT_B, **counted, lora=lora, reference=False)
-    case = Case(
+    return Case(
         name,
         f"DPO step against TRL, {pairs} {'pair' if pairs == 1 else 'pairs'} a video, {'LoRA' if lora else 'full'}",
         ways,
@@ -105,13 +105,12 @@ def dpo_setup(preset: Preset, name: str, pairs: int, *, lora: bool) -> tuple[Cas
         TARGETS.get((pairs, lora)) if preset.name != "smoke" else None,
         limit=theirs / ours,
         flops={"packed": ours, "packed, reference and features in the step": stricter, **dict.fromkeys(others, theirs)},
-        lengths={"prefix": prefix_length, "question": preset.question, "answer": preset.answer},
+        lengths={"prefix": prefix, "question": preset.question, "answer": preset.answer},
         notes=(f"by FLOPs at 8B, same lengths: {big_theirs / big_ours:.1f}x",),
         memory=("packed", *others),
         memory_target=8.0 if pairs == 6 and preset.name != "smoke" else None,
         memory_against=others[-1],  # the whole step at once, as ours; batch 1 holds a pair at a time
     )
-    return case, policy
 
 
 def _rows(preset: Preset, frames: Any, pairs: int) -> list[dict[str, Any]]:
@@ -152,6 +151,13 @@ def _trl_trainer(lm: VideoLM, policy: Any, reference: Any, rows: list[dict[str, 
     arguments.max_length = None
     dataset = Dataset.from_list([{**row, "images": row["images"][:1]} for row in rows])  # only its columns are looked at
     return DPOTrainer(model=policy, ref_model=reference, args=arguments, train_dataset=dataset, processing_class=processor)
+
+
+def _trl_step(trainer: Any, policy: Any, batches: list[dict[str, Any]]) -> None:
+    policy.zero_grad(set_to_none=True)
+    policy.train()
+    for one in batches:
+        (trainer.compute_loss(policy, dict(one)) / len(batches)).backward()
 
 
 def _on(batch: dict[str, Any], device: Any) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from benchmarks.micro.pretrain.wording import Words
 from benchmarks.micro.world.world import COLORS, FRAMES, SHAPES, SIZE, Scene, cell, chroma_round_trip, make_scene, render
 
 if TYPE_CHECKING:
+    import torch
     from transformers import InternVLForConditionalGeneration
 
 _SIDE = int(TOKENS_PER_FRAME**0.5)
@@ -105,9 +106,13 @@ def train_vision(
     check = random.Random(f"vision-check/{seed}")
     with torch.no_grad():
         o, y, named = forward([make_scene(check) for _ in range(64)])
+    return {"named_loss": round(named.item(), 3), **_accuracies(o, y)}
+
+
+def _accuracies(o: torch.Tensor, y: torch.Tensor) -> dict[str, float]:
+    """What the head's outputs `o` say rightly of the targets `y`, in percent of the visual tokens that show something."""
     here, read = y[..., 0] > 0, o[..., :_CLASSES].argmax(-1)
     return {
-        "named_loss": round(named.item(), 3),
         "recall_pct": 100 * float((read[here] > 0).float().mean()),
         "shape_pct": 100 * float((read[here] == y[..., 0][here]).float().mean()),
         "false_pct": 100 * float(((read > 0) & ~here).sum() / here.sum()),
