@@ -100,7 +100,10 @@ def check(
     from harness.gate.settings import GateSettings
     from harness.run.offline import offline_environment
     from savi.base.hub import find_checkpoint
+    from savi.base.processes import refuse_several_processes
 
+    with errors():
+        refuse_several_processes("harness check")
     data = data or _data_of(against)
     if data is None:
         stop(f"no data folder: give --data or set HF_HOME ({against} has no data/hf_home)", EXIT_CODES["usage"], junit=junit)
