@@ -81,7 +81,7 @@ def run_iteration(
 
         Raises:
     from savi.base.lock import lock_folder
-            ModelError: `base` is no usable checkpoint.
+            ModelError: `base` is not a usable checkpoint.
     """
     out, start = Path(out_dir), Base(base)
     failures = FailureLog(out / "failures.jsonl") if failures is None else failures

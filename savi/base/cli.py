@@ -49,7 +49,7 @@ def tell(sentence: str) -> None:
 
 
 def print_text(text: str) -> None:
-    """Write to stdout. A reader that has gone away (`| grep -q`, `| head`) is no failure of this command: the rest is dropped."""
+    """Write to stdout. A reader that has gone away (`| grep -q`, `| head`) is not a failure of this command: the rest is dropped."""
     try:
         typer.echo(text)
         sys.stdout.flush()

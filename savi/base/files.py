@@ -285,7 +285,7 @@ class FailureLog:
         return failure
 
     def forget(self, whats: Collection[str], stage: str) -> None:
-        """Take failures of a stage off the list: what was done again is no failure, or a new one.
+        """Take failures of a stage off the list: what was done again is not a failure, or is a new one.
 
         Raises:
             OSError: the file cannot be written.

@@ -1,6 +1,6 @@
 """One lock for everything that writes results: two processes at work in one place would double or mix them.
 
-The kernel's lock (filelock) ends with its process, however that ends, so a stale lock on this machine holds nobody up. File systems
+The kernel's lock (filelock) ends with its process, however that ends, so a stale lock on this machine blocks nobody. File systems
 shared between machines do not all carry it across, so the holder also leaves its name beside the lock and touches that record while it
 lives: a record of another machine counts until nothing has touched it for `STALE_S`.
 """

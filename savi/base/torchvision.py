@@ -21,8 +21,8 @@ def fix_torchvision() -> bool:
     """Make `import torchvision` work where its compiled part does not load, and return whether that was needed.
 
     The registry's torchvision wheel is built for CUDA. Next to a CPU-only torch its `_C` library finds no CUDA libraries, torchvision
-    goes on without it, and then registers shape functions for operators nobody declared: a RuntimeError that takes every transformers
-    model class with it. Declaring the operators is enough, since only the Python transforms are used here. Where torchvision is absent
+    goes on without it, and then registers shape functions for undeclared operators: a RuntimeError with which every transformers model
+    class fails to import. Declaring the operators is enough, since only the Python transforms are used here. Where torchvision is absent
     or already imported, torch is a CUDA build, or the library loads, nothing is done; calling twice is safe. For lmms-eval's own command
     line there is `python -m harness lmms-eval`.
     """

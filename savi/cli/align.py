@@ -149,7 +149,7 @@ def align(
 ) -> None:
     """Align a model with its own critiques: propose pairs, train on them, and again with the model that comes out.
 
-    The videos are dealt out at random, each to one iteration. OUT/iter-N/model is a plain checkpoint. Nothing is measured here: see
+    Each video goes to one iteration, drawn at random. OUT/iter-N/model is a plain checkpoint. Nothing is measured here: see
     `python -m harness evaluate`, or `python -m reproduce paper` for all of it.
     """
     with errors(kept=KEPT):

@@ -41,7 +41,7 @@ class SentencePieceModel:
 
 
 class SentencePieceError(SaviError, ValueError):
-    """The file is no sentencepiece model."""
+    """The file is not a sentencepiece model."""
 
     exit_code = ExitCode.BROKEN
 

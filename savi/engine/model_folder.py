@@ -1,4 +1,4 @@
-"""What lies in a checkpoint folder besides weights: finding it, checking it, its settings files, and writing a plain one.
+"""A checkpoint folder: finding it, checking it, reading its settings files, and writing a plain one.
 
 Only native classes and formats; a name that is no folder may be an entry of the hub's cache. The module knows files and tensors, nothing
 of videos or prompts.
@@ -64,7 +64,7 @@ def _check_weights(model: PreTrainedModel, name: str) -> None:
     """Refuse weights that a training that diverged, or a power loss, leaves; one pass over them.
 
     Raises:
-        ModelError: a weight is no finite number, or a layer of the language model is all zero.
+        ModelError: a weight is not finite, or a layer of the language model is all zero.
     """
     weights = {key: weight for key, weight in model.named_parameters() if weight.numel()}
     largest = torch.stack([norm.float() for norm in torch._foreach_norm(list(weights.values()), float("inf"))]).tolist()

@@ -82,7 +82,7 @@ class PrefixCompleteError(Exception):
 class PrefixCache(DynamicCache):
     """Takes a prefix's keys and values and ends the forward with the last layer's.
 
-    What that layer would go on to compute (attention, MLP, head) is nobody's: only tokens after the prefix are read out, and they see
+    What that layer would go on to compute (attention, MLP, head) is not needed: only tokens after the prefix are read out, and they see
     the prefix through its keys and values alone.
     """
 

@@ -1,7 +1,7 @@
 """How the next token is chosen: greedily, or by the inverse of the cumulative distribution with one uniform number a step.
 
 A row's uniform numbers come from its own counter-based stream, seeded by the settings' seed and the row's key, so that what a
-row says does not depend on which rows stand beside it. The module knows logits and numbers, nothing of models.
+row says does not depend on which rows share its batch. The module knows logits and numbers, nothing of models.
 """
 
 from __future__ import annotations

@@ -69,7 +69,7 @@ def pixels_and_timing(video: Frames | np.ndarray) -> tuple[np.ndarray, Timing]:
 class VideoFeatures:
     """One video after the vision tower and the projector.
 
-    `embeds` `[tokens, D]` stands in the places of the visual tokens, `deepstack` (Qwen3-VL) is added to the hidden states
+    `embeds` `[tokens, D]` replaces the embeddings of the visual tokens, `deepstack` (Qwen3-VL) is added to the hidden states
     of the first layers there, `grid` is `(t, h, w)` in patches for M-RoPE families.
     """
 
@@ -131,7 +131,7 @@ class Family(ABC):
     covers: ClassVar[str]
     """The models people know it by."""
     why_not: ClassVar[str] = ""
-    """Why this family cannot share a video's prefix, which all of savi stands on; empty where it can. Such a family needs no methods."""
+    """Why this family cannot share a video's prefix, which all of savi depends on; empty where it can. Such a family needs no methods."""
     after_video: ClassVar[str] = "\n"
     """Text between the last visual token and the user's prompt, where the chat template does not place the video itself."""
     outro: ClassVar[str] = ""

@@ -56,7 +56,7 @@ def to_exchange(pair: PreferencePair, style: ExchangeFormat, folder: str | Path)
 
 
 def from_exchange(row: Mapping[str, Any], folder: str | Path, where: str = "row", index: int = 0) -> PreferencePair:
-    """A pair out of either format of TRL's. Without a `savi` part (a file made elsewhere) the rejected answer stands for the initial one,
+    """A pair out of either format of TRL's. Without a `savi` part (a file made elsewhere) the rejected answer is taken as the initial one,
     the critique is empty and the kind is spatial; other columns (a score, a source) are kept in `meta["columns"]`.
 
     Raises:
@@ -172,7 +172,7 @@ def import_pairs(path: str | Path) -> list[PreferencePair]:
 
     Raises:
         FileNotFoundError: there is no such file.
-        FileFormatError: a line is no pair, or more than one (names file and line).
+        FileFormatError: a line is not a pair, or is more than one (names file and line).
     """
     folder = Path(path).parent
     return [from_exchange(row, folder, f"{path}:{number}", number) for number, row in enumerate(read_jsonl(path), start=1)]

@@ -99,7 +99,7 @@ def read_pairs(path: str | Path) -> list[PreferencePair]:
 
     Raises:
         FileNotFoundError: there is no such file.
-        FileFormatError: a line is no pair of this schema (names file, line and field).
+        FileFormatError: a line is not a pair of this schema (names file, line and field).
     """
     folder = Path(path).parent
     return [pair_from_row(row, folder, f"{path}:{number}") for number, row in enumerate(read_jsonl(path), start=1)]

@@ -178,7 +178,7 @@ def _bare(line: str) -> str:
 
 
 def _read_options(rest: str) -> tuple[tuple[str, str], ...] | Unreadable:
-    """The options after the question mark; () when no option letter stands there."""
+    """The options after the question mark; () when there is no option letter."""
     marks = list(_OPTION.finditer(rest))
     if not marks:
         return ()

@@ -74,7 +74,7 @@ def largest(weights: Iterable[Tensor]) -> Tensor:
 
 
 def wrong_weight(value: float, limit: float) -> str | None:
-    """What is wrong with the largest weight, if anything: it is no number, or more than the checkpoint's dtype can hold (`limit`)."""
+    """What is wrong with the largest weight, if anything: it is not a number, or more than the checkpoint's dtype can hold (`limit`)."""
     if value <= limit:
         return None
     return f"a weight is {value:g}, more than the checkpoint can hold" if math.isfinite(value) else "a weight is not a finite number"

@@ -1,7 +1,8 @@
 """Checkpoints: what of a run is written every `save_steps`, and what is trusted when a run goes on.
 
 A checkpoint counts once it is sealed: its last file names every other one with its hash, and the plan it belongs to. What is not sealed,
-or is no longer what was sealed, is removed, and the one before it is taken. So a run may be killed at any moment, or the power may fail.
+or is no longer what was sealed, is removed, and the one before it is taken. So a kill or a power failure
+loses only the steps since the last whole checkpoint.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """The folder a training run leaves: what it was made from and its result (train/result.json), its log, and the model.
 
-A training that is finished is not done again, and what another one left is not replaced. The module knows no losses.
+A finished training is not repeated, and the result of another one is not replaced. The module knows no losses.
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@
     row = [ video prefix | q1 c1 r1 | q2 c2 r2 | ... | padding ]
 
 A question sees the prefix; chosen (c) and rejected (r) see the prefix and their question, not each other; positions go on from the prefix
-in every branch. So each completion has exactly the log-probability it has in a sequence of its own (held by tests/invariants). The module
+in every branch. So each completion has exactly the log-probability it has in a sequence of its own (tested in tests/invariants). The module
 knows token ids only: no files, no losses.
 """
 

@@ -1,6 +1,6 @@
 """The settings of a training run, and their form as TRL's `DPOConfig`.
 
-Names and defaults follow TRL. What a loss is stands in `savi.training.losses`; stepping is `savi.training.trainer`. The module imports no
+Names and defaults follow TRL. Losses are in `savi.training.losses`, stepping in `savi.training.trainer`. The module imports no
 torch: a command can check its settings without it.
 """
 

@@ -45,7 +45,7 @@ class Tree:
 
     `mask` is additive, in the model's dtype: 0 where a query may look, -inf elsewhere; every query may look at itself, so no row is empty.
     Shape [B, 1, T, P + T] for the T branch positions when `split`, else [B, 1, P + T, P + T]. `prefix_len` is P, equal in all rows.
-    `uses` is shared by copies of the tree. `blocks` stands in the place of `mask` where the branches go through flex attention: see
+    `uses` is shared by copies of the tree. `blocks` replaces `mask` where the branches go through flex attention: see
     `branch_blocks`.
     """
 

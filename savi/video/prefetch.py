@@ -82,7 +82,7 @@ class FramePrefetcher:
         return outcome, time.perf_counter() - began
 
     def close(self) -> None:
-        """Stop decoding ahead: what has not begun never will; what has is waited for and dropped."""
+        """Stop decoding ahead; a video that is being decoded is waited for and dropped."""
         self._paths = iter(())
         self._ahead.clear()
         self._pool.shutdown(wait=True, cancel_futures=True)
