@@ -63,7 +63,7 @@ def short(number: float) -> str:
 
 
 @dataclass(frozen=True)
-class Reference:
+class PaperScores:
     """The paper's numbers for one score chart, percent: base, aligned, and the margin around the aligned value."""
 
     base: float | None
@@ -86,7 +86,7 @@ def score_chart(
     points: Sequence[Interval | None],
     domain: tuple[float, float],
     chance: float | None,
-    ref: Reference | None,
+    ref: PaperScores | None,
 ) -> Markup:
     """Score by iteration with 95 % intervals, the chance line, and the paper's values where they may be shown."""
     w, h, left, right, top, bottom = 250.0, 172.0, 28.0, 40.0, 12.0, 24.0

@@ -13,13 +13,14 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
-from scipy import stats as sps
 
 from harness import stats
 from harness.records import Evaluation, QuestionRecord
 
 Key = tuple[str, str, int]
 Credit = Literal["strict", "upstream"]
+UPPER = 0.975
+"""Upper end of a two-sided 95 % interval."""
 
 
 @dataclass(frozen=True)
@@ -32,7 +33,7 @@ class Interval:
 
 
 @dataclass(frozen=True)
-class Change:
+class StageChange:
     """The paired change of one benchmark between two stages, points. Counts are questions asked in both."""
 
     benchmark: str
@@ -60,11 +61,6 @@ def index_records(records: Sequence[QuestionRecord]) -> dict[Key, QuestionRecord
     return out
 
 
-def t_quantile(df: float) -> float:
-    """Student's t quantile of a two-sided 95 % interval; the normal one for unlimited df."""
-    return float(sps.t.ppf(0.975, df)) if math.isfinite(df) else float(sps.norm.ppf(0.975))
-
-
 def score_interval(evaluation: Evaluation, credit: Credit = "strict") -> Interval:
     """The score with its 95 % interval, cut to 0-100. The strict score states its error; the upstream one's comes from its records."""
     s = evaluation.score
@@ -77,7 +73,7 @@ def score_interval(evaluation: Evaluation, credit: Credit = "strict") -> Interva
                 stats.design([r.video_id for r in evaluation.records], [r.task for r in evaluation.records]),
             )
             se, df = 100 * float(mean.se), mean.df
-    h = t_quantile(max(df, 1)) * se
+    h = stats.t_quantile(UPPER, max(df, 1)) * se
     return Interval(value, max(0.0, value - h), min(100.0, value + h))
 
 
@@ -85,11 +81,11 @@ def mean_score(evaluations: Mapping[str, Evaluation], names: Sequence[str]) -> I
     """The unweighted mean of several benchmarks; they are independent, so variances add."""
     k = len(names)
     value = sum(evaluations[b].score.strict_pct for b in names) / k
-    h = t_quantile(math.inf) * math.sqrt(sum(evaluations[b].score.se_pct ** 2 for b in names)) / k
+    h = stats.t_quantile(UPPER, math.inf) * math.sqrt(sum(evaluations[b].score.se_pct ** 2 for b in names)) / k
     return Interval(value, max(0.0, value - h), min(100.0, value + h))
 
 
-def compare(first: Evaluation, last: Evaluation, credit: Credit = "strict") -> Change:
+def compare(first: Evaluation, last: Evaluation, credit: Credit = "strict") -> StageChange:
     """The paired change of the score; tasks of a benchmark weigh equally, as in its score.
 
     An upstream change is the difference of the two stated scores (on MVBench lmms-eval leaves empty answers out), its error the records'.
@@ -98,7 +94,7 @@ def compare(first: Evaluation, last: Evaluation, credit: Credit = "strict") -> C
     both = [(a[k], b[k]) for k in a if k in b]
     name, unmatched = last.score.benchmark, len(a) + len(b) - 2 * len(both)
     if not both:
-        return Change(name, Interval(0.0, -100.0, 100.0), math.inf, 1.0, 0, 0, 0, 0, 0, 0, unmatched)
+        return StageChange(name, Interval(0.0, -100.0, 100.0), math.inf, 1.0, 0, 0, 0, 0, 0, 0, unmatched)
     d = stats.design([x.video_id for x, _ in both], [x.task for x, _ in both])
     diffs = np.array([getattr(y, credit) - getattr(x, credit) for x, y in both])
     mean = stats.cluster_mean(diffs, d)
@@ -107,8 +103,8 @@ def compare(first: Evaluation, last: Evaluation, credit: Credit = "strict") -> C
     e, se = 100 * float(mean.estimate), 100 * float(mean.se)
     if credit == "upstream":
         e = last.score.upstream_pct - first.score.upstream_pct
-    h = t_quantile(mean.df) * se if mean.df > 0 else math.inf
-    return Change(
+    h = stats.t_quantile(UPPER, mean.df) * se if mean.df > 0 else math.inf
+    return StageChange(
         name,
         Interval(e, max(-100.0, e - h), min(100.0, e + h)),
         se**2,
@@ -125,13 +121,13 @@ def compare(first: Evaluation, last: Evaluation, credit: Credit = "strict") -> C
 
 def compare_all(
     first: Mapping[str, Evaluation], last: Mapping[str, Evaluation], names: Sequence[str], credit: Credit = "strict"
-) -> dict[str, Change]:
+) -> dict[str, StageChange]:
     """`compare` for every benchmark that both stages measured and share at least one question of."""
     out = {b: compare(first[b], last[b], credit) for b in names if b in first and b in last}
     return {b: c for b, c in out.items() if c.n}
 
 
-def mean_change(changes: Sequence[Change]) -> Interval:
+def mean_change(changes: Sequence[StageChange]) -> Interval:
     """The unweighted mean of the benchmarks' changes; degrees of freedom after Welch and Satterthwaite."""
     k = len(changes)
     value = sum(c.interval.value for c in changes) / k
@@ -139,5 +135,5 @@ def mean_change(changes: Sequence[Change]) -> Interval:
     if not math.isfinite(total):
         return Interval(value, -100.0, 100.0)
     spread = sum(c.variance**2 / c.df for c in changes)
-    h = t_quantile(total**2 / spread if spread > 0 else math.inf) * math.sqrt(total) / k
+    h = stats.t_quantile(UPPER, total**2 / spread if spread > 0 else math.inf) * math.sqrt(total) / k
     return Interval(value, max(-100.0, value - h), min(100.0, value + h))

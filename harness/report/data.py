@@ -87,7 +87,7 @@ class Setting:
 
 
 @dataclass(frozen=True)
-class Published:
+class PaperRows:
     """The paper's base and aligned rows for one scale, percentages by benchmark; a missing number is left out, and a row that the paper
     does not have is empty."""
 
@@ -111,7 +111,7 @@ class RunData:
     settings: list[Setting]
     facts: list[tuple[str, str]]
     run: Json | None
-    published: Published | None
+    published: PaperRows | None
     problems: list[str]
 
     @property

@@ -20,7 +20,7 @@ from harness.report.data import (
     Gate,
     Json,
     Pairs,
-    Published,
+    PaperRows,
     ReportError,
     RunData,
     Setting,
@@ -196,7 +196,7 @@ def _facts(run: Mapping[str, object], prefix: str = "") -> list[tuple[str, str]]
     return out
 
 
-def read_published(scale: str, folder: Path = PAPER_DIR, *, row: str | None = None) -> Published | None:
+def read_published(scale: str, folder: Path = PAPER_DIR, *, row: str | None = None) -> PaperRows | None:
     """The paper's two rows that start from the row `row`, or without one the rows of `scale`; None where nothing is published there. A row
     that the paper does not have is empty.
 
@@ -207,7 +207,7 @@ def read_published(scale: str, folder: Path = PAPER_DIR, *, row: str | None = No
     rows = base_rows(found, row) if row else scale_rows(found, scale)
     if rows is None:
         return None
-    return Published(rows.base, rows.aligned or "aligned model (not reported)", rows.values(rows.base), rows.values(rows.aligned))
+    return PaperRows(rows.base, rows.aligned or "aligned model (not reported)", rows.values(rows.base), rows.values(rows.aligned))
 
 
 def read_run(run_dir: Path, *, published_folder: Path = PAPER_DIR) -> RunData:

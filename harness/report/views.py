@@ -15,7 +15,7 @@ from benchmarks.catalog import CATALOG
 from harness.gate.decision import ALL, QUESTION_TEXT, Decision
 from harness.records import Evaluation
 from harness.report import charts
-from harness.report.compare import Change, Credit, Interval, compare_all, mean_change, mean_score, score_interval
+from harness.report.compare import Credit, Interval, StageChange, compare_all, mean_change, mean_score, score_interval
 from harness.report.data import Gate, RunData, Stage, title_of
 
 
@@ -37,7 +37,7 @@ class ScoreRow:
 
 @dataclass(frozen=True)
 class Summary:
-    """The head of the report: mean over the benchmarks from first to last stage, and the gate's word."""
+    """The head of the report: mean over the benchmarks from first to last stage, and the gate's verdict."""
 
     first: Interval | None
     last: Interval | None
@@ -68,7 +68,7 @@ def _gate_for_summary(stage: Stage | None) -> Gate | None:
     return next((g for g in stage.gates if g.against == "base"), stage.gates[0])
 
 
-def summary(run: RunData, changes: dict[str, Change]) -> Summary:
+def summary(run: RunData, changes: dict[str, StageChange]) -> Summary:
     names = complete(run)
     stages = run.measured
     means = [mean_score(s.evaluations, names) for s in stages] if names else []
@@ -104,7 +104,7 @@ def credit(run: RunData) -> Credit:
     return "upstream" if run.published else "strict"
 
 
-def score_rows(run: RunData, changes: dict[str, Change]) -> list[ScoreRow]:
+def score_rows(run: RunData, changes: dict[str, StageChange]) -> list[ScoreRow]:
     rows = []
     for b in run.benchmarks:
         found: list[Evaluation | None] = [s.evaluations.get(b) for s in run.measured]
@@ -130,7 +130,7 @@ def score_charts(run: RunData, rows: Sequence[ScoreRow]) -> list[tuple[str, Mark
     for b in run.benchmarks:
         base, aligned = paper(run, b)
         refs.append(
-            charts.Reference(base, aligned, CATALOG[b].margin.points if b in CATALOG else 0.0)
+            charts.PaperScores(base, aligned, CATALOG[b].margin.points if b in CATALOG else 0.0)
             if base is not None or aligned is not None
             else None
         )
@@ -247,7 +247,7 @@ def heat(run: RunData) -> list[dict[str, object]]:
     return groups
 
 
-def discordance(changes: dict[str, Change]) -> list[dict[str, object]]:
+def discordance(changes: dict[str, StageChange]) -> list[dict[str, object]]:
     most = max((max(c.better / c.n, c.worse / c.n) for c in changes.values()), default=0.0)
     # Bars are shares of a benchmark's questions, so that 200 questions and 19,000 can be looked at together; the numbers are counts.
     return [

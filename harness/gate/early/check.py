@@ -28,7 +28,7 @@ Progress = Callable[[str, int, int, sequence.Look], None]
 
 
 @dataclass(frozen=True)
-class Asked:
+class AskedShare:
     """How much of a benchmark had to be asked, and which questions."""
 
     benchmark: str
@@ -49,7 +49,7 @@ class CheckResult:
     """The gate result on what was asked, how much that was, and what the order was drawn from."""
 
     gate: GateResult
-    asked: list[Asked]
+    asked: list[AskedShare]
     nonce: str
 
     @property
@@ -231,7 +231,7 @@ def check(
     scale = baseline[names[0]].score.scale
     problems = [p for n in names for p in check_evaluation(baseline[n], side="baseline", limits=s.limits)]
     if any(p.stops for p in problems):
-        nothing = [Asked(n, 0, len(e.records), 0, e.score.videos) for n, e in whole.items()]
+        nothing = [AskedShare(n, 0, len(e.records), 0, e.score.videos) for n, e in whole.items()]
         return CheckResult(conclude([], problems, s, candidate=candidate_name, reference=reference_name, scale=scale), nothing, nonce)
     drawing = plan(whole, names, s, order_seed(whole, weights, nonce))
     run = _Run(drawing, ask, s, progress)
@@ -243,7 +243,7 @@ def check(
         left = [x for x in left if x not in taken]
         run.draw(drawn)
     asked = [
-        Asked(n, len(ids), len(whole[n].records), len(drawing.tracks[n].totals), drawing.tracks[n].population.size, tuple(ids))
+        AskedShare(n, len(ids), len(whole[n].records), len(drawing.tracks[n].totals), drawing.tracks[n].population.size, tuple(ids))
         for n in names
         for ids in [sorted(r.question_id for r in run.records[n])]
     ]

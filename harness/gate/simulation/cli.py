@@ -29,14 +29,14 @@ def simulate(
     from benchmarks.catalog import UnknownBenchmarkError, select
     from harness.gate.decision import EXIT_CODES
     from harness.gate.simulation.report import markdown, write
-    from harness.gate.simulation.simulate import Plan
+    from harness.gate.simulation.simulate import SimulationPlan
     from harness.gate.simulation.whole import simulate as run
 
     try:
         chosen = tuple(b.name for b in select(names(benchmarks)))
     except UnknownBenchmarkError as e:
         stop(str(e), EXIT_CODES["usage"])
-    plan = Plan(
+    plan = SimulationPlan(
         sims=sims,
         seed=seed,
         alpha=alpha,

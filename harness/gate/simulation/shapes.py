@@ -12,7 +12,7 @@ import numpy as np
 
 from harness import stats
 from harness.gate.early import sequence
-from harness.gate.simulation.simulate import Floats, Plan, Rate, better, chunks
+from harness.gate.simulation.simulate import Floats, Rate, SimulationPlan, better, chunks
 
 MARGIN = 0.015
 NOISE = 0.05
@@ -72,7 +72,7 @@ def offset() -> Shape:
     )
 
 
-def simulate_shapes(plan: Plan) -> list[Rate]:
+def simulate_shapes(plan: SimulationPlan) -> list[Rate]:
     """False passes and false news in every shape, and early verdicts on losses in a chosen place."""
     out = []
     for i, shape in enumerate(losses()):
@@ -89,12 +89,12 @@ def simulate_shapes(plan: Plan) -> list[Rate]:
     return out + placed(plan)
 
 
-def _means(shape: Shape, plan: Plan, key: int) -> list[stats.ClusterMean]:
+def _means(shape: Shape, plan: SimulationPlan, key: int) -> list[stats.ClusterMean]:
     rng = plan.rng(30, key)
     return [stats.cluster_mean(shape.draw(size, rng), shape.design) for size in chunks(plan.sims, shape.design.n)]
 
 
-def placed(plan: Plan, videos: int = 500, lost: int = 40, hidden: int = 300) -> list[Rate]:
+def placed(plan: SimulationPlan, videos: int = 500, lost: int = 40, hidden: int = 300) -> list[Rate]:
     """An 8-point loss placed after the first draws of one known order, met by orders that cannot be known; and a loss of just the margin
     packed into as few videos as hold it."""
     d = of_sizes([1] * videos)

@@ -202,7 +202,7 @@ class Simulation:
 
 
 @dataclass(frozen=True)
-class Plan:
+class SimulationPlan:
     """What to simulate. `margin` in points for all benchmarks (None: each one's frozen margin); the rest as fractions or plain counts."""
 
     sims: int = 2000
@@ -227,7 +227,7 @@ class Plan:
         return np.random.default_rng([self.seed, 7, *key])
 
 
-def simulate_gate(plan: Plan) -> list[Rate]:
+def simulate_gate(plan: SimulationPlan) -> list[Rate]:
     """Error rates and power of the gate on full runs."""
     out: list[Rate] = []
     same: list[GateSample] = []
@@ -261,7 +261,7 @@ def simulate_gate(plan: Plan) -> list[Rate]:
     return out
 
 
-def simulate_mean(plan: Plan) -> list[Rate]:
+def simulate_mean(plan: SimulationPlan) -> list[Rate]:
     """Error rates and power of the decision on the mean over the benchmarks."""
     designs = [layout(CATALOG[n]) for n in plan.benchmarks]
     m = sum(plan.margin_of(CATALOG[n]) for n in plan.benchmarks) / len(designs)
@@ -307,7 +307,7 @@ def _draws(
         yield np.take_along_axis(x, orders, -1), orders, x.sum(-1)
 
 
-def simulate_sequence(plan: Plan, effects: Sequence[float] = (-5.0, 0.0, 5.0)) -> list[Rate]:
+def simulate_sequence(plan: SimulationPlan, effects: Sequence[float] = (-5.0, 0.0, 5.0)) -> list[Rate]:
     """Coverage of the sequence at every draw, and verdicts that differ from the full set's, at the boundary too."""
     out: list[Rate] = []
     for i, name in enumerate(plan.benchmarks):
@@ -333,7 +333,7 @@ def simulate_sequence(plan: Plan, effects: Sequence[float] = (-5.0, 0.0, 5.0)) -
     return out
 
 
-def simulate_savings(plan: Plan) -> list[Saving]:
+def simulate_savings(plan: SimulationPlan) -> list[Saving]:
     """Share of questions asked until certain, over effects and discordances, for each benchmark and for all together."""
     out: list[Saving] = []
     m = plan.saving_margin / 100
@@ -366,7 +366,7 @@ def simulate_savings(plan: Plan) -> list[Saving]:
     return out
 
 
-def _mean_saving(plan: Plan, effect: float, discordance: float, rng: np.random.Generator) -> Saving:
+def _mean_saving(plan: SimulationPlan, effect: float, discordance: float, rng: np.random.Generator) -> Saving:
     """The same where only the mean over the benchmarks is to be decided, all videos drawn in one order."""
     designs = [layout(CATALOG[n]) for n in plan.benchmarks]
     bases = [baseline_credits(d, plan.rng(i, 9)) for i, d in enumerate(designs)]

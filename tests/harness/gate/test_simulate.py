@@ -17,7 +17,7 @@ from harness.gate.simulation.report import markdown, write
 from harness.gate.simulation.shapes import MARGIN, Shape, losses, offset, placed
 from harness.gate.simulation.whole import simulate
 
-QUICK = sim.Plan(
+QUICK = sim.SimulationPlan(
     sims=300, saving_sims=20, benchmarks=("egoschema", "longvideobench"), effects=(-5.0, 0.0, 5.0), discordances=(0.13,), seed=11
 )
 

@@ -131,7 +131,7 @@ def test_script_json_is_json_that_cannot_leave_its_element(data: object) -> None
 
 @pytest.mark.parametrize(("value", "chance", "paper"), [(41.0, 42.2, None), (25.0, 25.0, 25.5), (0.5, 1.0, None), (99.0, 97.0, 98.0)])
 def test_labels_beside_a_score_chart_do_not_overlap(value: float, chance: float, paper: float | None) -> None:
-    ref = charts.Reference(None, paper, 1.5) if paper is not None else None
+    ref = charts.PaperScores(None, paper, 1.5) if paper is not None else None
     points: list[Interval | None] = [Interval(50.0, 40.0, 60.0), Interval(value, value - 3, value + 3)]
     root = ET.fromstring(str(charts.score_chart("TempCompass", ["base", "1"], points, (0, 100), chance, ref)))
     texts = [t for t in root.iter() if t.tag.endswith("text") and set((t.get("class") or "").split()) & {"aside", "value"}]
@@ -145,7 +145,7 @@ def test_charts_are_well_formed_and_escape_their_words() -> None:
     nasty = '"><script>alert(1)</script>'
     i = Interval(50.0, 40.0, 60.0)
     pictures = [
-        charts.score_chart(nasty, ["base", nasty], [i, None], (0, 100), 25.0, charts.Reference(40.0, 51.0, 1.5)),
+        charts.score_chart(nasty, ["base", nasty], [i, None], (0, 100), 25.0, charts.PaperScores(40.0, 51.0, 1.5)),
         charts.hero_chart([nasty], [i]),
         charts.hero_chart(["base", "1"], [i, i]),
         charts.interval_cell((-5, 5), 1.0, -math.inf, 99.0, "pass", margins=[-2.0], paper=3.0),
