@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import typer
 
-from reproduce import paper_cli, tables_cli
 from reproduce.audit import cli as audit_cli
+from reproduce.paper import cli as paper_cli
+from reproduce.paper import tables_cli
 from reproduce.speed import cli as speed_cli
 from reproduce.study import cli as study_cli
 from savi.base.cli import run_app

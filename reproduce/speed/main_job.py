@@ -70,7 +70,7 @@ class Bench:
     @cached_property
     def lm(self) -> VideoLM:
         """The shipped base."""
-        from reproduce.work import shipped_base
+        from reproduce.paper.experiment import shipped_base
         from savi.engine.video_lm import VideoLM
 
         return VideoLM.from_pretrained(shipped_base(), device="cpu")
@@ -164,7 +164,7 @@ def prompt_of(benchmark: Benchmark, task: str, doc: dict[str, Any]) -> str:
 def propose(lm: Any, videos: Sequence[Path], scale: Scale) -> list[PreferencePair]:
     """`savi.propose` with the micro settings of iteration 1; `lm` is a `VideoLM` or has its methods."""
     import savi
-    from reproduce.work import align_settings
+    from reproduce.paper.experiment import align_settings
 
     return list(savi.propose(lm, videos, align_settings(scale, 1)))
 
@@ -172,7 +172,7 @@ def propose(lm: Any, videos: Sequence[Path], scale: Scale) -> list[PreferencePai
 def train(setup: Bench, pairs: Sequence[PreferencePair], engine: str) -> TrainResult:
     """`savi.train` with the micro settings of iteration 1, from the base's weights; the result's log is both ways' own."""
     import savi
-    from reproduce.work import dpo_settings
+    from reproduce.paper.experiment import dpo_settings
 
     setup.lm.model.load_state_dict(setup.weights)
     settings = dpo_settings(setup.scale, 1).model_copy(update={"engine": engine})

@@ -22,7 +22,7 @@ from harness.records import read_evaluations
 from harness.stats import t_quantile
 from harness.tables.plots import Point, plot_iterations
 from harness.tables.table import Cell, Row, Table
-from reproduce.work import mean_pct
+from reproduce.paper.results import mean_pct
 from savi.base.errors import SaviError
 from savi.base.files import write_text_atomic
 

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
+from reproduce.paper.experiment import Experiment
 from reproduce.run_dir import RunDir
 from reproduce.scale import load_scale
-from reproduce.work import Experiment
 from tests.reproduce.fakes import FakeWork
 
 

@@ -8,9 +8,20 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from benchmarks.catalog import select
-from harness.records import Evaluation, Provenance, QuestionRecord, Score, prompts_fingerprint, records_sha256, write_evaluation
+from harness.records import (
+    Evaluation,
+    Provenance,
+    QuestionRecord,
+    Score,
+    prompts_fingerprint,
+    read_evaluations,
+    records_sha256,
+    write_evaluation,
+)
+from reproduce.paper.experiment import Experiment
+from reproduce.paper.results import score_line
+from reproduce.paper.work import RealWork
 from reproduce.stages import Progress
-from reproduce.work import Experiment, RealWork, read_evaluations, score_line
 from savi.base.files import write_text_atomic
 
 N, PER_VIDEO = 40, 4

@@ -19,8 +19,9 @@ from savi.base.limit_flags import decode_limits
 from savi.base.lock import LockedError
 
 if TYPE_CHECKING:
+    from reproduce.paper.experiment import Experiment
+    from reproduce.paper.work import Work
     from reproduce.scale import Scale
-    from reproduce.work import Experiment, Work
 
 LINE = "command line: --{}"
 
@@ -32,7 +33,7 @@ def register(app: typer.Typer) -> None:
 
 def make_work() -> Work:
     """What the stages call; tests put another in its place."""
-    from reproduce.work import RealWork
+    from reproduce.paper.work import RealWork
 
     return RealWork()
 
@@ -77,9 +78,9 @@ def paper_command(
     the run needs is missing or broke (run the same command again to go on).
     """
     from benchmarks.catalog import UnknownBenchmarkError
+    from reproduce.paper.experiment import Experiment
     from reproduce.run_dir import RunDir
     from reproduce.scale import Control, ScaleError, choose_scale, find_gpus, load_scale
-    from reproduce.work import Experiment
 
     if control not in get_args(Control):
         stop(f"unknown control {control!r}; choose from {', '.join(get_args(Control))}", ExitCode.USAGE)
@@ -158,12 +159,12 @@ def execute(
     start_over: bool = False,
 ) -> int:
     """Run an experiment in its folder; returns the exit code."""
-    from reproduce.console import RunConsole
-    from reproduce.launch import reexec, worker_environment
-    from reproduce.paper import build_stages, run_paper, summarise
+    from reproduce.paper.console import RunConsole
+    from reproduce.paper.experiment import base_path
+    from reproduce.paper.launch import reexec, worker_environment
+    from reproduce.paper.paper import build_stages, run_paper, summarise
     from reproduce.run_dir import RunDirError, base_identity, new_facts
     from reproduce.stages import StampsLostError, drop_stamps, refuse_lost_stamps, statuses
-    from reproduce.work import base_path
 
     s = experiment.scale
     console = RunConsole()
@@ -247,7 +248,7 @@ def _crash(experiment: Experiment, error: Exception) -> int:
     """A stage that broke: the message and where its traceback is; a missing data set and the like need no traceback."""
     import traceback
 
-    from reproduce.work import OtherSettingsNeededError
+    from reproduce.paper.experiment import OtherSettingsNeededError
 
     name = type(error).__name__
     known = describe_error(error)

@@ -27,10 +27,10 @@ def tables_command(
     write: Annotated[bool, typer.Option("--write/--no-write", help="Also write DIR/tables/ as Markdown, LaTeX and CSV.")] = True,
 ) -> None:
     """Make a run's tables from its records: base, iterations and, where there are any, the published rows of its scale."""
-    from reproduce.console import RunConsole
-    from reproduce.paper import print_table
+    from reproduce.paper.console import RunConsole
+    from reproduce.paper.paper import print_table
+    from reproduce.paper.results import all_evaluations, write_tables
     from reproduce.published import experiment_table, shown_rule
-    from reproduce.work import all_evaluations, write_tables
 
     if fmt not in FORMATS or rule not in (None, "strict", "upstream"):
         stop(f"--format is one of {', '.join(FORMATS)} and --rule strict or upstream, not {fmt!r} and {rule!r}", ExitCode.USAGE)

@@ -10,8 +10,9 @@ import pytest
 
 from benchmarks.catalog import select
 from harness.gate.decision import GateResult
-from reproduce.console import RunConsole, duration
-from reproduce.paper import build_stages, run_paper
+from reproduce.paper.console import RunConsole, duration
+from reproduce.paper.experiment import Experiment, MissingInputError
+from reproduce.paper.paper import build_stages, run_paper
 from reproduce.run_dir import (
     OtherConfigurationError,
     RunDir,
@@ -22,7 +23,6 @@ from reproduce.run_dir import (
     new_facts,
     versions,
 )
-from reproduce.work import Experiment, MissingInputError
 from savi.base.lock import LockedError
 from tests.reproduce.fakes import FakeWork
 

@@ -28,7 +28,7 @@ from tests.harness.tamper import EDITS, NAMED, rescore, rewrite, unseal
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 NOISE = 4.0
 """Standard deviation of the noise, in standard deviations of each weight tensor."""
 FIVE_OPTIONS = ("nextqa", "egoschema", "longvideobench")

@@ -1,6 +1,6 @@
 """The experiment: prepare, measure the base, then for each iteration propose, train, measure, decide; at the end tables and a report.
 
-`build_stages` is the whole method, top to bottom; what a stage does is in `reproduce.work`, whether it has to be done in
+`build_stages` is the whole method, top to bottom; what a stage does is in `reproduce.paper.work`, whether it has to be done in
 `reproduce.stages`.
 """
 
@@ -11,11 +11,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from reproduce.console import RunConsole, duration
-from reproduce.overlap import OVERLAP_FILE
+from reproduce.paper.console import RunConsole, duration
+from reproduce.paper.experiment import Experiment
+from reproduce.paper.overlap import OVERLAP_FILE
+from reproduce.paper.results import TABLES, all_evaluations
+from reproduce.paper.work import Work
 from reproduce.run_dir import FAILURES_FILE
 from reproduce.stages import Stage, StageContext, failures_path, run_stages
-from reproduce.work import TABLES, Experiment, Work, all_evaluations
 
 
 def build_stages(experiment: Experiment, work: Work, *, base_fingerprint: str | None = None) -> list[Stage]:

@@ -16,14 +16,14 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from benchmarks.data.layout import DatasetError
-from reproduce import launch, paper_cli
 from reproduce.__main__ import app
+from reproduce.paper import cli, launch
+from reproduce.paper.work import RealWork
 from reproduce.run_dir import RunDir
-from reproduce.work import RealWork
 from savi.training.callbacks import DivergedError
 from tests.reproduce.fakes import FakeWork
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 Invoke = Callable[..., Result]
 SMALL = ("--scale", "smoke", "--benchmarks", "nextqa,egoschema", "--iterations", "1")
 
@@ -31,7 +31,7 @@ SMALL = ("--scale", "smoke", "--benchmarks", "nextqa,egoschema", "--iterations",
 @pytest.fixture
 def invoke(monkeypatch: pytest.MonkeyPatch, work: FakeWork, fake_base: Path, tmp_path: Path) -> Invoke:
     """paper with a fake model, in tmp_path/run, without becoming another process."""
-    monkeypatch.setattr(paper_cli, "make_work", lambda: work)
+    monkeypatch.setattr(cli, "make_work", lambda: work)
     monkeypatch.setattr(launch, "reexec", lambda wanted: None)
     monkeypatch.setattr("reproduce.scale.find_gpus", list)
     monkeypatch.chdir(tmp_path)

@@ -13,13 +13,14 @@ from typer.testing import CliRunner
 
 from benchmarks.micro.twins.twins import build_twins
 from benchmarks.micro.world.videos import build_videos
-from reproduce import paper_cli
 from reproduce.__main__ import app
-from reproduce.overlap import find_overlap, notes
-from reproduce.paper import build_stages
+from reproduce.paper import cli
+from reproduce.paper.experiment import Experiment
+from reproduce.paper.overlap import find_overlap, notes
+from reproduce.paper.paper import build_stages
+from reproduce.paper.work import RealWork
 from reproduce.run_dir import RunDir
 from reproduce.scale import Gpu, load_scale
-from reproduce.work import Experiment, RealWork
 from tests.reproduce.fakes import FakeWork
 
 Make = Callable[..., Experiment]
@@ -114,7 +115,7 @@ def test_no_gpu_is_said_before_any_data_set_is_asked_for(tmp_path: Path, monkeyp
     assert "scale 8b needs a CUDA GPU with 70 GB, and this machine has none" in refused.stderr
     assert not (tmp_path / "run").exists()
     begun: list[Experiment] = []
-    monkeypatch.setattr(paper_cli, "execute", lambda x, **_: begun.append(x) or 0)
+    monkeypatch.setattr(cli, "execute", lambda x, **_: begun.append(x) or 0)
     assert runner.invoke(app, [*args, "--set", "machine.device=cpu"]).exit_code == 0
     monkeypatch.setattr("reproduce.scale.find_gpus", lambda: [Gpu("H100", 80.0)])
     assert runner.invoke(app, [*args, "--exclude"]).exit_code == 0
@@ -123,10 +124,10 @@ def test_no_gpu_is_said_before_any_data_set_is_asked_for(tmp_path: Path, monkeyp
 
 
 def test_run_json_says_it(mine: Experiment, monkeypatch: pytest.MonkeyPatch, work: FakeWork, tmp_path: Path) -> None:
-    monkeypatch.setattr(paper_cli, "make_work", lambda: work)
+    monkeypatch.setattr(cli, "make_work", lambda: work)
     run = RunDir(tmp_path / "fresh")
     x = replace(mine, exclude=True, run=run, hf_home=run.path / "data/hf_home")
-    code = paper_cli.execute(x, why="asked", asked="smoke", gpus=[], relaunch=lambda _: None)
+    code = cli.execute(x, why="asked", asked="smoke", gpus=[], relaunch=lambda _: None)
     assert code == 0
     settings = json.loads((x.run.path / "run.json").read_text())["settings"]
     assert settings["loop.exclude"] == {"value": True, "source": "command line: --exclude"}
