@@ -66,6 +66,19 @@ def arrow_files(hf_home: Path, benchmark: Benchmark, config: str) -> list[Path]:
     return [f for f in found if f.parent == newest]
 
 
+def _prepared_files(hf_home: Path, benchmark: Benchmark, config: str) -> list[Path]:
+    """A configuration's Arrow files.
+
+    Raises:
+        DatasetError: there is none.
+    """
+    files = arrow_files(hf_home, benchmark, config)
+    if not files:
+        where = arrow_folder(hf_home, benchmark, config)
+        raise DatasetError(f"{benchmark.title} ({config}): no Arrow file below {where}; {fix_command(hf_home, benchmark.name)}")
+    return files
+
+
 def read_docs(hf_home: Path, benchmark: Benchmark, config: str) -> Iterator[dict[str, Any]]:
     """A configuration's documents in order, as lmms-eval's task sees them (media columns included, undecoded).
 
@@ -74,13 +87,7 @@ def read_docs(hf_home: Path, benchmark: Benchmark, config: str) -> Iterator[dict
     """
     import pyarrow as pa
 
-    files = arrow_files(hf_home, benchmark, config)
-    if not files:
-        raise DatasetError(
-            f"{benchmark.title} ({config}): no Arrow file below {arrow_folder(hf_home, benchmark, config)}; "
-            f"{fix_command(hf_home, benchmark.name)}"
-        )
-    for f in files:
+    for f in _prepared_files(hf_home, benchmark, config):
         try:
             with pa.memory_map(str(f)) as source, pa.ipc.open_stream(source) as reader:
                 for batch in reader:
@@ -198,13 +205,7 @@ def fingerprint(hf_home: Path, benchmark: Benchmark) -> str:
     """
     h = hashlib.sha256()
     for config in benchmark.configs:
-        files = arrow_files(hf_home, benchmark, config)
-        if not files:
-            raise DatasetError(
-                f"{benchmark.title} ({config}): no Arrow file below {arrow_folder(hf_home, benchmark, config)}; "
-                f"{fix_command(hf_home, benchmark.name)}"
-            )
-        for f in files:
+        for f in _prepared_files(hf_home, benchmark, config):
             h.update(f"{config} {sha256_file(f)}\n".encode())
     return h.hexdigest()
 

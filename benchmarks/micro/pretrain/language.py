@@ -94,11 +94,6 @@ def drill_loss(model: InternVLForConditionalGeneration, rng: random.Random, kind
     return _loss(model, hidden, labels)
 
 
-def language_parameters(model: InternVLForConditionalGeneration) -> list[torch.nn.Parameter]:
-    """What this stage trains: everything but the eye."""
-    return [p for n, p in model.named_parameters() if "language_model" in n]
-
-
 class Optimizers:
     """Muon for the matrices of the layers (half the steps of AdamW here), AdamW for embeddings, norms and biases."""
 

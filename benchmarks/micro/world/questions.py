@@ -214,8 +214,3 @@ def make_question(scene: Scene, rng: random.Random, family: str | None, form: Fo
     rng.shuffle(options)
     text = QUESTIONS[family].format(*f.args)
     return Question(text, tuple(options), options.index(f.value), family, kind, form, f.args, f.value, f.fact, f.value, others)
-
-
-def fitting_families(n_options: int) -> list[str]:
-    """Families that can fill `n_options` options."""
-    return [f for f in FAMILIES if len(VALUES[f]) >= n_options]
