@@ -18,7 +18,7 @@ from typing import Annotated, Any, Generic, Literal, TypeVar
 import yaml
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from savi.base.errors import ExitCode, SaviError
+from savi.base.errors import ExitCode, SaviError, one_line
 from savi.loop.controls import Control
 from savi.training.losses import LossName
 from savi.training.settings import LrScheduler
@@ -227,8 +227,8 @@ def read_settings(texts: Iterable[str]) -> dict[str, Any]:
             raise ScaleError(f"setting {text!r}: write section.name=value, as training.epochs=2; {hint}")
         try:
             out[key] = yaml.safe_load(value)
-        except yaml.YAMLError as e:
-            raise ScaleError(f"setting {text!r}: its value cannot be read ({e})") from e
+        except (yaml.YAMLError, ValueError, RecursionError) as e:
+            raise ScaleError(f"setting {text!r}: its value cannot be read ({one_line(e)})") from e
     return out
 
 
@@ -238,8 +238,8 @@ def _read(folder: Path, name: str, seen: Iterable[str]) -> dict[str, Any]:
         raise ScaleError(f"{path.name} extends itself ({' -> '.join([*seen, name])})")
     try:
         raw = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, yaml.YAMLError) as e:
-        raise ScaleError(f"{path}: cannot be read ({e})") from e
+    except (OSError, ValueError, RecursionError, yaml.YAMLError) as e:
+        raise ScaleError(f"{path}: cannot be read ({one_line(e)})") from e
     if not isinstance(raw, dict):
         raise ScaleError(f"{path}: a scale is a mapping of sections")
     parent = raw.pop("extends", None)

@@ -5,11 +5,14 @@ A file lands under a name that the caller gives, never under the archive's own; 
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import io
+import lzma
 import os
 import tarfile
 import zipfile
+import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -17,10 +20,13 @@ from typing import IO, Any
 
 from benchmarks.data.layout import DatasetError
 from benchmarks.data.source import Source, SourceFile
+from savi.base.errors import one_line
 from savi.base.files import sync_folder
 
 VIDEO_SUFFIXES = frozenset({".mp4", ".avi", ".mkv", ".webm", ".mov", ".jpg", ".png"})
 _PIECE = 1 << 20
+_BROKEN = (zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, NotImplementedError, RuntimeError, ValueError, OSError)
+"""What Python's zip reader raises for a damaged file."""
 
 
 @dataclass(frozen=True)
@@ -67,8 +73,8 @@ def _zip_members(source: Source, file: SourceFile) -> Iterator[Member]:
             for info in archive.infolist():
                 if not info.is_dir() and _is_video(info.filename):
                     yield Member((file.path,), info.filename, info.file_size, info.compress_size, "zip")
-    except zipfile.BadZipFile as e:
-        raise DatasetError(f"{file.path}: not a whole zip file ({e}); fetch it again") from e
+    except _BROKEN as e:
+        raise DatasetError(f"{file.path}: not a whole zip file ({one_line(e)}); fetch it again") from e
 
 
 def _tar_members(source: Source, parts: Sequence[SourceFile]) -> Iterator[Member]:
@@ -154,8 +160,12 @@ def bring(source: Source, wanted: Sequence[tuple[Member, Path]]) -> Iterator[tup
                 else:
                     f.seek(member.offset)
                     yield to, _save(f, to, member, expected)
-            except zipfile.BadZipFile as e:
-                raise DatasetError(f"{member.files[0]}: {member.name}: {e}; nothing was kept of it, run the same command again") from e
+            except _BROKEN as e:
+                if isinstance(e, OSError) and e.errno != errno.EINVAL:
+                    raise  # the disk, not the archive; an impossible offset in a zip file is EINVAL
+                raise DatasetError(
+                    f"{member.files[0]}: {member.name}: {one_line(e)}; nothing was kept of it, fetch the archive again"
+                ) from e
     finally:
         _close(archive)
 

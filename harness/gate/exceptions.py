@@ -14,7 +14,7 @@ from typing import Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from savi.base.errors import ExitCode, SaviError
+from savi.base.errors import ExitCode, SaviError, one_line
 
 EXCEPTIONS_FILE = "gate-exceptions.yaml"
 
@@ -71,11 +71,11 @@ def read_exceptions(path: Path) -> tuple[ApprovedException, ...]:
     try:
         raw = yaml.safe_load(path.read_text(encoding="utf-8"))
         return tuple(_File.model_validate(raw).exceptions)
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as e:
-        raise ExceptionsError(f"{path}: cannot be read as YAML ({e})") from e
     except ValidationError as e:
         first = e.errors()[0]
         raise ExceptionsError(f"{path}: {'.'.join(map(str, first['loc'])) or 'file'}: {first['msg']}") from e
+    except (OSError, ValueError, RecursionError, yaml.YAMLError) as e:
+        raise ExceptionsError(f"{path}: cannot be read as YAML ({one_line(e)})") from e
 
 
 def committed_exceptions(root: Path) -> tuple[ApprovedException, ...]:

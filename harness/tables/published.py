@@ -19,7 +19,7 @@ import yaml
 from pydantic import ValidationError
 
 from harness.tables.manifest import External, Manifest, TableInfo
-from savi.base.errors import ExitCode, SaviError
+from savi.base.errors import ExitCode, SaviError, one_line
 
 MANIFEST_FILE = "manifest.yaml"
 PAPER_DIR = Path(__file__).resolve().parents[2] / "results" / "paper"
@@ -165,8 +165,8 @@ def load_published(folder: Path = PAPER_DIR) -> Published:
         )
     try:
         raw = yaml.safe_load(_read(path))
-    except yaml.YAMLError as e:
-        raise PublishedError(f"{path}: no valid YAML: {e}") from e
+    except (yaml.YAMLError, ValueError, RecursionError) as e:
+        raise PublishedError(f"{path}: no valid YAML: {one_line(e)}") from e
     try:
         manifest = Manifest.model_validate(raw)
     except ValidationError as e:

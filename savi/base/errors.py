@@ -29,6 +29,11 @@ class SaviError(Exception):
     exit_code: ExitCode = ExitCode.MACHINE
 
 
+def one_line(error: object) -> str:
+    """A library's message on one line: some draw the place with line breaks."""
+    return " ".join(str(error).split())
+
+
 class UsageError(SaviError, ValueError):
     """What was asked for cannot be done as asked."""
 

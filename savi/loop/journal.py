@@ -12,10 +12,13 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, NotRequired
+
+from pydantic import AfterValidator, ConfigDict, TypeAdapter, ValidationError
+from typing_extensions import TypedDict
 
 from savi.base.digests import sha256_json
-from savi.base.errors import ResumeError
+from savi.base.errors import FileFormatError, ResumeError, one_line
 from savi.base.files import JsonlWriter, read_jsonl
 from savi.loop.preferences import PreferencePair, pair_row, read_pairs
 
@@ -49,6 +52,37 @@ class AlignCounts:
         return f"{self.videos} videos ({self.broken} broken), {self.questions} questions, {pairs}, dropped: {reasons or 'none'}"
 
 
+def _whole_failure(row: dict[str, Any]) -> dict[str, Any]:
+    """pydantic takes no text with lone surrogates, and names of files may be any bytes."""
+    if row.keys() != {"what", "where", "why", "stage"} or not all(isinstance(value, str) for value in row.values()):
+        raise ValueError("no failure row")
+    return row
+
+
+class _Chunk(TypedDict):
+    """A journal's row: how far a run got."""
+
+    __pydantic_config__ = ConfigDict(extra="forbid")  # type: ignore[misc]
+    videos_done: int
+    pairs_bytes: int
+    dropped_bytes: int
+    counts: AlignCounts
+    failures: list[Annotated[dict[str, Any], AfterValidator(_whole_failure)]]
+    again: NotRequired[list[Any]]
+
+
+_CHUNK = TypeAdapter(_Chunk)
+
+
+def _chunk(row: Mapping[str, Any], path: Path) -> _Chunk:
+    try:
+        return _CHUNK.validate_python(row)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise FileFormatError(f"{path}: {where}: {one_line(first['msg'])}; move it away to have the pairs made again") from error
+
+
 def journal_path(out: str | Path) -> Path:
     """The journal beside a pairs file: what it was made from, and how far it got."""
     return Path(out).with_suffix(".journal.jsonl")
@@ -56,11 +90,8 @@ def journal_path(out: str | Path) -> Path:
 
 def read_counts(out: str | Path) -> AlignCounts:
     """The counts of a pairs file, finished or not, from its journal."""
-    total = AlignCounts()
-    for row in read_jsonl(journal_path(out)):
-        if "counts" in row:
-            total += AlignCounts(**row["counts"])
-    return total
+    path = journal_path(out)
+    return sum((_chunk(row, path)["counts"] for row in read_jsonl(path) if "counts" in row), AlignCounts())
 
 
 def is_complete(out: str | Path) -> bool:
@@ -106,10 +137,11 @@ class Journal:
                 if row.get("done"):
                     self.done = True
                     continue
-                self.videos_done = row["videos_done"]
-                again = row.get("again", [])
-                self.failures = [failure for failure in self.failures if failure["what"] not in again] + row["failures"]
-                sizes = {key: row[key] for key in sizes}
+                chunk = _chunk(row, self._path)
+                self.videos_done = chunk["videos_done"]
+                again = chunk.get("again", [])
+                self.failures = [failure for failure in self.failures if failure.get("what") not in again] + chunk["failures"]
+                sizes = {"pairs_bytes": chunk["pairs_bytes"], "dropped_bytes": chunk["dropped_bytes"]}
         for path, size in ((self._out, sizes["pairs_bytes"]), (self._dropped, sizes["dropped_bytes"])):
             _cut(path, size, begun=bool(rows))
         if not rows:
