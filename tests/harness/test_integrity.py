@@ -197,3 +197,15 @@ def test_upstream_may_leave_empty_answers_out_of_its_denominator() -> None:
     looser = replace(e, score=replace(e.score, upstream_pct=100 * sum(r.upstream for r in kept) / len(kept)))
     assert looser.score.upstream_pct != e.score.upstream_pct
     assert check_evaluation(looser) == []
+
+
+def test_a_part_that_says_so_is_compared_with_the_same_part() -> None:
+    """Never with a number of the whole set: `check_whole` refuses it there."""
+    part = evaluation(tasks=1)
+    n = len(part.records)
+    whole = replace(part, score=replace(part.score, n_expected=2 * n))
+    limited = replace(part, score=replace(whole.score, limit=n))
+    assert codes(check_evaluation(whole)) == {"count"}
+    assert check_evaluation(limited) == []
+    assert check_pair(limited, limited) == []
+    assert codes(check_evaluation(replace(limited, score=replace(limited.score, limit=n - 1)))) == {"count"}
