@@ -12,10 +12,9 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, NotRequired
+from typing import Annotated, Any
 
 from pydantic import AfterValidator, ConfigDict, TypeAdapter, ValidationError
-from typing_extensions import TypedDict
 
 from savi.base.digests import sha256_json
 from savi.base.errors import FileFormatError, ResumeError, one_line
@@ -59,7 +58,8 @@ def _whole_failure(row: dict[str, Any]) -> dict[str, Any]:
     return row
 
 
-class _Chunk(TypedDict):
+@dataclass(frozen=True)
+class _Chunk:
     """A journal's row: how far a run got."""
 
     __pydantic_config__ = ConfigDict(extra="forbid")  # type: ignore[misc]
@@ -68,7 +68,7 @@ class _Chunk(TypedDict):
     dropped_bytes: int
     counts: AlignCounts
     failures: list[Annotated[dict[str, Any], AfterValidator(_whole_failure)]]
-    again: NotRequired[list[Any]]
+    again: list[Any] = field(default_factory=list)
 
 
 _CHUNK = TypeAdapter(_Chunk)
@@ -91,7 +91,7 @@ def journal_path(out: str | Path) -> Path:
 def read_counts(out: str | Path) -> AlignCounts:
     """The counts of a pairs file, finished or not, from its journal."""
     path = journal_path(out)
-    return sum((_chunk(row, path)["counts"] for row in read_jsonl(path) if "counts" in row), AlignCounts())
+    return sum((_chunk(row, path).counts for row in read_jsonl(path) if "counts" in row), AlignCounts())
 
 
 def is_complete(out: str | Path) -> bool:
@@ -138,10 +138,9 @@ class Journal:
                     self.done = True
                     continue
                 chunk = _chunk(row, self._path)
-                self.videos_done = chunk["videos_done"]
-                again = chunk.get("again", [])
-                self.failures = [failure for failure in self.failures if failure.get("what") not in again] + chunk["failures"]
-                sizes = {"pairs_bytes": chunk["pairs_bytes"], "dropped_bytes": chunk["dropped_bytes"]}
+                self.videos_done = chunk.videos_done
+                self.failures = [failure for failure in self.failures if failure["what"] not in chunk.again] + chunk.failures
+                sizes = {"pairs_bytes": chunk.pairs_bytes, "dropped_bytes": chunk.dropped_bytes}
         for path, size in ((self._out, sizes["pairs_bytes"]), (self._dropped, sizes["dropped_bytes"])):
             _cut(path, size, begun=bool(rows))
         if not rows:

@@ -15,7 +15,7 @@ import numpy as np
 from harness import stats
 from harness.gate.decision import ALL, Evidence
 from harness.gate.evidence.clustered import credits, design_of, ids, spread
-from harness.gate.evidence.formats import FORMAT_MARGIN, rise, unreadable_pct
+from harness.gate.evidence.formats import FORMAT_MARGIN, MOST_UNREADABLE, rise, unreadable_pct
 from harness.gate.settings import GateSettings
 from harness.records import Evaluation
 
@@ -37,6 +37,8 @@ class Pair:
     single: bool = False
     """Every video has one question of equal weight."""
     parts: int = 1
+    unread: bool = False
+    """More of the baseline's answers than `MOST_UNREADABLE` could not be read (of any part, where it is a mean)."""
 
     @property
     def videos(self) -> int:
@@ -65,6 +67,7 @@ def pair(candidate: Evaluation, baseline: Evaluation, margin: float) -> Pair:
         strict_pct=(candidate.score.strict_pct, baseline.score.strict_pct),
         unreadable_pct=(unreadable_pct(candidate), unreadable_pct(baseline)),
         same=_same_model(candidate, baseline),
+        unread=unreadable_pct(baseline) > MOST_UNREADABLE + 1e-9,
         single=d.videos == d.n and set(np.unique(diff)) <= {-1.0, 0.0, 1.0} and len(np.unique(d.weights)) == 1,
     )
 
@@ -83,6 +86,7 @@ def mean_of(pairs: Sequence[Pair]) -> Pair:
         unreadable_pct=(sum(p.unreadable_pct[0] for p in pairs) / k, sum(p.unreadable_pct[1] for p in pairs) / k),
         same=all(p.same for p in pairs),
         parts=k,
+        unread=any(p.unread for p in pairs),
     )
 
 
@@ -155,7 +159,8 @@ def _no_regression(paired: Pair, settings: GateSettings) -> Evidence:
 
 
 def _improved(paired: Pair, settings: GateSettings) -> Evidence:
-    """Sign flips test symmetry and the t test is approximate, so each p value is the larger of both; McNemar's test is exact."""
+    """Sign flips test symmetry and the t test is approximate, so each p value is the larger of both; McNemar's test is exact. Over a
+    baseline whose answers were not read no improvement is shown: what was gained may be the reading alone."""
     if paired.same:
         return Evidence(question="improved", **_common(paired), **_zero(1.0))
     test = stats.mean_test(paired.difference, 0.0)
@@ -169,9 +174,12 @@ def _improved(paired: Pair, settings: GateSettings) -> Evidence:
     se = float(test.se) or float(stats.mean_test(paired.difference, -paired.margin / 100).se)
     return Evidence(
         question="improved",
-        p_value=better,
+        p_value=1.0 if paired.unread else better,
         p_fail=worse,
         method=_over(paired) + ("exact McNemar" if paired.single else "cluster sign flips and paired t, the larger p"),
+        note=f"over {MOST_UNREADABLE:g} % of the baseline's answers cannot be read: no improvement over it is shown"
+        if paired.unread
+        else "",
         **_common(paired),
         **spread(100 * float(paired.difference.estimate), 100 * se, test.df, paired.n, paired.margin, settings),
     )

@@ -380,3 +380,15 @@ def test_all_six_at_full_size() -> None:
     r = gate_runs(cand, base)
     assert r.integrity == []
     assert sum(d.n for d in r.decisions if d.question == "no_regression" and d.benchmark != "all") == 39_077
+
+
+def test_no_improvement_is_shown_over_a_baseline_that_was_not_read() -> None:
+    """Most of what is gained there may be the reading alone."""
+    good = records(accuracy=0.7)
+    unread = [replace(q, parsed=None, strict=0.0, status="unparsed") if i % 3 == 0 else q for i, q in enumerate(good)]
+    few = [replace(q, parsed=None, strict=0.0, status="unparsed") if i % 11 == 0 else q for i, q in enumerate(good)]
+    settings = GateSettings(require_improvement=True)
+    for baseline, wanted in ((unread, "inconclusive"), (few, "pass")):
+        result = gate_runs({"egoschema": evaluation(good, weights="new")}, {"egoschema": evaluation(baseline, weights="old")}, settings)
+        assert {d.verdict for d in result.decisions if d.question == "improved"} == {wanted}
+        assert result.verdict == wanted
