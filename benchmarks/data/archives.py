@@ -73,7 +73,11 @@ def _zip_members(source: Source, file: SourceFile) -> Iterator[Member]:
             for info in archive.infolist():
                 if not info.is_dir() and _is_video(info.filename):
                     yield Member((file.path,), info.filename, info.file_size, info.compress_size, "zip")
+    except DatasetError:
+        raise  # the source's own word, the hub being away for example
     except _BROKEN as e:
+        if isinstance(e, OSError) and e.errno != errno.EINVAL:
+            raise
         raise DatasetError(f"{file.path}: not a whole zip file ({one_line(e)}); fetch it again") from e
 
 
@@ -160,6 +164,8 @@ def bring(source: Source, wanted: Sequence[tuple[Member, Path]]) -> Iterator[tup
                 else:
                     f.seek(member.offset)
                     yield to, _save(f, to, member, expected)
+            except DatasetError:
+                raise
             except _BROKEN as e:
                 if isinstance(e, OSError) and e.errno != errno.EINVAL:
                     raise  # the disk, not the archive; an impossible offset in a zip file is EINVAL
