@@ -21,6 +21,7 @@ from harness.records import (
     SCORE_FILE,
     Evaluation,
     QuestionRecord,
+    Score,
     Status,
     prompts_fingerprint,
     records_sha256,
@@ -291,6 +292,14 @@ def check_whole(evaluation: Evaluation, benchmark: Benchmark) -> list[IntegrityP
     return [IntegrityProblem(benchmark.name, "candidate", "whole_set", message)]
 
 
+def reading_rule(score: Score) -> int | None:
+    """By which rule the replies were read (`harness.reading.READING_VERSION`): 1 where an older score does not say; None for stock
+    results, which are not read here."""
+    if score.provenance.media == UNKNOWN:
+        return None
+    return int(score.provenance.reading.get("rule") or 1)
+
+
 def check_pair(candidate: Evaluation, baseline: Evaluation) -> list[IntegrityProblem]:
     """Whether two evaluations of one benchmark saw the same questions in the same way (everything but the weights)."""
     name = candidate.score.benchmark
@@ -324,8 +333,10 @@ def check_pair(candidate: Evaluation, baseline: Evaluation) -> list[IntegrityPro
     if p.prompts != q.prompts:
         problem("prompts", f"the prompts' fingerprints differ ({p.prompts[:12]} and {q.prompts[:12]})")
     _compare("generation", p.generation, q.generation, problem_to=out, name=name)
-    if p.reading and q.reading:  # not stated in older scores
+    if p.reading and q.reading:
         _compare("reading", p.reading, q.reading, problem_to=out, name=name)
+    elif UNKNOWN not in (p.media, q.media):  # of stock results it is said already that this is not known
+        _compare("reading", {"rule": reading_rule(a)}, {"rule": reading_rule(b)}, problem_to=out, name=name)
     frames = [{**x.frames, "decoder": "pyav"} if x.frames.get("decoder") in SAME_PIXELS else x.frames for x in (p, q)]
     _compare("frame_settings", frames[0], frames[1], problem_to=out, name=name)
     out += _compare_versions(name, p.versions, q.versions)

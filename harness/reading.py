@@ -15,8 +15,9 @@ from functools import lru_cache
 
 from benchmarks.benchmark import LETTERS, Form
 
-READING_VERSION = 2
-"""Raised where the same reply may be read differently; stands in a score's provenance."""
+READING_VERSION = 3
+"""Raised where the same reply may be read differently; stands in a score's provenance, and scores of two rules are not compared. 1: before
+rejected options were understood, in scores that state no rule. 2: "no yes" was its first word. 3: it is no answer."""
 
 MAX_CHARS = 20_000
 """A longer reply is read by its last characters, where an answer stands."""

@@ -18,6 +18,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from harness.integrity import reading_rule
 from harness.records import read_evaluations
 from harness.stats import t_quantile
 from harness.tables.plots import Point, plot_iterations
@@ -236,12 +237,14 @@ def study_plot(rows: Sequence[Mapping[str, Any]], scale: str) -> str:
 def write_study(plan: Plan, command: str, keep: Path) -> list[Path]:
     """study.json, README.md (tables with the command), study.csv and study.svg in `keep`."""
     rows = gather(plan)
-    facts = json.loads((plan.folder(plan.seeds[0], plan.controls[0]) / "run.json").read_text(encoding="utf-8"))
+    first = plan.folder(plan.seeds[0], plan.controls[0])
+    facts = json.loads((first / "run.json").read_text(encoding="utf-8"))
     content = {
         "command": command,
         "scale": plan.scale,
         "versions": facts.get("versions"),
         "base": facts.get("base_fingerprint"),
+        "reading": reading_rule(next(iter(read_evaluations(first / "base").values())).score),
         "twins_seed": (facts.get("settings", {}).get("evaluation.twins_seed") or {}).get("value"),
         "summary": summary(rows),
         "runs": rows,

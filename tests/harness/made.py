@@ -12,6 +12,7 @@ import numpy as np
 from benchmarks.catalog import CATALOG
 from harness.gate.decision import GateResult
 from harness.integrity import task_mean_pct
+from harness.reading import READING_VERSION
 from harness.records import Evaluation, Provenance, QuestionRecord, Score, prompts_fingerprint, records_sha256
 
 LETTERS = "ABCD"
@@ -65,6 +66,7 @@ def evaluation(
         generation={"temperature": 0.0},
         frames={"num_frames": 8},
         versions={"lmms_eval": "0.7.3", "savi": "0.1"},
+        reading={"rule": READING_VERSION},
     )
     score = Score(
         benchmark=rs[0].benchmark,

@@ -18,7 +18,8 @@ from harness.gate.early import sequence
 from harness.gate.early.plan import Plan, Track, order_seed, plan
 from harness.gate.evidence.changes import changed_questions
 from harness.gate.settings import GateSettings
-from harness.integrity import IntegrityProblem, StatusLimits, check_evaluation
+from harness.integrity import IntegrityProblem, StatusLimits, check_evaluation, reading_rule
+from harness.reading import READING_VERSION
 from harness.records import Evaluation, QuestionRecord
 
 Ask = Callable[[str, Sequence[str]], Sequence[QuestionRecord]]
@@ -180,6 +181,15 @@ def _same_questions(name: str, wanted: Sequence[QuestionRecord], got: Sequence[Q
     return out
 
 
+def _read_as_now(baseline: Evaluation) -> list[IntegrityProblem]:
+    """The candidate's replies are read by this version's rule, so the baseline's must have been too."""
+    rule = reading_rule(baseline.score)
+    if rule in (None, READING_VERSION):
+        return []
+    message = f"its replies were read by rule {rule}, this version reads by rule {READING_VERSION}: evaluate the baseline again"
+    return [IntegrityProblem(baseline.score.benchmark, "baseline", "reading", message)]
+
+
 def _judged(name: str, records: Sequence[QuestionRecord], limits: StatusLimits) -> list[IntegrityProblem]:
     share = 100.0 * sum(r.status == "judged" for r in records) / max(len(records), 1)
     if share <= limits.judged:
@@ -229,7 +239,7 @@ def check(
         raise GateUsageError(f"batch must be at least 1 video, got {batch}")
     whole = {n: baseline[n] for n in names}
     scale = baseline[names[0]].score.scale
-    problems = [p for n in names for p in check_evaluation(baseline[n], side="baseline", limits=s.limits)]
+    problems = [p for n in names for p in (*check_evaluation(baseline[n], side="baseline", limits=s.limits), *_read_as_now(baseline[n]))]
     if any(p.stops for p in problems):
         nothing = [AskedShare(n, 0, len(e.records), 0, e.score.videos) for n, e in whole.items()]
         return CheckResult(conclude([], problems, s, candidate=candidate_name, reference=reference_name, scale=scale), nothing, nonce)

@@ -9,13 +9,14 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
 from benchmarks.catalog import CATALOG
-from harness.integrity import edited
+from harness.integrity import edited, reading_rule
+from harness.reading import READING_VERSION
 from harness.records import QUESTIONS_FILE, SCORE_FILE, Evaluation, RecordError, read_records, read_score
 from harness.tables.leaderboard.entry import Answers, Entry, EntryScore, Key, Kind, LeaderboardError, answers_of
 from harness.tables.leaderboard.stock import RESULTS, stock_entries
@@ -144,6 +145,7 @@ def _stages(evals: Mapping[Path, str], all_stages: bool) -> dict[Path, str]:
 
 def _own(folder: Path, label: str, rule: ScoreRule) -> list[Entry]:
     by_scale: dict[tuple[str, bool], dict[str, EntryScore]] = {}
+    read_by: set[int | None] = set()
     for path in sorted(folder.glob(f"*/{SCORE_FILE}")):
         s = read_score(path)
         if s.benchmark not in CATALOG or s.benchmark != path.parent.name:
@@ -158,6 +160,7 @@ def _own(folder: Path, label: str, rule: ScoreRule) -> list[Entry]:
             change = edited(e)
             if change is not None:
                 raise LeaderboardError(f"{folder}: {change}")
+        read_by.add(reading_rule(s))
         pct = s.strict_pct if rule == "strict" else s.upstream_pct
         by_scale.setdefault((s.scale, s.synthetic), {})[s.benchmark] = EntryScore(pct, s.n, s.n_expected, answers, note)
     if len(by_scale) > 1:
@@ -166,7 +169,17 @@ def _own(folder: Path, label: str, rule: ScoreRule) -> list[Entry]:
         )
     report = (folder.parent if folder.name == "eval" else folder).parent / "report.html"
     link = report.as_posix() if report.is_file() and not report.is_absolute() else None
-    return [Entry(label, "run", scale, scores, str(folder), link, synthetic=made) for (scale, made), scores in by_scale.items()]
+    notes = _read_otherwise(label, read_by, rule)
+    return [Entry(label, "run", scale, scores, str(folder), link, notes, synthetic=made) for (scale, made), scores in by_scale.items()]
+
+
+def _read_otherwise(label: str, read_by: Set[int | None], rule: ScoreRule) -> tuple[str, ...]:
+    """A note where strict scores rest on another rule of reading replies than this version's."""
+    older = sorted(r for r in read_by if r not in (None, READING_VERSION))
+    if rule != "strict" or not older:
+        return ()
+    rules = ", ".join(map(str, older))
+    return (f"{label}: replies were read by rule {rules}, now by rule {READING_VERSION}: strict scores of two rules differ by it.",)
 
 
 def own_answers(evaluation: Evaluation, rule: ScoreRule) -> Answers:
@@ -212,6 +225,7 @@ def _study_entries(folder: Path, label: str, rule: ScoreRule) -> list[Entry]:
     stages: dict[str, list[dict[str, Any]]] = {}
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
+        notes = _read_otherwise(label, {int(content.get("reading") or 1)}, rule)
         for run in content["runs"]:
             stages.setdefault("base", []).append(run["stages"][0])
             stages.setdefault(f"{run['control']}, iteration {len(run['stages']) - 1}", []).append(run["stages"][-1])
@@ -223,7 +237,7 @@ def _study_entries(folder: Path, label: str, rule: ScoreRule) -> list[Entry]:
                 for b in CATALOG
                 if all(b in s for s in found)
             }
-            out.append(Entry(f"{label}: {name}", "run", str(content["scale"]), scores, str(folder), synthetic=True))
+            out.append(Entry(f"{label}: {name}", "run", str(content["scale"]), scores, str(folder), notes=notes, synthetic=True))
     except (ValueError, LookupError, TypeError, AttributeError) as e:
         raise LeaderboardError(f"{path}: no study of this project ({type(e).__name__}: {e})") from e
     return out

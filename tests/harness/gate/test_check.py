@@ -14,6 +14,7 @@ from harness.gate.early.check import Ask, CheckResult
 from harness.gate.early.check import check as check_runs
 from harness.gate.early.plan import plan
 from harness.gate.settings import GateSettings
+from harness.reading import READING_VERSION
 from harness.records import Evaluation, QuestionRecord
 from tests.harness.made import evaluation, flipped, records
 
@@ -147,6 +148,16 @@ def test_missing_answers_and_a_broken_baseline_are_integrity() -> None:
     broken = replace(base, records=base.records[:-1])
     assert check({"egoschema": broken}, table, GateSettings(margin=2.5)).gate.exit_code == 4
     assert table.calls == [], "nothing is asked where the baseline cannot be trusted"
+
+
+def test_a_baseline_read_by_an_older_rule_is_not_compared() -> None:
+    """The candidate's replies are read by this version's rule."""
+    cand, base = runs(n=300, videos=60)
+    table = Table(cand)
+    for reading in ({}, {"rule": READING_VERSION - 1}):
+        older = replace(base, score=replace(base.score, provenance=replace(base.score.provenance, reading=reading)))
+        r = check({"egoschema": older}, table, GateSettings(margin=2.5))
+        assert (r.gate.exit_code, [p.code for p in r.gate.integrity], table.calls) == (4, ["reading"], [])
 
 
 def many(change: dict[str, tuple[float, float]], n: int = 1200) -> tuple[dict[str, Evaluation], Table]:

@@ -401,6 +401,7 @@ def test_the_shipped_results_are_listed(tmp_path: Path) -> None:
     assert rows["micro: base"].cells[-1].text == "50.5", "as the README says"
     assert rows["micro: none, iteration 4"].cells[0].text == "–"
     assert any("no answers" in n for n in tables["micro"].notes)
+    assert any("read by rule 1" in n for n in tables["micro"].notes), "made when 'no yes' was still an answer"
     assert {t.scale for t in leaderboard(discover([REPO / "results"]).entries)} == {"8b", "4b", "2b", "1b", "micro"}
     (tmp_path / "study.json").write_text('{"runs": [{}]}')
     assert any("no study of this project" in p for p in discover([tmp_path]).problems)
