@@ -6,19 +6,19 @@ do it (no network, no room on disk, a package or device is missing) or a trainin
 
 from __future__ import annotations
 
-import sys
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from savi.base.cli import KEPT, Clock, bar, errors, print_json, printable, run_app, stop, tell, usage
+from savi.base.cli import KEPT, bar, errors, print_json, run_app, stop, tell, usage
 from savi.base.errors import ExitCode
 from savi.base.fail_over import FailOver, stop_over
 from savi.base.limit_flags import decode_limits
 from savi.base.processes import refuse_several_processes
 from savi.cli import align as align_cli
+from savi.cli import ask as ask_cli
 from savi.cli.common import DeviceOption, FramesOption, JsonOption, ModelOption, open_model
 
 app = typer.Typer(
@@ -31,58 +31,7 @@ app = typer.Typer(
 )
 
 
-@app.command(
-    epilog="Example: python -m savi ask clip.mp4 'What is left of the cup?' 'What happens after it falls?' --model models/InternVL2_5-1B"
-)
-@decode_limits
-def ask(
-    video: Annotated[Path, typer.Argument(help="A video file.", show_default=False)],
-    questions: Annotated[
-        list[str], typer.Argument(metavar="QUESTION...", help="Any number; the video is encoded once.", show_default=False)
-    ],
-    model: ModelOption,
-    num_frames: FramesOption = 8,
-    max_new_tokens: Annotated[int, typer.Option(min=1, help="The longest reply.")] = 256,
-    temperature: Annotated[float, typer.Option(min=0.0, help="0 takes the likeliest word each time; above 0 draws.")] = 0.0,
-    top_p: Annotated[float, typer.Option(min=0.0, max=1.0, help="Draw among the likeliest words of this total probability.")] = 1.0,
-    seed: Annotated[int, typer.Option(help="Of the draws; a question's draw does not depend on the others.")] = 0,
-    device: DeviceOption = "auto",
-    as_json: JsonOption = False,
-) -> None:
-    """Answer questions on one video."""
-    if any(not question.strip() for question in questions):
-        stop("a question is empty", ExitCode.USAGE)
-    with errors():
-        from savi.engine.sampling import GenerationSettings
-        from savi.video.read import read_frames
-
-        with usage():
-            settings = GenerationSettings(max_new_tokens=max_new_tokens, temperature=temperature, top_p=top_p, seed=seed)
-        clock = Clock()
-        frames = read_frames(video, num_frames=num_frames)
-        clock.lap("decode")
-        lm = open_model(model, device)
-        clock.lap("load")
-        for word in dict.fromkeys(word for question in questions for word in lm.chat.unknown_words(question)):
-            tell(f"note: {lm.name} does not know the word {word!r}")
-        watched = lm.watch(frames)
-        clock.lap("encode")
-        repeats = [questions[:number].count(question) for number, question in enumerate(questions)]
-        keys = [f"{question}/{repeat}" for question, repeat in zip(questions, repeats, strict=True)]  # a draw of its own for each
-        replies = lm.ask([(watched, question) for question in questions], settings, keys=keys)
-        clock.lap("answer")
-    if as_json:
-        answers = [{"question": question, **asdict(reply)} for question, reply in zip(questions, replies, strict=True)]
-        shown = {"indices": list(frames.indices), "total": frames.total, "fps": frames.fps, "duration_s": frames.duration_s}
-        what = {"model": lm.name, "fingerprint": lm.fingerprint, "video": str(video), "frames": shown, "settings": asdict(settings)}
-        print_json({**what, "answers": answers, "seconds": clock.laps})
-        return
-    for number, (question, reply) in enumerate(zip(questions, replies, strict=True)):
-        if len(questions) > 1:
-            typer.echo(("\n" if number else "") + f"> {question}")
-        typer.echo(printable(reply.text) if sys.stdout.isatty() else reply.text)  # a terminal would obey what a model writes
-        if not reply.finished:
-            typer.echo(f"(cut off after {reply.tokens} tokens; raise --max-new-tokens)", err=True)
+ask_cli.register(app)
 
 
 @app.command(epilog="Example: python -m savi pairs clips/ --out pairs.jsonl --model benchmarks/micro/base --prompts micro")

@@ -27,8 +27,15 @@ DOCUMENTS = [
     *sorted((ROOT / "results").rglob("README.md")),
 ]
 PACKAGES = ("savi", "benchmarks", "harness", "reproduce")
-OF_OTHERS = {"--model", "--model_args", "--tasks", "--log_samples", "--nproc-per-node"}
-"""Options of lmms-eval and torchrun that the documents name."""
+RELEASE_TEXT = (ROOT / "docs/release.md").read_text(encoding="utf-8")
+RELEASE = {
+    option
+    for cell, code in re.findall(r"^\| ([^|]*) \||[Tt]he release[^`|]*`([^`]*)`", RELEASE_TEXT, flags=re.MULTILINE)
+    for option in re.findall(r"(?<![\w-])--[a-z][\w-]*", cell + code)
+}
+"""What the release calls its options, by docs/release.md: first column, and commands that it says are the release's."""
+OF_OTHERS = {"--model", "--model_args", "--tasks", "--log_samples", "--nproc-per-node", *RELEASE}
+"""Options of lmms-eval, torchrun and the release that the documents name."""
 PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 
 

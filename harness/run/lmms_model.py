@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from savi.engine.video_lm import VideoLM, Watched
 
 SAMPLING_RULE = "middle of equal segments"
+DEFAULT_FRAMES = 32
 _SMALL_PARAMETERS = 100_000_000
 
 Progress = Callable[[int, int], None]
@@ -105,6 +106,7 @@ class SaviLmms(lmms):
     torchcodec; `journal` a folder for the journal; `dtype`, `attn_implementation`, `seed`. `lm` hands over a model in memory instead of
     `pretrained`, `media` the digests of videos, `processes` those that share the work; `retry_failed`: ask questions again whose
     failure is in the journal.
+    `num_frame` and `modality=video`, as lmms-eval's internvl2 calls them, are taken too.
     lmms-eval's `batch_size` and `max_batch_size` are accepted and mean nothing here: batches are made of videos.
     """
 
@@ -114,7 +116,9 @@ class SaviLmms(lmms):
         self,
         pretrained: str = "",
         *,
-        num_frames: int = 32,
+        num_frames: int | None = None,
+        num_frame: int | None = None,
+        modality: str = "video",
         rows: int | None = None,
         max_new_tokens: int = PAPER_MAX_NEW_TOKENS,
         decoder: Decoder = "pyav",
@@ -133,8 +137,11 @@ class SaviLmms(lmms):
         super().__init__()
         if lm is None and not pretrained:
             raise ValueError("savi: name a checkpoint with --model_args pretrained=PATH")
-        if int(num_frames) < 1:
-            raise ValueError(f"savi: num_frames is {num_frames}; it must be at least 1")
+        frames = {int(number) for number in (num_frames, num_frame) if number is not None} or {DEFAULT_FRAMES}
+        if len(frames) > 1 or min(frames) < 1:
+            raise ValueError(f"savi: num_frames is {' and '.join(map(str, sorted(frames)))}; it must be one number, at least 1")
+        if modality != "video":
+            raise ValueError(f"savi: modality is {modality!r}; savi answers about videos only (modality=video)")
         if decoder not in DECODERS:
             raise ValueError(f"savi: unknown decoder {decoder!r}; use one of {', '.join(DECODERS)}")
         self._join_processes()
@@ -144,7 +151,7 @@ class SaviLmms(lmms):
             else load_model(pretrained, device=self._device_name(device), dtype=dtype, attn_implementation=attn_implementation)
         )
         self.device = self.lm.device
-        self.num_frames = int(num_frames)
+        (self.num_frames,) = frames
         self.max_new_tokens = int(max_new_tokens)
         self.decoder: Decoder = decoder
         self.seed = int(seed)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -29,7 +29,8 @@ DeviceOption = Annotated[str, typer.Option("--device", help="auto, cpu, cuda, cu
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.")]
 
 
-def open_model(model: str, device: str) -> VideoLM:
+def open_model(model: str, device: str, **settings: Any) -> VideoLM:
+    """Load a model; `settings` as in `VideoLM.from_pretrained`."""
     from savi.conversion.native import native_folder
 
     folder = native_folder(model, tell=tell)  # before torch is imported: a wrong name is told at once
@@ -44,4 +45,4 @@ def open_model(model: str, device: str) -> VideoLM:
             stop(f"--device {device}: no such device; use auto, cpu, cuda or cuda:N", ExitCode.USAGE)
         if kind == "cuda" and not torch.cuda.is_available():
             stop(f"--device {device}: torch finds no CUDA device here; use --device cpu", ExitCode.MACHINE)
-    return VideoLM.from_pretrained(folder, device=device)
+    return VideoLM.from_pretrained(folder, device=device, **settings)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -19,7 +20,10 @@ from savi.families.base import Family, FamilyError, VideoFeatures
 _REMEMBERED = 64
 """Distinct prefixes kept: families that write times have a new one for nearly every video."""
 
-_VIDEO, _PROMPT, _REPLY = "SAVI0VIDEO0HERE", "SAVI0PROMPT0HERE", "SAVI0REPLY0HERE"
+_VIDEO, _PROMPT, _REPLY, _LATER = "SAVI0VIDEO0HERE", "SAVI0PROMPT0HERE", "SAVI0REPLY0HERE", "SAVI0LATER0HERE"
+
+Prompt = str | Sequence[str]
+"""A question on a video, or a conversation about it: question, reply, question, ..., question."""
 
 
 class ChatTemplateError(FamilyError):
@@ -135,30 +139,52 @@ class ChatFormat:
         """The special token the prefix ends with: what follows is tokenised as in the whole."""
         return self.family.last_token() or self.visual_token
 
-    def prompt_ids(self, prompts: Sequence[str]) -> list[list[int]]:
-        """Ids of the rest of the user's turn after the video, with the header of the reply, for each prompt.
+    @cached_property
+    def _turns(self) -> tuple[str, str]:
+        """Texts before an earlier reply, and between it and the next question, as the template writes a conversation."""
+        said = [("user", _PROMPT), ("assistant", _REPLY), ("user", _LATER)]
+        text = self._render(said, add_generation_prompt=True)
+        parts = re.split("|".join((_PROMPT, _REPLY, _LATER)), text)
+        if len(parts) != 4 or parts[3] != self.after:
+            raise ChatTemplateError(f"{self.where}: the chat template does not take a second question; ask each on its own")
+        return parts[1], parts[2]
 
-        A prompt that spells a special token is split into ordinary ones: text cannot end a turn.
+    def _fixed(self, texts: int) -> list[str]:
+        """What stands before each of the `texts` of a conversation, and after the last one."""
+        return [self.between, *(list(self._turns) * (texts // 2) if texts > 1 else []), self.after]
+
+    def prompt_ids(self, prompts: Sequence[Prompt]) -> list[list[int]]:
+        """Ids of all that follows the video, with the header of the reply, for each prompt.
+
+        A text that spells a special token is split into ordinary ones: it cannot end a turn.
 
         Raises:
-            FamilyError: nothing at all follows the video, so there is nothing to predict a reply from.
+            FamilyError: nothing at all follows the video, so there is nothing to predict a reply from; a template of one question only.
         """
-        for prompt in prompts:
-            _refuse_surrogates(prompt)
+        said = [(prompt,) if isinstance(prompt, str) else tuple(prompt) for prompt in prompts]
         anchor = self.anchor()
         lead = len(self._encode(anchor))
-        plain = [p for p in prompts if not (self._special and self._special.search(p))]
-        encoded: dict[str, list[int]] = {}
+        plain: dict[tuple[str, ...], str] = {}
+        encoded: dict[tuple[str, ...], list[int]] = {}
+        for texts in said:
+            if len(texts) % 2 == 0:
+                raise ValueError(f"a conversation of {len(texts)} texts does not end with a question")
+            for text in texts:
+                _refuse_surrogates(text)
+            fixed = self._fixed(len(texts))
+            if self._special and any(map(self._special.search, texts)):
+                ids = self._encode(anchor + fixed[0])[lead:]
+                for text, after in zip(texts, fixed[1:], strict=True):
+                    ids += self._as_text(text) + self._encode(after)
+                encoded[texts] = ids
+            else:
+                plain[texts] = anchor + fixed[0] + "".join(text + after for text, after in zip(texts, fixed[1:], strict=True))
         if plain:  # a tokenizer fails on an empty list
-            texts = [anchor + self.between + p + self.after for p in plain]
-            for prompt, ids in zip(plain, self.tokenizer(texts, add_special_tokens=False)["input_ids"], strict=True):
-                encoded[prompt] = list(ids[lead:])
-        for prompt in prompts:
-            if prompt not in encoded:
-                encoded[prompt] = self._encode(anchor + self.between)[lead:] + self._as_text(prompt) + self._encode(self.after)
-            if not encoded[prompt]:
-                raise FamilyError(f"{self.where}: the chat template puts nothing after an empty prompt; ask something")
-        return [encoded[p] for p in prompts]
+            found = self.tokenizer(list(plain.values()), add_special_tokens=False)["input_ids"]
+            encoded |= {texts: list(ids[lead:]) for texts, ids in zip(plain, found, strict=True)}
+        if not all(encoded.values()):
+            raise FamilyError(f"{self.where}: the chat template puts nothing after an empty prompt; ask something")
+        return [encoded[texts] for texts in said]
 
     def unknown_words(self, prompt: str) -> list[str]:
         """The words of a prompt that the tokenizer can only write as its unknown token, each once; byte-level tokenizers have none."""

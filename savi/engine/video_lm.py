@@ -18,6 +18,7 @@ of pixels; see `savi.families.base`. The module must not know benchmarks, losses
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -30,7 +31,7 @@ import torch
 from torch import Tensor
 
 from savi.base.errors import ExitCode, SaviError
-from savi.engine.chat import ChatFormat
+from savi.engine.chat import ChatFormat, Prompt
 from savi.engine.model_folder import ModelError, hash_in_memory, load_native_model, load_tokenizer, read_preprocessing, write_folder
 from savi.engine.reading import reading
 from savi.engine.rope import LengthRope
@@ -91,13 +92,20 @@ class VideoLM:
 
     @classmethod
     def from_pretrained(
-        cls, path: str | Path, *, device: str = "auto", dtype: str = "auto", attn_implementation: str | None = None
+        cls,
+        path: str | Path,
+        *,
+        device: str = "auto",
+        dtype: str = "auto",
+        attn_implementation: str | None = None,
+        max_tiles: int = 1,
+        input_size: int | None = None,
     ) -> VideoLM:
         """Load a checkpoint, a folder or a hub id, with transformers' native classes; every key must be there and none left over.
 
         One published with code of its own (`internvl_chat`: InternVL2.5, VideoSAVi) is converted first, once, into a cache.
         `device`: "auto" takes CUDA where there is one. `dtype`: "auto" is the checkpoint's own, but float32 for float16 weights on a
-        CPU or of a small model.
+        CPU or of a small model. `max_tiles`, `input_size`: how frames are cut (`Preprocessing`; InternVL only).
 
         Raises:
             NoSuchModelError, HubError: no such folder; not in the hub's cache and cannot be fetched.
@@ -108,7 +116,8 @@ class VideoLM:
 
         folder = native_folder(path)
         model, stored = load_native_model(folder, device=device, dtype=dtype, attn_implementation=attn_implementation)
-        tokenizer, preprocessing = load_tokenizer(folder), read_preprocessing(folder)
+        tokenizer = load_tokenizer(folder)
+        preprocessing = replace(read_preprocessing(folder), max_tiles=max_tiles, input_size=input_size)
         store_dtype = stored if stored != model.dtype and dtype == "auto" else None
         with reading(folder, "tokenizer, chat template and config"):
             lm = cls(model, tokenizer, preprocessing, name=Path(str(path)).name, store_dtype=store_dtype, source=folder)
@@ -128,7 +137,7 @@ class VideoLM:
 
     @property
     def fingerprint(self) -> str:
-        """Hash of weights, tokenizer and config as they were loaded (not of later changes in memory)."""
+        """Hash of weights, tokenizer and config as they were loaded (not of later changes in memory), and of how frames are cut."""
         if self._fingerprint is None:
             if self.source is not None:
                 from savi.conversion.checkpoint import weights_fingerprint
@@ -136,6 +145,9 @@ class VideoLM:
                 self._fingerprint = weights_fingerprint(self.source)
             else:
                 self._fingerprint = hash_in_memory(self.model, self.tokenizer)
+            if self.preprocessing.tiled:
+                tiles = f"{self._fingerprint} {self.preprocessing.max_tiles} {self.preprocessing.input_size}"
+                self._fingerprint = hashlib.sha256(tiles.encode()).hexdigest()
         return self._fingerprint
 
     # watching
@@ -239,9 +251,12 @@ class VideoLM:
         """Ids that end a reply (`ChatFormat.end_ids`)."""
         return self.chat.end_ids(self.model.generation_config)
 
-    def ask(self, items: Sequence[tuple[Watched, str]], settings: GenerationSettings, *, keys: Sequence[str] | None = None) -> list[Reply]:
+    def ask(
+        self, items: Sequence[tuple[Watched, Prompt]], settings: GenerationSettings, *, keys: Sequence[str] | None = None
+    ) -> list[Reply]:
         """Reply to prompts on any videos, in as few batches as memory allows; order kept.
 
+        A prompt is a question, or a conversation: question, reply, question, ..., of which the last question is answered.
         `keys` name the rows' random streams (default: their number in `items`): the same key and seed give the same draws whatever
         else is asked.
 
@@ -367,9 +382,10 @@ class VideoLM:
         limit = int(self.text_config.max_position_embeddings)
         total = prefix + prompt + new_tokens
         if total > limit and not (self.rope and self.rope.endless):
+            tiles = ", cut them into fewer tiles (max_tiles)" if self.preprocessing.max_tiles > 1 else ""
             raise ContextError(
                 f"prefix {prefix} + prompt {prompt} + {new_tokens} new tokens = {total}, but {self.name} has a context of {limit}; "
-                f"show fewer than {frames} frames (num_frames) or lower max_new_tokens"
+                f"show fewer than {frames} frames (num_frames){tiles} or lower max_new_tokens"
             )
 
     @contextmanager

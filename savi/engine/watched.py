@@ -56,6 +56,7 @@ class Watched:
         seed: int = ...,
         max_batch: int | None = ...,
         keys: Sequence[str] | None = ...,
+        history: Sequence[tuple[str, str]] = ...,
     ) -> Reply: ...
     @overload
     def ask(
@@ -68,6 +69,7 @@ class Watched:
         seed: int = ...,
         max_batch: int | None = ...,
         keys: Sequence[str] | None = ...,
+        history: Sequence[tuple[str, str]] = ...,
     ) -> list[Reply]: ...
     def ask(
         self,
@@ -79,14 +81,16 @@ class Watched:
         seed: int = 0,
         max_batch: int | None = None,
         keys: Sequence[str] | None = None,
+        history: Sequence[tuple[str, str]] = (),
     ) -> Reply | list[Reply]:
         """Answer one question (a string: one reply) or several in one batch (a list: their replies, order kept).
 
-        Keywords as in `GenerationSettings`; `keys`, one a question, as in `VideoLM.ask`.
+        Keywords as in `GenerationSettings`; `keys`, one a question, as in `VideoLM.ask`; `history`: earlier questions with their replies.
         """
         settings = GenerationSettings(max_new_tokens, temperature, top_p, seed, max_batch)
         asked = [questions] if isinstance(questions, str) else questions
-        replies = self.lm.ask([(self, question) for question in asked], settings, keys=keys)
+        earlier = [text for turn in history for text in turn]
+        replies = self.lm.ask([(self, (*earlier, question)) for question in asked], settings, keys=keys)
         return replies[0] if isinstance(questions, str) else replies
 
     def score(self, pairs: Sequence[tuple[str, str]]) -> list[ResponseScore]:

@@ -97,12 +97,22 @@ class Prepared:
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """The part of preprocessor_config.json that matters here; `raw` is kept so that it is saved again unchanged."""
+    """The part of preprocessor_config.json that matters here; `raw` is kept so that it is saved again unchanged.
+
+    Not from that file: `max_tiles` that a frame may be cut into, and `input_size`, the side of a tile in pixels (None: the model's own).
+    """
 
     mean: tuple[float, ...] = IMAGENET_MEAN
     std: tuple[float, ...] = IMAGENET_STD
     raw: Mapping[str, Any] = field(default_factory=dict)
     video_raw: Mapping[str, Any] = field(default_factory=dict)
+    max_tiles: int = 1
+    input_size: int | None = None
+
+    @property
+    def tiled(self) -> bool:
+        """Whether frames are prepared in another way than the checkpoint's own."""
+        return self.max_tiles != 1 or self.input_size is not None
 
     @classmethod
     def from_json(cls, image: Mapping[str, Any], video: Mapping[str, Any]) -> Preprocessing:
@@ -134,6 +144,8 @@ class Family(ABC):
     """Why this family cannot share a video's prefix, which all of savi depends on; empty where it can. Such a family needs no methods."""
     after_video: ClassVar[str] = "\n"
     """Text between the last visual token and the user's prompt, where the chat template does not place the video itself."""
+    takes_tiles: ClassVar[bool] = False
+    """Whether a frame may be cut into tiles (`Preprocessing.max_tiles`)."""
     outro: ClassVar[str] = ""
     """Text the family's own processor writes right after a video that the template placed."""
 
@@ -146,6 +158,10 @@ class Family(ABC):
         self.config = config
         self.tokenizer = tokenizer
         self.preprocessing = preprocessing
+        if preprocessing.max_tiles < 1:
+            raise FamilyError(f"max_tiles is {preprocessing.max_tiles}; it must be at least 1")
+        if preprocessing.tiled and not self.takes_tiles:
+            raise FamilyError(f"{self.name} models take a frame whole: max_tiles and input_size are for InternVL")
 
     @property
     @abstractmethod

@@ -1,7 +1,7 @@
 """InternVL (2.5, 3, 3.5) in its native form, with a Qwen2, Qwen3 or llama (InternLM2) language model.
 
-A frame is resized to one square tile and becomes `image_seq_length` tokens. `Frame1: <image>\\nFrame2: <image>\\n` and so on,
-as the model was trained (InternVL2.5 model card, video conversation).
+A frame is resized to one square tile of `image_seq_length` tokens, or cut into several (`savi.families.tiles`) that are one run of tokens.
+`Frame1: <image>\\nFrame2: <image>\\n` and so on, as the model was trained (InternVL2.5 model card, video conversation).
 """
 
 from __future__ import annotations
@@ -13,7 +13,8 @@ import numpy as np
 import torch
 from torch import nn
 
-from savi.families.base import Family, FamilyError, Prepared, Timing, VideoFeatures, normalise, resize_frames, square_size
+from savi.families.base import Family, FamilyError, Prepared, Preprocessing, Timing, VideoFeatures, normalise, square_size
+from savi.families.tiles import cut_frames
 
 
 class InternVL(Family):
@@ -23,6 +24,17 @@ class InternVL(Family):
     model_types = ("internvl",)
     modality = "image"
     covers = "InternVL 2, 2.5 and 3.5 (converted), 3 and 3.5 (-HF)"
+    takes_tiles = True
+
+    def __init__(self, config: Any, tokenizer: Any, preprocessing: Preprocessing) -> None:
+        super().__init__(config, tokenizer, preprocessing)
+        self.side, self.tokens_per_tile = square_size(config.vision_config.image_size)[0], int(config.image_seq_length)
+        if preprocessing.input_size is not None:
+            cell = round(square_size(config.vision_config.patch_size)[0] / config.downsample_ratio)
+            self.side = preprocessing.input_size
+            if self.side < cell or self.side % cell:
+                raise FamilyError(f"input_size is {self.side}; a tile's side must be a multiple of {cell} pixels, one token")
+            self.tokens_per_tile = (self.side // cell) ** 2
 
     @property
     def visual_token_id(self) -> int:
@@ -37,8 +49,8 @@ class InternVL(Family):
         return str(token) if token else ""
 
     def prepare(self, frames: np.ndarray, timing: Timing) -> Prepared:
-        height, width = square_size(self.config.vision_config.image_size)
-        return Prepared(normalise(resize_frames(frames, height, width), self.preprocessing), len(frames), timing)
+        tiles = cut_frames(frames, max_tiles=self.preprocessing.max_tiles, side=self.side)
+        return Prepared(normalise(tiles, self.preprocessing), len(frames), timing)
 
     def encode(self, model: nn.Module, prepared: Sequence[Prepared]) -> list[VideoFeatures]:
         pixels = torch.cat([p.pixels for p in prepared])
@@ -46,11 +58,12 @@ class InternVL(Family):
         output = model.get_submodule("model").get_image_features(  # type: ignore[operator]
             pixels.to(reference.device, reference.dtype), return_dict=True
         )
-        rows = output.pooler_output  # [frames of all videos, tokens, D]
-        expected = int(self.config.image_seq_length)
-        if rows.shape[1] != expected:
-            raise FamilyError(f"the vision tower gives {rows.shape[1]} tokens a frame, but config.image_seq_length is {expected}")
-        split = rows.split([p.frames for p in prepared])
+        rows = output.pooler_output  # [tiles of all videos, tokens, D]
+        if rows.shape[1] != self.tokens_per_tile:
+            raise FamilyError(
+                f"the vision tower gives {rows.shape[1]} tokens a tile instead of {self.tokens_per_tile}; see image_seq_length"
+            )
+        split = rows.split([len(p.pixels) for p in prepared])
         return [VideoFeatures(part.flatten(0, 1), p.frames, p.timing) for part, p in zip(split, prepared, strict=True)]
 
     def pieces(self, features: VideoFeatures) -> list[str | int]:
@@ -68,6 +81,5 @@ class InternVL(Family):
     def encoder_output(self, features: Sequence[VideoFeatures]) -> Any:
         from transformers.modeling_outputs import BaseModelOutputWithPooling
 
-        per_frame = int(self.config.image_seq_length)
         rows = torch.cat([f.embeds for f in features])
-        return BaseModelOutputWithPooling(pooler_output=rows.view(-1, per_frame, rows.shape[-1]))
+        return BaseModelOutputWithPooling(pooler_output=rows.view(-1, self.tokens_per_tile, rows.shape[-1]))

@@ -205,10 +205,13 @@ def reference_features(config: dict[str, Any], w: dict[str, Tensor], pixels: Ten
         pixels, w["vision_model.embeddings.patch_embedding.weight"], w["vision_model.embeddings.patch_embedding.bias"], v["patch_size"]
     )
     x = x.flatten(2).transpose(1, 2)
-    x = (
-        torch.cat([w["vision_model.embeddings.class_embedding"].expand(len(x), -1, -1), x], 1)
-        + w["vision_model.embeddings.position_embedding"]
-    )
+    side, own = pixels.shape[-1] // v["patch_size"], v["image_size"] // v["patch_size"]
+    position = w["vision_model.embeddings.position_embedding"]
+    if side != own:  # the original's `_get_pos_embed`
+        grid = position[:, 1:].view(1, own, own, d).permute(0, 3, 1, 2)
+        grid = F.interpolate(grid, size=(side, side), mode="bicubic", align_corners=False).flatten(2).transpose(1, 2)
+        position = torch.cat([position[:, :1], grid], 1)
+    x = torch.cat([w["vision_model.embeddings.class_embedding"].expand(len(x), -1, -1), x], 1) + position
     for layer in range(v["num_hidden_layers"]):
         stem = f"vision_model.encoder.layers.{layer}."
         y = norm(x, stem + "norm1")
@@ -222,7 +225,6 @@ def reference_features(config: dict[str, Any], w: dict[str, Tensor], pixels: Ten
         x = x + mixed * w[stem + "ls1"]
         y = F.gelu(F.linear(norm(x, stem + "norm2"), w[stem + "mlp.fc1.weight"], w[stem + "mlp.fc1.bias"]))
         x = x + F.linear(y, w[stem + "mlp.fc2.weight"], w[stem + "mlp.fc2.bias"]) * w[stem + "ls2"]
-    side = v["image_size"] // v["patch_size"]
     grid = x[:, 1:].view(len(x), side // 2, 2, side // 2, 2, d)  # rows, row in cell, columns, column in cell
     cells = grid.permute(0, 1, 3, 2, 4, 5).reshape(len(x), (side // 2) ** 2, 4 * d)
     y = F.layer_norm(cells, (4 * d,), w["mlp1.0.weight"], w["mlp1.0.bias"], 1e-5)

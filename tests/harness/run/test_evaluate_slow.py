@@ -142,20 +142,25 @@ def test_other_weights_are_measured_again(whole: Path, twins: TwinSet, tmp_path:
     assert mine.provenance.media == theirs.provenance.media
 
 
-def stock(checkpoint: Path, home: Path, out: Path, task: str) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """lmms-eval's own command line, through the launcher, with the model from the entry point (as `pip install` makes it)."""
+def entry_point(out: Path) -> Path:
+    """A folder of packages that names the model to lmms-eval, as `pip install` does."""
     site = out / "site"
     info = site / "videosavi_harness-0.dist-info"
     info.mkdir(parents=True)
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: videosavi-harness\nVersion: 0\n")
     (info / "entry_points.txt").write_text("[lmms_eval.models]\nsavi = harness.run.manifest:manifest\n")
+    return site
+
+
+def stock(checkpoint: Path, home: Path, out: Path, task: str) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """lmms-eval's own command line, through the launcher."""
     args = ["--model", "savi", "--model_args", f"pretrained={checkpoint},num_frames=8,max_new_tokens=48,rows=16"]
     args += ["--tasks", task, "--output_path", str(out / "stock"), "--log_samples", "--process_docs_parallel", "1"]
     done = subprocess.run(
         [sys.executable, "-m", "harness", "lmms-eval", *args],
         capture_output=True,
         text=True,
-        env=environment(home, site),
+        env=environment(home, entry_point(out)),
         cwd=out,
         check=False,
     )
@@ -198,6 +203,31 @@ def test_equals_lmms_evals_own_command_line(
     for r in ours.records:
         said = theirs[r.doc_id]["filtered_resps"]
         assert r.answer == (said if isinstance(said, str) else said[0])
+
+
+def test_the_releases_own_line_with_another_model(whole: Path, checkpoint: Path, twins: TwinSet, tmp_path: Path) -> None:
+    """docs/release.md's line, on one process; where torchvision does not match torch, lmms_eval is started by the launcher."""
+    text = (ROOT / "docs/release.md").read_text(encoding="utf-8")
+    (line,) = re.findall(r"^    (accelerate launch .*)$", text, flags=re.MULTILINE)
+    places = {
+        "--num_processes 4": "--num_processes 1 --cpu",
+        "PORT": "0",
+        "CKPT": str(checkpoint),
+        "=32,": "=8,",
+        "TASK": "egoschema_subset",
+    }
+    places |= {"DIR": str(tmp_path / "stock"), "-m lmms_eval": "-m harness lmms-eval"}
+    for name, value in places.items():
+        assert line.count(name) == 1, name
+        line = line.replace(name, value)
+    words = [sys.executable, "-m", "accelerate.commands.accelerate_cli", *line.split()[1:], "--process_docs_parallel", "1"]
+    done = subprocess.run(
+        words, capture_output=True, text=True, env=environment(twins.hf_home, entry_point(tmp_path)), cwd=tmp_path, check=False
+    )
+    results = list((tmp_path / "stock").rglob("*results.json"))
+    assert len(results) == 1, done.stdout[-2000:] + done.stderr[-3000:]
+    score = json.loads(results[0].read_text())["results"]["egoschema_subset"]["score,none"]
+    assert 100 * score == pytest.approx(read_evaluations(whole)["egoschema"].score.upstream_pct, abs=1e-9)
 
 
 def test_killed_and_started_again_is_the_same(whole: Path, checkpoint: Path, twins: TwinSet, tmp_path: Path) -> None:

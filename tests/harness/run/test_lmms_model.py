@@ -250,3 +250,13 @@ def test_from_an_argument_string_as_on_lmms_evals_command_line(tmp_path: Path, v
     assert m.answers[("some_task", 0)].frames == 4
     assert len(Journal(tmp_path / "j", made_by=made_by())) == 1
     assert weights_of(checkpoint) == m.lm.fingerprint
+
+
+def test_the_names_of_lmms_evals_internvl2_are_taken(lm: Any) -> None:
+    assert SaviLmms(lm=lm).num_frames == 32
+    assert SaviLmms(lm=lm, num_frame=16, modality="video").num_frames == 16
+    assert SaviLmms(lm=lm, num_frame=16, num_frames=16).num_frames == 16
+    with pytest.raises(ValueError, match="num_frames is 8 and 16"):
+        SaviLmms(lm=lm, num_frame=16, num_frames=8)
+    with pytest.raises(ValueError, match="modality is 'image'"):
+        SaviLmms(lm=lm, modality="image")

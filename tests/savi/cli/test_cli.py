@@ -83,6 +83,45 @@ def test_draws_do_not_depend_on_the_other_questions(clip: Path, model: Path) -> 
     assert texts("what is red", seed=1) != alone
 
 
+def test_follow_up_questions_are_asked_in_the_conversation(clip: Path, model: Path, tmp_path: Path) -> None:
+    import savi
+
+    out = tmp_path / "answers.json"
+    settings = ("-m", model, "-n", 4, "--max-new-tokens", 6)
+    asked = ("ask", clip, "what is red", "yes", "--follow-up", "where is it", "--follow-up", "no", *settings)
+    result = run(*asked, "--json", "--out", out)
+    assert result.exit_code == 0, result.output
+    value = json.loads(result.stdout)
+    assert json.loads(out.read_text()) == value
+    video = savi.VideoLM.from_pretrained(model).watch(clip, num_frames=4)
+    for answer in value["answers"]:
+        history: list[tuple[str, str]] = []
+        for said in (answer, *answer["follow_ups"]):
+            assert said["text"] == video.ask(said["question"], history=history, max_new_tokens=6).text
+            history.append((said["question"], said["text"]))
+        assert [question for question, _ in history[1:]] == ["where is it", "no"]
+    shown = [line[2:] for line in run(*asked).stdout.splitlines() if line.startswith("> ")]
+    assert shown == ["what is red", "where is it", "no", "yes", "where is it", "no"]
+    kept = out.read_bytes()
+    assert "is there already" in failed(run(*asked, "--out", out), 2)
+    assert out.read_bytes() == kept
+
+
+def test_frames_may_be_cut_into_tiles(model: Path, tmp_path: Path) -> None:
+    import savi
+
+    wide = write_clip(tmp_path / "wide.mp4", grey_frames(6, width=160, height=64))
+    base = ("ask", wide, "what is red", "-m", model, "-n", 2, "--max-new-tokens", 6, "--json")
+    whole, tiled = (json.loads(run(*base, *more).stdout) for more in ((), ("--max-tiles", 12, "--dtype", "float32")))
+    assert (whole["max_tiles"], tiled["max_tiles"]) == (1, 12)
+    assert whole["fingerprint"] != tiled["fingerprint"]
+    watched = savi.VideoLM.from_pretrained(model, max_tiles=12).watch(wide, num_frames=2)
+    assert watched.features.tokens == 2 * 11 * 4, "5 x 2 tiles and a thumbnail, 4 tokens each"
+    assert tiled["answers"][0]["text"] == watched.ask("what is red", max_new_tokens=6).text
+    assert "multiple of 32" in failed(run(*base, "--input-size", 40), 2)
+    assert json.loads(run(*base, "--input-size", 32).stdout)["input_size"] == 32
+
+
 def test_the_model_may_come_from_the_environment(clip: Path, model: Path) -> None:
     assert run("ask", clip, "what", "--max-new-tokens", 1, SAVI_MODEL=str(model)).exit_code == 0
     assert "SAVI_MODEL" in run("ask", "--help").stdout
