@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import asdict, fields, replace
 from pathlib import Path
@@ -39,6 +40,9 @@ Data = Literal["", "real", "micro"]
 """What was measured on: the data sets themselves, or their synthetic twins; empty in scores older than the field."""
 _OLD_SYNTHETIC = ("micro", "smoke")
 """The scales of synthetic data that scores without `data` may name."""
+
+Key = tuple[str, str, int]
+"""What names a question in a benchmark: its task, its `question_id`, and its occurrence index (0 unless the id is repeated)."""
 
 _STRICT = ConfigDict(extra="forbid")
 Count = Annotated[int, Field(ge=0)]
@@ -187,6 +191,17 @@ def records_sha256(records: Iterable[QuestionRecord]) -> str:
 def prompts_fingerprint(records: Iterable[QuestionRecord]) -> str:
     """SHA-256 over (question_id, prompt) in order; lone surrogates count as they stand in the file."""
     return sha256_bytes("".join(f"{r.question_id}\t{r.prompt}\n" for r in records).encode(errors="surrogatepass"))
+
+
+def index_records(records: Iterable[QuestionRecord]) -> dict[Key, QuestionRecord]:
+    """Records by their `Key`, in task and document order: a question asked twice stays two questions."""
+    seen: Counter[tuple[str, str]] = Counter()
+    out: dict[Key, QuestionRecord] = {}
+    for r in sorted(records, key=lambda r: (r.task, r.doc_id)):
+        k = (r.task, r.question_id)
+        out[(*k, seen[k])] = r
+        seen[k] += 1
+    return out
 
 
 def write_records(path: Path, records: Iterable[QuestionRecord]) -> None:

@@ -218,4 +218,4 @@ def test_data_files_are_packaged() -> None:
         left = {p for p in (ROOT / folder).iterdir() if p.is_file() and p.suffix != ".md"} - covered
         assert not left, f"{left} would be missing from an installed copy"
     assert "base/*" in data["benchmarks.micro"]
-    assert data["harness.report.templates"] == ["*"]
+    assert data["harness.report.templates"] == ["*", "js/*"]

@@ -7,7 +7,6 @@ The gate decides; this only describes, so that a report can be read where no gat
 from __future__ import annotations
 
 import math
-from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -15,9 +14,8 @@ from typing import Literal
 import numpy as np
 
 from harness import stats
-from harness.records import Evaluation, QuestionRecord
+from harness.records import Evaluation, index_records
 
-Key = tuple[str, str, int]
 Credit = Literal["strict", "upstream"]
 UPPER = 0.975
 """Upper end of a two-sided 95 % interval."""
@@ -48,17 +46,6 @@ class StageChange:
     both_wrong: int
     unmatched: int
     """Questions of only one of the two stages; they are left out of everything above."""
-
-
-def index_records(records: Sequence[QuestionRecord]) -> dict[Key, QuestionRecord]:
-    """Records by (task, question_id, occurrence index): a question asked twice stays two questions."""
-    seen: dict[tuple[str, str], int] = defaultdict(int)
-    out: dict[Key, QuestionRecord] = {}
-    for r in sorted(records, key=lambda r: (r.task, r.doc_id)):
-        k = (r.task, r.question_id)
-        out[(*k, seen[k])] = r
-        seen[k] += 1
-    return out
 
 
 def score_interval(evaluation: Evaluation, credit: Credit = "strict") -> Interval:

@@ -9,6 +9,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
 from benchmarks.catalog import CATALOG
 from harness.gate.decision import GateResult
@@ -33,6 +34,27 @@ class Gate:
 
 
 @dataclass(frozen=True)
+class PairRow:
+    """One question that the model asked itself: the pair that came of it, or the reason why none did. Texts are empty where there are
+    none."""
+
+    id: str
+    kind: str
+    video: str
+    """As in the file: relative to its folder."""
+    question: str
+    outcome: Literal["pair", "unchanged", "dropped"]
+    reason: str
+    detail: str
+    initial: str
+    critique: str
+    revision: str
+    """Of a dropped question; a pair has `chosen` and `rejected`."""
+    chosen: str
+    rejected: str
+
+
+@dataclass(frozen=True)
 class Pairs:
     """What self-alignment made of the videos in one iteration. Lengths are words, means."""
 
@@ -41,7 +63,7 @@ class Pairs:
     kinds: dict[str, int]
     dropped: dict[str, int]
     words: dict[str, float]
-    examples: list[dict[str, str]]
+    rows: list[PairRow]
 
 
 @dataclass(frozen=True)

@@ -47,7 +47,7 @@ MAX_DROP_REASONS = 14
 
 
 def pair_view(run: RunData) -> dict[str, object] | None:
-    """Outcomes of the model's own questions as rows, iterations as columns, with a few pairs to read."""
+    """Outcomes of the model's own questions as rows, iterations as columns."""
     found: list[tuple[Stage, Pairs]] = [(s, s.pairs) for s in run.stages if s.pairs is not None]
     if not found:
         return None
@@ -68,8 +68,7 @@ def pair_view(run: RunData) -> dict[str, object] | None:
         {"title": s.title, "p": p, "asked": p.n + sum(p.dropped.values()), "share": 100 * p.n / max(p.n + sum(p.dropped.values()), 1)}
         for s, p in found
     ]
-    examples = [(s.title, [{k: legible(v, 1200) for k, v in x.items()} for x in p.examples]) for s, p in found if p.examples]
-    return {"columns": columns, "rows": rows, "left_out": max(0, len(dropped) - MAX_DROP_REASONS), "examples": examples}
+    return {"columns": columns, "rows": rows, "left_out": max(0, len(dropped) - MAX_DROP_REASONS)}
 
 
 def curves(run: RunData) -> list[tuple[str, Markup]]:

@@ -1,24 +1,28 @@
 """One self-contained HTML file about a run: opens offline, asks nothing of any network, runs only its own script.
 
-`write_report(run_dir)` reads the folder (`harness.report.data`), compares base and last (`compare`), draws (`charts`), packs the
-question browser (`questions`, `frames`) and renders `templates/report.html.j2` with autoescape. Style and script are
-inlined and named by hash in a strict Content-Security-Policy, so text in the data cannot run even if an escape were missed.
+`write_report(run_dir)` reads the folder (`harness.report.data`), compares base and last (`compare`), draws (`charts`), packs what can be
+browsed (`browse`) and renders `templates/report.html.j2` with autoescape. Style and script are inlined and named by hash in a strict
+Content-Security-Policy, so text in the data cannot run even if an escape were missed. Videos are not in the file: it plays them from where
+they lie, if that is on the same machine.
 """
 
 from __future__ import annotations
 
 import base64
 import hashlib
+from dataclasses import dataclass
 from pathlib import Path
 
 import jinja2
 from markupsafe import Markup
 
 from harness.report import charts, details, views
+from harness.report.browse.frames import collect_pictures, wanted_videos
+from harness.report.browse.media import Link, find_data_folder, link_from, pair_clips, question_clips
+from harness.report.browse.pairs import pairs_payload
+from harness.report.browse.questions import MAX_PAGE, questions_payload
 from harness.report.compare import compare_all, mean_score
 from harness.report.data import RunData, provenance_differences
-from harness.report.frames import collect_pictures, find_data_folder
-from harness.report.questions import MAX_PAGE, questions_payload
 from harness.report.read import read_run
 from harness.report.text import legible, script_json
 from harness.tables.published import PAPER_DIR
@@ -28,13 +32,33 @@ REPORT_FILE = "report.html"
 TEMPLATES = Path(__file__).parent / "templates"
 
 
-def _asset(name: str) -> tuple[Markup, str]:
-    """A template asset for inlining, and its CSP source expression."""
-    text = (TEMPLATES / name).read_text(encoding="utf-8")
-    return Markup(text), f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"  # noqa: S704  (a file of this package)
+@dataclass(frozen=True)
+class Live:
+    """What a page that a server renders knows of it: the address that tells the files' state, that state, and the index of all runs."""
+
+    state: str
+    version: str
+    home: str
 
 
-def _environment() -> jinja2.Environment:
+def _csp_hash(text: str) -> str:
+    return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"
+
+
+def style() -> tuple[Markup, str]:
+    """The style sheet for inlining, and its CSP source expression."""
+    text = (TEMPLATES / "report.css").read_text(encoding="utf-8")
+    return Markup(text), _csp_hash(text)  # noqa: S704  (a file of this package)
+
+
+def _script() -> tuple[Markup, str]:
+    """The script, put together from its parts, and its CSP source expression."""
+    parts = [p.read_text(encoding="utf-8") for p in sorted((TEMPLATES / "js").glob("*.js"))]
+    text = '"use strict";\n(() => {\n' + "".join(parts) + "})();\n"
+    return Markup(text), _csp_hash(text)  # noqa: S704  (files of this package)
+
+
+def environment() -> jinja2.Environment:
     env = jinja2.Environment(
         loader=jinja2.FileSystemLoader(TEMPLATES), autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
@@ -47,21 +71,43 @@ def _environment() -> jinja2.Environment:
     return env
 
 
-def render(run: RunData, *, data: Path | None = None) -> str:
-    """The whole page as text. `data` is the folder that videos lie in (HF_HOME); found from the run where None."""
+def _browsing(run: RunData, data: Path | None, link: Link) -> dict[str, object]:
+    """What the template needs for the question and the pair browser."""
+    pictures = collect_pictures(run, data)
+    clip = question_clips(data, link)
+    pairs = pairs_payload(run, lambda stage: pair_clips(run.path / stage.key, link))
+    room = MAX_PAGE - sum(map(len, pictures.sheets)) - (len(pairs.text) if pairs else 0)
+    questions, cut = questions_payload(run, pictures.index, clip=clip, max_chars=room)
+    return {
+        "pictures": pictures,
+        "cut": cut,
+        "clips": any(clip(v) for _, v in wanted_videos(run)),
+        "pair_rows": pairs,
+        "questions": Markup(questions),  # noqa: S704  (made by script_json, as are the next two)
+        "sheets": Markup(script_json(pictures.sheets)),  # noqa: S704
+        "pair_rows_json": Markup(pairs.text if pairs else ""),  # noqa: S704
+    }
+
+
+def render(run: RunData, *, link: Link, data: Path | None = None, live: Live | None = None) -> str:
+    """The whole page as text.
+
+    `data` is the folder that videos lie in (HF_HOME); found from the run where None. `link` gives the address that a video may be played
+    from. `live`: the page is served, and looks whether the run has gone on.
+    """
     stages = run.measured
     changes = compare_all(stages[0].evaluations, stages[-1].evaluations, run.benchmarks) if len(stages) > 1 else {}
     summary = views.summary(run, changes)
-    pictures = collect_pictures(run, data or find_data_folder(run.path, run.run))
-    questions, cut = questions_payload(run, pictures.index, max_chars=MAX_PAGE - sum(map(len, pictures.sheets)))
     rows = views.score_rows(run, changes)
-    css, css_hash = _asset("report.css")
-    js, js_hash = _asset("report.js")
-    policy = f"default-src 'none'; img-src data:; style-src {css_hash}; script-src {js_hash}; base-uri 'none'; form-action 'none'"
-    differences = provenance_differences(stages)
-    unmatched = sum(c.unmatched for c in changes.values())
+    css, css_hash = style()
+    js, js_hash = _script()
+    connect = "connect-src 'self'; " if live else ""
+    policy = (
+        f"default-src 'none'; img-src data:; media-src 'self'; style-src {css_hash}; script-src {js_hash}; "
+        f"{connect}base-uri 'none'; form-action 'none'"
+    )
     return (
-        _environment()
+        environment()
         .get_template("report.html.j2")
         .render(
             run=run,
@@ -69,6 +115,7 @@ def render(run: RunData, *, data: Path | None = None) -> str:
             css=css,
             js=js,
             policy=policy,
+            live=live,
             rows=rows,
             score_charts=views.score_charts(run, rows),
             mean_label=f"Mean over {summary.benchmarks}",
@@ -83,16 +130,13 @@ def render(run: RunData, *, data: Path | None = None) -> str:
             statuses=details.statuses(run),
             costs=details.costs(run),
             provenance=details.provenance(run),
-            differences=differences,
-            unmatched=unmatched,
-            pictures=pictures,
-            cut=cut,
+            differences=provenance_differences(stages),
+            unmatched=sum(c.unmatched for c in changes.values()),
             synthetic=run.synthetic,
-            questions=Markup(questions),  # noqa: S704  (made by script_json)
-            sheets=Markup(script_json(pictures.sheets)),  # noqa: S704
             first=stages[0] if stages else None,
             last=stages[-1] if stages else None,
             kind=views.kind,
+            **_browsing(run, data or find_data_folder(run.path, run.run), link),
         )
     )
 
@@ -106,5 +150,5 @@ def write_report(run_dir: Path, out: Path | None = None, *, data: Path | None = 
         ReportError: the folder is not there or holds nothing that a run writes.
     """
     path = out or run_dir / REPORT_FILE
-    write_text_atomic(path, render(read_run(run_dir, published_folder=published_folder), data=data))
+    write_text_atomic(path, render(read_run(run_dir, published_folder=published_folder), link=link_from(path), data=data))
     return path

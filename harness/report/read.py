@@ -19,6 +19,7 @@ from harness.report.data import (
     FailureGroup,
     Gate,
     Json,
+    PairRow,
     Pairs,
     PaperRows,
     ReportError,
@@ -31,7 +32,6 @@ from harness.report.data import (
 from harness.tables.published import PAPER_DIR, PublishedError, base_rows, load_published, scale_rows
 
 MAX_LISTED_FAILURES = 200
-MAX_EXAMPLE_PAIRS = 4
 
 
 def _text(value: object) -> str:
@@ -105,34 +105,34 @@ def _gates(path: Path, problems: list[str]) -> list[Gate]:
     return out
 
 
+def _pair_row(row: Json, *, dropped: bool) -> PairRow:
+    texts = {k: _text(row.get(k)) for k in ("kind", "video", "question", "initial", "critique", "revision", "chosen", "rejected", "detail")}
+    equal = row.get("chosen") is not None and row.get("chosen") == row.get("rejected")
+    meta = row.get("meta")
+    control = _text(meta.get("control")) if isinstance(meta, dict) else ""
+    return PairRow(
+        id=_text(row.get("pair_id")),
+        outcome="dropped" if dropped else "unchanged" if equal else "pair",
+        reason=_text(row.get("reason")) or "no reason given" if dropped else f"control: {control}" if control else "",
+        **texts | {"kind": texts["kind"] or "unknown"},
+    )
+
+
 def _pairs(folder: Path, problems: list[str]) -> Pairs | None:
     path, dropped = folder / "pairs.jsonl", folder / "dropped.jsonl"
     if not path.is_file() and not dropped.is_file():
         return None
-    kinds: Counter[str] = Counter()
-    words: Counter[str] = Counter()
-    videos: set[str] = set()
-    examples: dict[str, list[dict[str, str]]] = {}
-    n = 0
-    for row in _read_lines(path, problems) if path.is_file() else ():
-        n += 1
-        kind = _text(row.get("kind")) or "unknown"
-        equal = row.get("chosen") is not None and row.get("chosen") == row.get("rejected")
-        kinds[f"unchanged {kind}" if equal else kind] += 1
-        videos.add(_text(row.get("video")))
-        for k in ("question", "chosen", "rejected", "critique"):
-            words[k] += len(_text(row.get(k)).split())
-        kept = examples.setdefault(kind, [])
-        if len(kept) < MAX_EXAMPLE_PAIRS // 2 and not equal:
-            kept.append({k: _text(row.get(k)) for k in ("kind", "video", "question", "rejected", "critique", "chosen")})
-    reasons = Counter(_text(r.get("reason")) or "no reason given" for r in (_read_lines(dropped, problems) if dropped.is_file() else ()))
+    made = [_pair_row(r, dropped=False) for r in (_read_lines(path, problems) if path.is_file() else ())]
+    left = [_pair_row(r, dropped=True) for r in (_read_lines(dropped, problems) if dropped.is_file() else ())]
+    kinds = Counter(f"unchanged {p.kind}" if p.outcome == "unchanged" else p.kind for p in made)
+    words = {k: sum(len(getattr(p, k).split()) for p in made) for k in ("question", "chosen", "rejected", "critique")}
     return Pairs(
-        n,
-        len(videos),
+        len(made),
+        len({p.video for p in made}),
         dict(kinds.most_common()),
-        dict(reasons.most_common()),
-        {k: v / n for k, v in words.items()} if n else {},
-        [x for rows in examples.values() for x in rows],
+        dict(Counter(p.reason for p in left).most_common()),
+        {k: v / len(made) for k, v in words.items()} if made else {},
+        made + left,
     )
 
 

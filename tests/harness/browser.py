@@ -51,6 +51,7 @@ class Browser:
     """One page of one browser with a profile of its own. Collects console errors, exceptions and every request made."""
 
     def __init__(self, binary: str) -> None:
+        self.binary = binary
         self.errors: list[str] = []
         self.requests: list[str] = []
         self._profile = tempfile.mkdtemp(prefix="chromium-")
@@ -139,13 +140,14 @@ class Browser:
         self._call("Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=scale, mobile=mobile)
         self._call("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": "dark" if dark else "light"}])
 
-    def open(self, path: Path, *, ready: str = "document.readyState === 'complete'") -> None:
-        """Load a local file and wait until the expression `ready` is true."""
-        self._call("Page.navigate", url=path.resolve().as_uri())
+    def open(self, path: Path | str, *, ready: str = "document.readyState === 'complete'", at: str = "") -> None:
+        """Load a local file, or an address of this machine, and wait until the expression `ready` is true. `at`: the address's fragment."""
+        url = path if isinstance(path, str) else path.resolve().as_uri()
+        self._call("Page.navigate", url=url + at)
         end = time.monotonic() + TIMEOUT_S
-        while not self.run(f"document.documentElement !== null && location.protocol === 'file:' && ({ready})"):
+        while not self.run(f"document.documentElement !== null && location.protocol !== 'about:' && ({ready})"):
             if time.monotonic() > end:
-                raise BrowserError(f"{path.name}: never became ready")
+                raise BrowserError(f"{url}: never became ready")
             time.sleep(0.05)
 
     def run(self, expression: str) -> Any:

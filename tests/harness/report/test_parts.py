@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import base64
 import itertools
 import json
 import math
 import re
 import unicodedata
 import xml.etree.ElementTree as ET
+import zlib
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,14 +18,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats as sps
 
-from harness.records import Evaluation, QuestionRecord
+from harness.records import Evaluation, QuestionRecord, index_records
 from harness.report import charts
-from harness.report.compare import Interval, compare, index_records, mean_change, mean_score, score_interval
-from harness.report.frames import contact_sheet, find_data_folder, safe_join
-from harness.report.questions import why
-from harness.report.read import _pairs
+from harness.report.browse.frames import contact_sheet
+from harness.report.browse.media import find_data_folder, link_from, pair_clips, question_clips, safe_join
+from harness.report.browse.pairs import pairs_payload
+from harness.report.browse.questions import question_rows, why
+from harness.report.compare import Interval, compare, mean_change, mean_score, score_interval
+from harness.report.read import _pairs, read_run
 from harness.report.text import legible, script_json
-from tests.harness.fake_run import make_records, make_score, write_videos
+from tests.harness.fake_run import make_records, make_score, write_fake_run, write_videos
 
 
 def evaluation(records: list[QuestionRecord]) -> Evaluation:
@@ -212,4 +216,57 @@ def test_pairs_of_unchanged_answers_are_counted_apart(tmp_path: Path) -> None:
     found = _pairs(tmp_path, [])
     assert found is not None
     assert found.kinds == {"spatial": 1, "unchanged spatial": 1, "unchanged temporal": 1}
-    assert [x["chosen"] for x in found.examples] == ["right"]
+    assert [(p.outcome, p.chosen, p.rejected) for p in found.rows] == [
+        ("pair", "right", "left"),
+        ("unchanged", "left", "left"),
+        ("unchanged", "left", "left"),
+    ]
+
+
+def test_every_pair_and_every_reason_is_kept(tmp_path: Path) -> None:
+    run = read_run(write_fake_run(tmp_path / "r", iterations=2, gates=False))
+    found = pairs_payload(run, lambda stage: lambda video: None)
+    assert found is not None
+    assert (found.shown, found.total, found.cut) == (920, 920, None)
+    box = json.loads(found.text)
+    data = box["data"] if box["encoding"] == "json" else json.loads(zlib.decompress(base64.b64decode(box["data"])))
+    assert data["n"] == 920
+    texts = {k: [data["strings"][i] for i in data["columns"][k]] for k in ("outcome", "reason", "chosen", "id")}
+    assert texts["outcome"].count("dropped") == 440
+    assert {r for r, o in zip(texts["reason"], texts["outcome"], strict=True) if o == "pair"} == {""}
+    small = pairs_payload(run, lambda stage: lambda video: None, max_chars=6_000)
+    assert small is not None
+    assert len(small.text) <= 6_000
+    assert 0 < small.shown < small.total == 920
+
+
+def test_numbers_of_questions_follow_the_video_and_not_the_order_in_the_file(tmp_path: Path) -> None:
+    run = read_run(write_fake_run(tmp_path / "r", iterations=1, gates=False, sizes={"tempcompass": 24}))
+    shuffled = replace(
+        run,
+        stages=[replace(s, evaluations={b: replace(e, records=e.records[::-1]) for b, e in s.evaluations.items()}) for s in run.stages],
+    )
+    addresses = [r.address for r in question_rows(run)]
+    assert addresses == [r.address for r in question_rows(shuffled)]
+    assert len(set(addresses)) == 24
+    assert {a.rpartition("/")[2] for a in addresses} == {"1", "2", "3", "4"}
+
+
+def test_an_address_is_quoted(tmp_path: Path) -> None:
+    run = read_run(write_fake_run(tmp_path / "r", iterations=1, gates=False, sizes={"egoschema": 4}))
+    row = replace(question_rows(run)[0], found=[replace(question_rows(run)[0].record, video_id="a/b?c#d é")])
+    assert row.address == "egoschema/a%2Fb%3Fc%23d%20%C3%A9/1"
+
+
+def test_only_video_files_that_are_there_are_played(tmp_path: Path) -> None:
+    (tmp_path / "data" / "v").mkdir(parents=True)
+    for name in ("a b.mp4", "notes.txt"):
+        (tmp_path / "data" / "v" / name).write_bytes(b"x")
+    link = link_from(tmp_path / "page" / "report.html")
+    clip = question_clips(tmp_path / "data", link)
+    assert clip("v/a b.mp4") == "../data/v/a%20b.mp4"
+    assert [clip(x) for x in ("v/notes.txt", "v/gone.mp4", "../data/v/a b.mp4", str(tmp_path / "data/v/a b.mp4"), "")] == [None] * 5
+    assert question_clips(None, link)("v/a b.mp4") is None
+    pairs = pair_clips(tmp_path / "data" / "iter-1", link)
+    assert pairs("../v/a b.mp4") == "../data/v/a%20b.mp4"
+    assert [pairs(x) for x in ("../v/notes.txt", "../v/gone.mp4", "nul\0.mp4", "")] == [None] * 4

@@ -19,15 +19,15 @@ from typer.testing import CliRunner
 
 from harness.gate.files import paper_reference
 from harness.records import read_evaluations, read_records, write_records
+from harness.report.browse.questions import questions_payload
 from harness.report.cli import register
 from harness.report.data import ReportError
 from harness.report.page import write_report
-from harness.report.questions import questions_payload
 from harness.report.read import read_published, read_run
 from reproduce.published import published_pair
 from tests.harness.fake_run import REAL, write_fake_run
 
-SECTIONS = ("summary", "scores", "gain", "gate", "subtasks", "changes", "pairs", "training", "failures", "cost", "provenance", "questions")
+SECTIONS = ("summary", "questions", "scores", "gain", "gate", "subtasks", "changes", "pairs", "training", "failures", "cost", "provenance")
 
 
 @pytest.fixture(scope="module")
@@ -55,7 +55,8 @@ def without_data(page: str) -> str:
 
 def test_all_sections_and_the_mean_computed_apart(run: Path) -> None:
     page = write_report(run).read_text()
-    assert all(f'id="{s}"' in page for s in SECTIONS)
+    assert tuple(re.findall(r'<(?:section|header class="head") id="(\w+)"', page)) == SECTIONS
+    assert "<details open><summary>Settings" not in page
     assert "Not there" not in page
     base, last = (read_evaluations(run / s) for s in ("base", "iter-2"))
     means = [sum(e.score.strict_pct for e in x.values()) / 6 for x in (base, last)]
@@ -63,18 +64,20 @@ def test_all_sections_and_the_mean_computed_apart(run: Path) -> None:
     assert f"a change of +{means[1] - means[0]:.1f} points" in page
 
 
-def test_rows_hold_both_answers_and_why(run: Path) -> None:
+def test_rows_hold_every_stages_answer_and_why(run: Path) -> None:
     data = unpacked(write_report(run).read_text())
     base, last = (read_evaluations(run / s)["egoschema"].records for s in ("base", "iter-2"))
-    strings, col = data["strings"], data["columns"]
-    rows = [i for i in range(data["n"]) if strings[col["bench"][i]] == "EgoSchema"]
+    strings, col, answers = data["strings"], data["columns"], data["answers"]
+    assert [s[0] for s in data["stages"]] == ["base", "iter-1", "iter-2"]
+    rows = [i for i in range(data["n"]) if data["benches"][col["bench"][i]] == ["egoschema", "EgoSchema"]]
+    middle = read_evaluations(run / "iter-1")["egoschema"].records
     assert len(rows) == len(base)
-    for i, a, b in zip(rows, base, last, strict=True):
-        assert strings[col["prompt"][i]] == a.prompt
-        assert (strings[col["a"][i]], strings[col["b"][i]]) == (a.answer, b.answer)
-        assert (col["ac"][i], col["bc"][i]) == (round(100 * a.strict), round(100 * b.strict))
-        assert a.target in strings[col["aw"][i]]
-        assert strings[col["trail"][i]][0] == str(int(a.strict))
+    for i, *found in zip(rows, base, middle, last, strict=True):
+        assert strings[col["prompt"][i]] == found[0].prompt
+        for stage, r in zip(answers, found, strict=True):
+            assert strings[stage["text"][i]] == r.answer
+            assert stage["credit"][i] == round(100 * r.strict)
+            assert r.target in strings[stage["why"][i]]
 
 
 @pytest.mark.parametrize(
@@ -115,7 +118,7 @@ def test_base_alone(run: Path) -> None:
         shutil.rmtree(d)
     page = write_report(run).read_text()
     assert "Nothing was measured after it" in page
-    assert unpacked(page)["single"] is True
+    assert len(unpacked(page)["stages"]) == len(unpacked(page)["answers"]) == 1
 
 
 def test_no_run_is_an_error_with_the_place(tmp_path: Path) -> None:
@@ -207,7 +210,7 @@ def test_hostile_text_stays_text(tmp_path: Path) -> None:
     assert path.stat().st_size < 2_000_000
     tags = re.findall(r"<(script|img|iframe|object|embed|link|base|form)\b[^>]*>", without_data(page))
     assert tags == ["link", "script"]
-    assert "&lt;script&gt;window.pwned" in without_data(page)
+    assert "&lt;img src=x onerror=alert(1)&gt;" in without_data(page)
     for bad in "\x00\x1b\u202e\u2066\u2028":
         assert bad not in page
     answers = " ".join(unpacked(page)["strings"])

@@ -58,7 +58,7 @@ def test_a_whole_run_and_the_same_again(invoke: Invoke, work: FakeWork, tmp_path
 
 
 def test_the_report_reads_what_a_run_writes(invoke: Invoke, tmp_path: Path) -> None:
-    from harness.report.frames import find_data_folder
+    from harness.report.browse.media import find_data_folder
     from harness.report.read import read_run
 
     invoke(*SMALL)

@@ -9,7 +9,7 @@ import pytest
 
 from benchmarks.data.doctor import _fault
 from benchmarks.overlap.hashes import UnreadableVideoError, _frames
-from harness.report.frames import contact_sheet
+from harness.report.browse.frames import contact_sheet
 from tests.savi.clips import grey_frames, write_clip
 
 

@@ -8,15 +8,15 @@ from __future__ import annotations
 
 import base64
 import io
-import os
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 from harness.records import QuestionRecord
-from harness.report.data import Json, RunData
-from harness.report.questions import question_rows
+from harness.report.browse.media import safe_join
+from harness.report.browse.questions import question_rows
+from harness.report.data import RunData
 from savi.base.av_guard import open_video
 
 FRAMES = 8
@@ -37,25 +37,6 @@ class Pictures:
     index: dict[tuple[str, str], int] = field(default_factory=dict)
     videos: int = 0
     note: str = ""
-
-
-def find_data_folder(run_dir: Path, run: Json | None) -> Path | None:
-    """Where the videos are: `hf_home` of run.json (relative to the run, or absolute), else HF_HOME of the environment."""
-    said = (run or {}).get("hf_home")
-    candidates = [run_dir / said] if isinstance(said, str) and said and "\0" not in said else []
-    candidates += [Path(home)] if (home := os.environ.get("HF_HOME")) else []
-    return next((p for p in candidates if p.is_dir()), None)
-
-
-def safe_join(folder: Path, relative: str) -> Path | None:
-    """The file below `folder`, or None where the path is absolute, climbs out, or is no path at all."""
-    if not relative or "\0" in relative or len(relative) > 1024:
-        return None
-    p = PurePosixPath(relative)
-    if p.is_absolute() or ".." in p.parts:
-        return None
-    path = folder / p
-    return path if path.is_file() else None
 
 
 def contact_sheet(path: Path) -> bytes | None:
@@ -96,16 +77,16 @@ def contact_sheet(path: Path) -> bytes | None:
     return out.getvalue()
 
 
-def _wanted(run: RunData) -> list[tuple[str, str]]:
+def wanted_videos(run: RunData) -> list[tuple[str, str]]:
     """(benchmark, video_path) in the order of interest: changed questions first, benchmarks in turn."""
     ranks: dict[str, dict[str, int]] = {}
-    for b, _, found in question_rows(run):
-        r = next(x for x in found if x is not None)
-        if r.video_path:
-            first, last = found[0], found[-1]
+    for row in question_rows(run):
+        path = row.record.video_path
+        if path:
+            first, last = row.found[0], row.found[-1]
             changed = first is not None and last is not None and first.strict != last.strict
-            d = ranks.setdefault(b, {})
-            d[r.video_path] = min(d.get(r.video_path, 1), 0 if changed else 1)
+            d = ranks.setdefault(row.benchmark, {})
+            d[path] = min(d.get(path, 1), 0 if changed else 1)
     queues = [sorted(d, key=d.__getitem__) for d in ranks.values()]
     out = []
     for i in range(max(map(len, queues), default=0)):
@@ -117,7 +98,7 @@ def collect_pictures(
     run: RunData, data: Path | None, *, max_videos: int = 600, max_bytes: int = 3_500_000, max_s: float = 12.0
 ) -> Pictures:
     """Contact sheets for as many videos as the three bounds allow; the note says how many and why not all."""
-    wanted = _wanted(run)
+    wanted = wanted_videos(run)
     if not wanted:
         return Pictures(note="The records name no video files, so there are no pictures." if _has_records(run) else "")
     if data is None:
