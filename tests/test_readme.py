@@ -190,7 +190,8 @@ def test_every_third_party_import_is_declared() -> None:
     import ast
     import sys
 
-    declared = PYPROJECT["project"]["dependencies"] + PYPROJECT["project"]["optional-dependencies"]["torchcodec"]
+    extras = PYPROJECT["project"]["optional-dependencies"]
+    declared = PYPROJECT["project"]["dependencies"] + extras["torchcodec"] + extras["gpu"]
     known = {r.lower().replace("-", "_") for r in (Requirement(d).name for d in declared)}
     known |= {"yaml", "pil", "savi", "benchmarks", "harness", "reproduce"}
     comes_with = {"huggingface_hub", "tokenizers", "tqdm", "packaging"}  # transformers

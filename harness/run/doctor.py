@@ -19,6 +19,9 @@ from typing import Annotated, Literal
 
 import typer
 
+from savi.base.errors import UsageError
+from savi.base.kernels import DECODER_VARIABLE, decoder_for, prefix_kernel
+
 State = Literal["ok", "note", "wrong"]
 PROJECT = "videosavi-harness"
 LMMS_EVAL_TESTED = "0.7.3"
@@ -56,7 +59,18 @@ class Finding:
 
 def look(hf_home: Path | None = None) -> list[Finding]:
     """Look at everything; nothing is changed, nothing is downloaded, no large library is imported into this process."""
-    checks: list[Callable[[], Finding]] = [_python, _packages, _lmms_eval, _entry_point, _decoder, _torchvision, _gpu, _memory, _disk]
+    checks: list[Callable[[], Finding]] = [
+        _python,
+        _packages,
+        _lmms_eval,
+        _entry_point,
+        _decoder,
+        _torchvision,
+        _gpu,
+        _decoding,
+        _memory,
+        _disk,
+    ]
     return [*(c() for c in checks), _data(hf_home)]
 
 
@@ -179,6 +193,21 @@ def _gpu() -> Finding:
         if done.returncode == 0 and names
         else Finding("GPU", "note", "nvidia-smi finds none", "check the driver")
     )
+
+
+def _decoding() -> Finding:
+    """Which decoder and which kernels replies are generated with here."""
+    device = "cuda" if _gpu().state == "ok" else "cpu"
+    try:
+        decoder = decoder_for(device)
+    except UsageError as e:
+        return Finding("decoding", "wrong", str(e), f"unset {DECODER_VARIABLE}")
+    equal, unequal = (prefix_kernel(device, half=device == "cuda", head_dim=128, equal_lengths=same) for same in (True, False))
+    where = "static decoder, a CUDA graph a step" if device == "cuda" else "static decoder"
+    if decoder == "eager":
+        return Finding("decoding", "ok", f"eager decoder, prefixes by {equal}")
+    fix = "for unequal lengths on a GPU: pip install flash-attn" if device == "cuda" and unequal != "flash-attn" else ""
+    return Finding("decoding", "ok", f"{where}; prefixes by {equal}, those of unequal length by {unequal}", fix)
 
 
 def memory_gb() -> float | None:

@@ -24,12 +24,12 @@ if TYPE_CHECKING:
 
 def reply(lm: VideoLM, video: np.ndarray | Frames, prompts: list[str], new: int) -> None:
     """Our way: watched once, all prompts in one batch; no reply ends early, so that lengths are as stated."""
-    from savi.engine.decoding import Branch, generate
+    from savi.engine.decoding import Branch
     from savi.engine.video_lm import GenerationSettings
 
     watched = lm.watch(video)
     rows = [Branch(watched.prefix, ids) for ids in lm.chat.prompt_ids(prompts)]
-    generate(lm.family, lm.model, rows, GenerationSettings(max_new_tokens=new), [-1])
+    lm.decoders.generate(lm, rows, GenerationSettings(max_new_tokens=new), [-1])
 
 
 def reply_alone(lm: VideoLM, ids: Tensor, pixels: Tensor, new: int) -> None:

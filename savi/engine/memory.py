@@ -72,30 +72,41 @@ def row_bytes(text_config: Any, dtype: torch.dtype, prefix_length: int, prompt_l
     return cache + one_layer + activations + logits
 
 
+def prefix_bytes(text_config: Any, dtype: torch.dtype, prefix_length: int) -> int:
+    """Bytes of a prefix's keys and values: what a batch adds for each of its videos where it stacks them."""
+    return row_bytes(text_config, dtype, prefix_length, 0, 0) - row_bytes(text_config, dtype, 0, 0, 0)
+
+
 def plan(
     sizes: Sequence[tuple[int, int]],
     row_cost: Callable[[int, int], int],
     budget: int,
     max_batch: int | None,
     neighbours: Sequence[int] | None = None,
+    video_cost: Callable[[int], int] = lambda prefix_length: 0,
 ) -> list[list[int]]:
     """Cut rows, given as (prefix length, prompt length), into batches of indices that stay within `budget` bytes.
 
-    Rows of like lengths stand together: a batch costs its number of rows times its longest prefix and longest prompt. `neighbours`
-    numbers the videos where rows of one video should stand together before all else.
+    Rows of like lengths stand together: a batch costs its number of rows times its longest prefix and longest prompt, and its number of
+    videos times what its longest prefix adds. `neighbours` numbers the videos where rows of one video should stand together before all
+    else.
     """
     most = max_batch or MOST_ROWS
     batches: list[list[int]] = []
     longest = (0, 0)
     video = neighbours or [0] * len(sizes)
+    videos: set[int] = set()
     for index in sorted(range(len(sizes)), key=lambda i: (sizes[i][0], video[i], sizes[i][1], i)):
         grown = (max(longest[0], sizes[index][0]), max(longest[1], sizes[index][1]))
-        if batches and len(batches[-1]) < most and (len(batches[-1]) + 1) * row_cost(*grown) <= budget:
+        needed = (len(batches[-1]) + 1) * row_cost(*grown) + len(videos | {video[index]}) * video_cost(grown[0]) if batches else 0
+        if batches and len(batches[-1]) < most and needed <= budget:
             batches[-1].append(index)
             longest = grown
+            videos.add(video[index])
         else:
             batches.append([index])
             longest = sizes[index]
+            videos = {video[index]}
     return batches
 
 

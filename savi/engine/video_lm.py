@@ -32,6 +32,7 @@ from torch import Tensor
 
 from savi.base.errors import ExitCode, SaviError
 from savi.engine.chat import ChatFormat, Prompt
+from savi.engine.decoder.either import Decoders
 from savi.engine.model_folder import ModelError, hash_in_memory, load_native_model, load_tokenizer, read_preprocessing, write_folder
 from savi.engine.reading import reading
 from savi.engine.rope import LengthRope
@@ -45,7 +46,7 @@ from savi.video.read import read_frames
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-    from savi.engine.decoding import Branch
+    from savi.engine.decoding import Branch, Generated
     from savi.engine.memory import Split
     from savi.engine.prefix import Prefix, PrefixCache
 
@@ -68,7 +69,7 @@ class VideoLM:
     """A model, its tokenizer and its family. Made by `from_pretrained`, or from parts that are in memory already.
 
     `splits` records every batch that ran out of memory and was cut in two. `store_dtype` is what `save_pretrained` writes
-    (a checkpoint stored in float16 stays one); None writes the dtype in memory.
+    (a checkpoint stored in float16 stays one); None writes the dtype in memory. `decoders` generate replies.
     """
 
     model: PreTrainedModel
@@ -78,6 +79,7 @@ class VideoLM:
     store_dtype: torch.dtype | None = None
     source: Path | None = None
     splits: list[Split] = field(default_factory=list)
+    decoders: Decoders = field(default_factory=Decoders)
 
     def __post_init__(self) -> None:
         self.family: Family = family_for(self.model.config, self.tokenizer, self.preprocessing, where=self.name)
@@ -264,7 +266,7 @@ class VideoLM:
             ContextError: prefix, prompt and new tokens exceed the model's context.
             EngineMemoryError: one row alone does not fit.
         """
-        from savi.engine.decoding import Branch, Generated, generate
+        from savi.engine.decoding import Branch
 
         if keys is not None and len(keys) != len(items):
             raise ValueError(f"{len(items)} items but {len(keys)} keys")
@@ -279,7 +281,7 @@ class VideoLM:
             rows.append(Branch(watched.prefix, ids, draw))
 
         def work(part: Sequence[Branch]) -> list[Generated]:
-            return generate(self.family, self.model, part, settings, self.end_ids)
+            return self.decoders.generate(self, part, settings, self.end_ids)
 
         with self._evaluating():
             generated = self._run([watched for watched, _ in items], rows, settings.max_new_tokens, settings.max_batch, work)
@@ -352,26 +354,10 @@ class VideoLM:
         self, rows: Sequence[Branch], new_tokens: int, max_batch: int | None, work: Callable[[Sequence[Branch]], list[T]]
     ) -> list[T]:
         """Run `work` over batches that fit, results in the order of `rows`; a batch that does not fit is halved and recorded."""
-        from savi.engine import memory
-        from savi.engine.decoding import shares
+        from savi.engine.batches import in_batches
 
-        dtype = next(self.model.parameters()).dtype
-        shared = bool(rows) and shares([row.prefix for row in rows])
-        numbers: dict[int, int] = {}
-        videos = [numbers.setdefault(id(row.prefix), len(numbers)) for row in rows] if shared else None
-
-        def cost(prefix_length: int, prompt_length: int) -> int:
-            return memory.row_bytes(self.text_config, dtype, 0 if shared else prefix_length, prompt_length, new_tokens)
-
-        def on_split(part: Sequence[Branch], reason: BaseException) -> None:
-            longest = max(row.prefix.length for row in part)
-            self.splits.append(memory.Split(len(part), longest, str(reason).splitlines()[0] if str(reason) else type(reason).__name__))
-
-        sizes = [(row.prefix.length, len(row.ids)) for row in rows]
-        result: dict[int, T] = {}
-        for indices in memory.plan(sizes, cost, memory.budget_bytes(self.device), max_batch, videos):
-            result |= zip(indices, memory.run_halving(work, [rows[i] for i in indices], on_split), strict=True)
-        return [result[i] for i in range(len(rows))]
+        stacks = new_tokens > 0 and self.decoders.stacks(self)
+        return in_batches(self, rows, new_tokens, max_batch, work, stacks=stacks, held_bytes=self.decoders.held_bytes)
 
     def _check_ours(self, watched: Sequence[Watched]) -> None:
         for video in watched:

@@ -140,6 +140,7 @@ def _run(
 ) -> tuple[PackedDPOTrainer, tuple[dict[str, float], ...], dict[str, Tensor] | None]:
     """All steps, from the last checkpoint on. Leaves the trained weights in `lm`, or returns them whole where the model is in shards."""
     plan = make_plan(examples, settings)
+    lm.decoders.release()
     args = settings.trl_config(
         out / TRAIN_FOLDER,
         total_steps=len(plan),

@@ -66,3 +66,18 @@ def test_broken_data_are_wrong(tmp_path: Path) -> None:
     (tmp_path / "twins.json").write_text("{")
     assert states(hf_home=tmp_path)["data sets"] == "wrong"
     assert runner.invoke(app, ["doctor", "--hf-home", str(tmp_path)]).exit_code == 5
+
+
+def test_which_decoder_and_kernels_will_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("SAVI_DECODER", raising=False)
+    monkeypatch.setattr(doctor, "_gpu", lambda: doctor.Finding("GPU", "note", "none"))
+    assert doctor._decoding().found == "eager decoder, prefixes by flash (torch)"
+    monkeypatch.setattr(doctor, "_gpu", lambda: doctor.Finding("GPU", "ok", "NVIDIA H100"))
+    monkeypatch.setattr("savi.base.kernels.flash_attn_installed", lambda: False)
+    found = doctor._decoding()
+    assert found.found == ("static decoder, a CUDA graph a step; prefixes by flash (torch), those of unequal length by matrix products")
+    assert "flash-attn" in found.fix
+    monkeypatch.setattr("savi.base.kernels.flash_attn_installed", lambda: True)
+    assert doctor._decoding().found.endswith("those of unequal length by flash-attn")
+    monkeypatch.setenv("SAVI_DECODER", "quick")
+    assert doctor._decoding().state == "wrong"
