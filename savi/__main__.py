@@ -19,6 +19,7 @@ from savi.base.limit_flags import decode_limits
 from savi.base.processes import refuse_several_processes
 from savi.cli import align as align_cli
 from savi.cli import ask as ask_cli
+from savi.cli import share as share_cli
 from savi.cli.common import DeviceOption, FramesOption, JsonOption, ModelOption, open_model
 
 app = typer.Typer(
@@ -108,6 +109,7 @@ def convert(
         typer.echo(f"{target}: ready (weights {fingerprint[:12]}); try: python -m savi ask VIDEO 'What happens?' --model {target}")
 
 
+share_cli.register(app)
 align_cli.register(app)
 
 if __name__ == "__main__":

@@ -20,6 +20,7 @@ _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 _PATTERNS = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja", "conversation.py"]
 """conversation.py is read as text by the conversion, never run."""
 _OFFLINE = ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE", "HF_DATASETS_OFFLINE")
+_ON = ("1", "ON", "YES", "TRUE")
 
 Tell = Callable[[str], None]
 
@@ -72,7 +73,7 @@ def find_checkpoint(
     if isinstance(model, Path) or folder.exists() or not _HUB_ID.fullmatch(name):
         hint = " The small model shipped with this project is the folder benchmarks/micro/base." if name == "micro" else ""
         raise NoSuchModelError(f"{name}: no such checkpoint folder, and not a hub id (owner/name).{hint}")
-    offline_here = os.environ.get("HF_HUB_OFFLINE", "").upper() in {"1", "ON", "YES", "TRUE"}
+    offline_here = os.environ.get("HF_HUB_OFFLINE", "").upper() in _ON
     asked, offline = offline, offline_here if offline is None else offline
     if tell is not None and not offline:
         tell(f"looking up {name} on the Hugging Face hub; what its cache lacks is downloaded")
@@ -86,21 +87,38 @@ def find_checkpoint(
     return fetch(_PATTERNS)
 
 
-def _fetch(name: str, patterns: list[str], *, forbidden: str = "") -> Path:
+def is_hub_id(name: str) -> bool:
+    """Whether a name has the form of a hub id, owner/name."""
+    return _HUB_ID.fullmatch(name) is not None
+
+
+def fetch_dataset(name: str, patterns: list[str], *, tell: Tell | None = None) -> Path:
+    """The folder of a data set of the hub, with the files that match, fetched as far as they are not in the hub's cache.
+
+    Raises:
+        HubError: the hub could not be reached, or refused.
+    """
+    offline = os.environ.get("HF_HUB_OFFLINE", "").upper() in _ON
+    if tell is not None and not offline:
+        tell(f"looking up the data set {name} on the Hugging Face hub; what its cache lacks is downloaded")
+    return _fetch(name, patterns, forbidden="HF_HUB_OFFLINE is set: unset it once to download" if offline else "", kind="dataset")
+
+
+def _fetch(name: str, patterns: list[str], *, forbidden: str = "", kind: str = "model") -> Path:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, LocalEntryNotFoundError, RepositoryNotFoundError
 
     try:
-        return Path(snapshot_download(name, allow_patterns=patterns, local_files_only=bool(forbidden)))
+        return Path(snapshot_download(name, repo_type=kind, allow_patterns=patterns, local_files_only=bool(forbidden)))
     except GatedRepoError as error:
         raise HubError(f"{name}: access must be granted first: accept its terms on its hub page, then `hf auth login`") from error
     except RepositoryNotFoundError as error:
         raise HubError(
-            f"{name}: the hub has no such model, or it is private (`hf auth login`); a folder would be given by its path"
+            f"{name}: the hub has no such {kind}, or it is private (`hf auth login`); a folder would be given by its path"
         ) from error
     except LocalEntryNotFoundError as error:
         why = forbidden or "the hub could not be reached: try again with a network"
-        raise HubError(f"{name}: not in the hub's cache on this machine, and {why}, or give a checkpoint folder") from error
+        raise HubError(f"{name}: not in the hub's cache on this machine, and {why}, or give a folder") from error
     except (HfHubHTTPError, OSError) as error:
         raise HubError(f"{name}: the download failed ({error}); run the same command again, what has arrived is kept") from error
 

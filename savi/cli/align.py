@@ -1,4 +1,4 @@
-"""`python -m savi align`, `train` and `export`: the loop, or a part of it, on one's own videos and model."""
+"""`python -m savi align` and `train`: the loop, or a part of it, on one's own videos and model."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from savi.base.errors import ExitCode
 from savi.base.limit_flags import decode_limits
 from savi.base.processes import refuse_several_processes
 from savi.cli.common import DeviceOption, FramesOption, JsonOption, ModelOption, open_model
+from savi.cli.share import InFormatOption, PairsArgument, VideosOption, read
 from savi.training.losses import LOSSES
 
 if TYPE_CHECKING:
-    from savi.loop.preferences import PreferencePair
     from savi.training.settings import DPOSettings
 
 BetaOption = Annotated[float, typer.Option(min=0.0, help="Strength of the pull to the reference model.")]
@@ -39,33 +39,13 @@ SeedOption = Annotated[int, typer.Option(help="Of everything that is drawn.")]
 
 def register(app: typer.Typer) -> None:
     """Put the commands into `python -m savi`."""
-    app.command(epilog="Example: python -m savi export pairs.jsonl --out trl.jsonl")(export)
     app.command(epilog="Example: python -m savi train pairs.jsonl --model benchmarks/micro/base --out trained --learning-rate 1e-4")(train)
     app.command(epilog="Example: python -m savi align clips/ --model benchmarks/micro/base --prompts micro --out aligned")(align)
 
 
-def export(
-    pairs: Annotated[Path, typer.Argument(help="A file made by `savi pairs`.", show_default=False)],
-    out: Annotated[Path, typer.Option("--out", "-o", help="The file to write, JSON Lines.", show_default=False)],
-    style: Annotated[
-        Literal["conversational", "messages"],
-        typer.Option("--format", help="TRL's preference format with an explicit prompt, or with the prompt in both conversations."),
-    ] = "conversational",
-) -> None:
-    """Write preference pairs in a format that other trainers read; `savi train` reads it back."""
-    with errors():
-        from savi.loop.exchange import export_pairs
-
-        found = _read(pairs)
-        export_pairs(out, found, style)
-    typer.echo(f"{len(found)} pairs -> {out}")
-
-
 @decode_limits
 def train(
-    pairs: Annotated[
-        Path, typer.Argument(help="Pairs made by `savi pairs`, or in one of TRL's two preference formats.", show_default=False)
-    ],
+    pairs: PairsArgument,
     out: Annotated[Path, typer.Option("--out", "-o", help="The folder for train/ (log) and model/ (checkpoint).", show_default=False)],
     model: ModelOption,
     method: Annotated[Literal["dpo", "sft"], typer.Option(help="dpo, or sft on the chosen answers alone.")] = "dpo",
@@ -86,6 +66,8 @@ def train(
         typer.Option(help="Under torchrun: the whole model on each process (none), or its weights and optimiser spread over them."),
     ] = "none",
     branch_attention: Annotated[Literal["sdpa", "flex"], typer.Option(help="How questions and answers attend; flex needs CUDA.")] = "sdpa",
+    pairs_format: InFormatOption = None,
+    videos: VideosOption = None,
     save_steps: Annotated[int, typer.Option(min=0, help="Keep a checkpoint to go on from every so many steps; 0: none.")] = 0,
     seed: SeedOption = 0,
     device: DeviceOption = "auto",
@@ -104,9 +86,7 @@ def train(
                 epochs=epochs, pairs_per_step=pairs_per_step, lora_r=lora_r, num_frames=num_frames, save_steps=save_steps,
                 gradient_checkpointing=gradient_checkpointing, seed=seed, sharding=sharding, branch_attention=branch_attention,
             )  # fmt: skip
-        found = _read(pairs)
-        if not found:
-            stop(f"{pairs}: holds no pair", ExitCode.FAIL)
+        found = read(pairs, pairs_format, videos)
         lm = open_model(model, device)
         from savi.training import trainer
 
@@ -214,18 +194,6 @@ def _number(text: str) -> tuple[str, float]:
         return name, float(value)
     except ValueError:
         raise ValueError(f"--loss-parameter {text!r}: write NAME=VALUE, as gamma=0.5") from None
-
-
-def _read(path: Path) -> list[PreferencePair]:
-    """Pairs of the project's own or of an exchange format."""
-    from savi.base.files import read_jsonl
-    from savi.loop.exchange import import_pairs
-    from savi.loop.preferences import read_pairs
-
-    if not path.is_file():
-        stop(f"{path}: no such file", ExitCode.USAGE)
-    first = next(iter(read_jsonl(path)), {})
-    return read_pairs(path) if "pair_id" in first or not first else import_pairs(path)
 
 
 def _staged(told: Callable[[int, int], None]) -> Callable[[str, int, int], None]:

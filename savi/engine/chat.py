@@ -33,14 +33,14 @@ class ChatTemplateError(FamilyError):
 
 
 class ChatFormat:
-    """Prefix ids, prompt ids and response ids of one tokenizer and family.
+    """Prefix ids, prompt ids and response ids of one tokenizer and family. `system`: a system message instead of the template's own.
 
     Raises:
-        FamilyError: no chat template, or one that drops or changes what the user says.
+        FamilyError: no chat template, or one that drops or changes what the user or the system message says.
     """
 
-    def __init__(self, tokenizer: Any, family: Family, where: str = "the tokenizer") -> None:
-        self.tokenizer, self.family, self.where = tokenizer, family, where
+    def __init__(self, tokenizer: Any, family: Family, where: str = "the tokenizer", *, system: str | None = None) -> None:
+        self.tokenizer, self.family, self.where, self.system = tokenizer, family, where, system
         self.before, self.between, self.after = self._placed_by_template() or self._placed_by_us()
         answered = self._render([("user", _PROMPT), ("assistant", _REPLY)], add_generation_prompt=False)
         tail = answered.split(_REPLY)[-1] if _REPLY in answered else ""
@@ -51,6 +51,8 @@ class ChatFormat:
         self._special = re.compile("|".join(re.escape(t) for t in specials)) if specials else None
         self.end_of_turn_id = self._end_of_turn(tail, set(specials))
         self._prefix_cache: dict[tuple[str | int, ...], Tensor] = {}
+        if system is not None and (system not in self.before or (self._special and self._special.search(system))):
+            raise ChatTemplateError(f"{where}: the chat template does not write the system message {system[:60]!a} as it is")
 
     def _placed_by_template(self) -> tuple[str, str, str] | None:
         """Texts before the video, between video and prompt, and after both, where the template itself places a video."""
@@ -58,10 +60,10 @@ class ChatFormat:
         if not mark or not self.tokenizer.chat_template:
             return None
         content = [{"type": "video"}, {"type": "text", "text": _PROMPT}]
+        first = [] if self.system is None else [{"role": "system", "content": [{"type": "text", "text": self.system}]}]
+        messages = [*first, {"role": "user", "content": content}]
         try:
-            turn = str(
-                self.tokenizer.apply_chat_template([{"role": "user", "content": content}], tokenize=False, add_generation_prompt=True)
-            )
+            turn = str(self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True))
         except Exception:  # noqa: BLE001 - a template may fail by any error; placing the video as text says what is wrong
             return None
         if turn.count(mark) != 1 or turn.count(_PROMPT) != 1 or turn.index(mark) > turn.index(_PROMPT):
@@ -80,7 +82,8 @@ class ChatFormat:
         return before, between, after
 
     def _render(self, turns: Sequence[tuple[str, str]], *, add_generation_prompt: bool) -> str:
-        """The template's text; templates that want a list of parts get one."""
+        """The template's text; templates that want a list of parts get one. The system message stands first."""
+        turns = [*([] if self.system is None else [("system", self.system)]), *turns]
         if not self.tokenizer.chat_template:
             raise ChatTemplateError(f"{self.where}: no chat template; put chat_template.jinja beside the tokenizer")
         plain = [{"role": role, "content": text} for role, text in turns]

@@ -240,9 +240,24 @@ class VideoLM:
 
     # asking
 
-    def prompt_ids(self, prompt: str) -> list[int]:
+    def prompt_ids(self, prompt: Prompt) -> list[int]:
         """Ids of the rest of the user's turn after the prefix, with the header of the reply."""
         return self.chat.prompt_ids([prompt])[0]
+
+    @contextmanager
+    def system_message(self, text: str | None) -> Iterator[None]:
+        """Whatever is encoded in the block stands under this system message instead of the model's own; None: its own.
+
+        Raises:
+            FamilyError: the chat template takes no such system message.
+        """
+        own = self.chat
+        try:
+            if text is not None:
+                self.chat = ChatFormat(self.tokenizer, self.family, where=self.name, system=text)
+            yield
+        finally:
+            self.chat = own
 
     def response_ids(self, text: str) -> list[int]:
         """Ids of a reply with its end-of-turn token."""

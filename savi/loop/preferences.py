@@ -1,4 +1,4 @@
-"""A preference pair and its file (`savi.loop.exchange` has the formats of other tools).
+"""A preference pair and its file (`savi.formats` has the formats of other tools).
 
 A pair says: to this question about this video, the model's revised answer (`chosen`) is preferred to its initial one (`rejected`). The
 module knows no model; videos are only named.
@@ -28,7 +28,8 @@ class PreferencePair:
 
     `video` is a path (in files: relative to the file's folder). `initial` and `critique` are kept as the model wrote them; `rejected`
     equals `initial` and `chosen` the revision unless a control changed them (see `savi.iterate`). `meta` holds what belongs to the
-    making (index of the question, the revision before a control) and must be JSON.
+    making (index of the question, the revision before a control) and must be JSON. `system` (instead of the model's own system message) and
+    `history` (earlier turns, each a question and its answer) only pairs made elsewhere have; where there are none, files do not name them.
     """
 
     pair_id: str
@@ -41,6 +42,8 @@ class PreferencePair:
     rejected: str
     meta: dict[str, Any] = field(default_factory=dict)
     schema_version: int = SCHEMA_VERSION
+    system: str | None = None
+    history: tuple[tuple[str, str], ...] = ()
 
     __pydantic_config__ = ConfigDict(extra="forbid")  # type: ignore[misc]  # read by TypeAdapter: unknown fields in a file are errors
 
@@ -66,7 +69,7 @@ def make_pair_id(video: str, kind: str, index: int, question: str) -> str:
 
 def pair_row(pair: PreferencePair, folder: str | Path) -> dict[str, Any]:
     """A pair as a file's row, its video relative to the folder of that file, so that a run's folder can be moved."""
-    row = asdict(pair)
+    row = {key: value for key, value in asdict(pair).items() if key not in ("system", "history") or value}
     row["video"] = Path(os.path.relpath(pair.video, folder)).as_posix()
     return row
 

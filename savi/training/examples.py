@@ -77,7 +77,7 @@ def tokenise(lm: VideoLM, pairs: Iterable[PreferencePair], settings: DPOSettings
     dropped: list[DroppedPair] = []
     seen: set[str] = set()
     for pair in sorted(pairs, key=lambda pair: (pair.video, pair.pair_id)):
-        question = tuple(lm.prompt_ids(pair.prompt))
+        question = tuple(lm.prompt_ids([*(text for turn in pair.history for text in turn), pair.prompt]))
         chosen = tuple(lm.response_ids(pair.chosen))
         rejected = tuple(lm.response_ids(pair.rejected))
         if pair.pair_id in seen:
@@ -226,6 +226,19 @@ def _step(epoch: int, units: Sequence[Unit], examples: Sequence[Example]) -> Ste
     return Step(epoch, tuple(units), len(numbers), sum(len(examples[number].tokens.chosen) for number in numbers))
 
 
+def system_of_pairs(pairs: Iterable[PreferencePair]) -> str | None:
+    """The system message of the pairs, None for the model's own.
+
+    Raises:
+        ValueError: they have several: a video is encoded under one.
+    """
+    found = list(dict.fromkeys(pair.system for pair in pairs))
+    if len(found) > 1:
+        shown = " and ".join("none" if text is None else repr(text[:40]) for text in found[:2])
+        raise ValueError(f"the pairs have {len(found)} system messages ({shown}): train on a file for each")
+    return found[0] if found else None
+
+
 def frames_of_pairs(pairs: Sequence[PreferencePair], settings: DPOSettings) -> int:
     """The number of frames a video is watched with in training: the settings', else the pairs' own (`meta["num_frames"]`).
 
@@ -237,4 +250,4 @@ def frames_of_pairs(pairs: Sequence[PreferencePair], settings: DPOSettings) -> i
     found = {pair.meta.get("num_frames") for pair in pairs}
     if len(found) == 1 and isinstance(number := next(iter(found)), int):
         return number
-    raise ValueError(f"the pairs were made with num_frames {sorted(map(str, found))}: set num_frames in DPOSettings")
+    raise ValueError(f"the pairs were made with num_frames {sorted(map(str, found))}: say with how many frames to train (--num-frames)")

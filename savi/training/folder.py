@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor
 
 from savi.base.digest_memory import remembered_sha256
-from savi.base.digests import sha256_json
+from savi.base.digests import canonical_json, sha256_json
 from savi.base.errors import ResumeError
 from savi.base.files import new_folder, read_jsonl
 from savi.base.stamp import Stamp, files_below, read_stamp
@@ -45,7 +45,11 @@ class TrainResult:
 
 def made_from(model: str, pairs: Sequence[PreferencePair], settings: DPOSettings) -> dict[str, Any]:
     """What a training depends on: the model's fingerprint, the pairs whatever their order and place, the settings but those of speed."""
-    rows = sorted([pair.pair_id, pair.prompt, pair.chosen, pair.rejected, str(pair.meta.get("num_frames"))] for pair in pairs)
+    rows = sorted(
+        [pair.pair_id, pair.prompt, pair.chosen, pair.rejected, str(pair.meta.get("num_frames"))]
+        + ([canonical_json([pair.system, pair.history])] if pair.system or pair.history else [])
+        for pair in pairs
+    )
     return {"model": model, "pairs": sha256_json(rows), "settings": settings.model_dump(mode="json", exclude=set(SPEED_ONLY))}
 
 

@@ -26,6 +26,7 @@ from savi.training.examples import (
     VideoStore,
     frames_of_pairs,
     make_plan,
+    system_of_pairs,
     tokenise,
 )
 from savi.training.folder import LOG_FILE, MODEL_FOLDER, TRAIN_FOLDER, TrainResult, begin, finished, made_from, save, write_result
@@ -87,10 +88,11 @@ def _train(
     if done := finished(out, inputs):
         _reload(lm, out / MODEL_FOLDER, lm.device, plain.dtype, implementation)
         return done
-    examples, dropped, store = _prepare(lm, given, settings, store)
     joined = torch.distributed.is_initialized()
     try:
-        trainer, log, state = _run(lm, examples, store, settings, out, inputs, plain, sharding, progress)
+        with lm.system_message(system_of_pairs(given)):
+            examples, dropped, store = _prepare(lm, given, settings, store)
+            trainer, log, state = _run(lm, examples, store, settings, out, inputs, plain, sharding, progress)
         if state is not None:  # the model in memory is in shards for good
             lm.model = plain.shell(lm.model)
         result = TrainResult(out / MODEL_FOLDER, log, trainer.state.global_step, len(examples), tuple(dropped))
@@ -114,6 +116,8 @@ def _prepare(
     lm: VideoLM, pairs: Sequence[PreferencePair], settings: DPOSettings, store: VideoStore | None
 ) -> tuple[list[Example], list[DroppedPair], VideoStore]:
     """Tokens of the pairs that can be trained on, those that cannot, and their videos, encoded as far as memory allows."""
+    if store is not None and lm.chat.system is not None:
+        raise ValueError("the videos were encoded without the pairs' system message: leave `store` out")
     examples, dropped = tokenise(lm, pairs, settings)
     if store is None and examples:
         store = VideoStore(lm, frames_of_pairs(pairs, settings), keep_mb=settings.features_mb)

@@ -9,7 +9,7 @@ import pytest
 
 from savi.base.lock import lock_file, lock_folder
 from savi.conversion.checkpoint import weights_fingerprint
-from savi.loop.exchange import import_pairs
+from savi.formats.table import read_any_pairs
 from savi.loop.preferences import read_pairs, write_pairs
 from tests.savi.cli.test_cli import failed, run
 from tests.savi.scripted import random_pairs, write_clips
@@ -29,12 +29,12 @@ def pairs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_pairs(folder / "pairs.jsonl", random_pairs(write_clips(folder, 2)))
 
 
-@pytest.mark.parametrize("style", ["conversational", "messages"])
+@pytest.mark.parametrize("style", ["trl", "ms-swift"])
 def test_exported_pairs_train_the_same_model(pairs: Path, model: Path, style: str) -> None:
-    """The way to TRL's format and back loses nothing: the same weights come of it."""
+    """The way to another tool's format and back loses nothing: the same weights come of it."""
     out = pairs.with_name(f"{style}.jsonl")
     assert run("export", pairs, "--out", out, "--format", style).exit_code == 0
-    assert import_pairs(out) == read_pairs(pairs)
+    assert read_any_pairs(out) == read_pairs(pairs)
     made = []
     for source in (pairs, out):
         folder = pairs.with_name(f"trained-{style}-{source.stem}")

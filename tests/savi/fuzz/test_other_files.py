@@ -21,7 +21,7 @@ from harness.tables.published import load_published
 from reproduce.scale import SCALES_DIR, load_scale
 from savi.base.digests import sha256_json
 from savi.base.errors import SaviError
-from savi.loop.exchange import export_pairs, import_pairs
+from savi.formats.table import NAMES, read_any_pairs, write_any_pairs
 from savi.loop.journal import Journal, is_complete, read_counts
 from savi.loop.preferences import PreferencePair, make_pair_id, read_pairs, write_pairs
 from tests.savi.fuzz.damage import Damage, damage_bytes, damage_json
@@ -84,10 +84,10 @@ def test_pairs(pairs: list[PreferencePair], tmp_path: Path) -> None:
     fuzz(tmp_path / "whole", "pairs.jsonl", tmp_path / "work", damage_lines, lambda folder: read_pairs(folder / "pairs.jsonl"))
 
 
-@pytest.mark.parametrize("style", ["conversational", "messages"])
-def test_exchanged_pairs(pairs: list[PreferencePair], style: Any, tmp_path: Path) -> None:
-    export_pairs(tmp_path / "whole" / "rows.jsonl", pairs, style)
-    fuzz(tmp_path / "whole", "rows.jsonl", tmp_path / "work", damage_lines, lambda folder: import_pairs(folder / "rows.jsonl"))
+@pytest.mark.parametrize("style", NAMES)
+def test_pairs_of_other_tools(pairs: list[PreferencePair], style: str, tmp_path: Path) -> None:
+    write_any_pairs(tmp_path / "whole" / "rows.jsonl", pairs, style)
+    fuzz(tmp_path / "whole", "rows.jsonl", tmp_path / "work", damage_lines, lambda folder: read_any_pairs(folder / "rows.jsonl"))
 
 
 def test_journal_of_pairs(tmp_path: Path) -> None:
