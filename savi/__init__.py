@@ -29,6 +29,7 @@ _EXPORTS = {
     "PreferencePair": "loop.preferences",
     "Reply": "engine.video_lm",
     "ResponseScore": "engine.video_lm",
+    "ServerLM": "server.server_lm",
     "VideoError": "video.frames",
     "VideoLM": "engine.video_lm",
     "Watched": "engine.video_lm",
@@ -55,6 +56,7 @@ __all__ = [
     "PreferencePair",
     "Reply",
     "ResponseScore",
+    "ServerLM",
     "VideoError",
     "VideoLM",
     "Watched",
@@ -75,6 +77,7 @@ if TYPE_CHECKING:
     from savi.iterate import run_iteration
     from savi.loop.preferences import PreferencePair
     from savi.loop.propose import AlignSettings, propose
+    from savi.server.server_lm import ServerLM
     from savi.training.settings import DPOSettings
     from savi.training.trainer import train
     from savi.video.frames import Frames, VideoError, find_videos, segment_indices

@@ -20,7 +20,18 @@ from savi.base.processes import refuse_several_processes
 from savi.cli import align as align_cli
 from savi.cli import ask as ask_cli
 from savi.cli import share as share_cli
-from savi.cli.common import DeviceOption, FramesOption, JsonOption, ModelOption, open_model
+from savi.cli.common import (
+    AskedModelOption,
+    CriticOption,
+    DeviceOption,
+    FramesOption,
+    JsonOption,
+    ServerOption,
+    chunked_for,
+    open_asker,
+    usage_lines,
+)
+from savi.server.settings import is_server, read_settings
 
 app = typer.Typer(
     name="savi",
@@ -42,7 +53,9 @@ def pairs(
     out: Annotated[
         Path, typer.Option("--out", "-o", help="The pairs, JSON Lines. Run again to go on where it stopped.", show_default=False)
     ],
-    model: ModelOption,
+    model: AskedModelOption,
+    critic: CriticOption = None,
+    server: ServerOption = [],  # noqa: B006  # typer copies it
     num_frames: FramesOption = 8,
     questions_per_kind: Annotated[int, typer.Option(min=1, help="Questions of each kind a video (3 by the paper's counts).")] = 3,
     prompts: Annotated[str, typer.Option(help="How the model is asked: videosavi, or micro for the shipped small model.")] = "videosavi",
@@ -55,26 +68,32 @@ def pairs(
     """Make preference pairs from unlabelled videos, by the model's own critiques.
 
     Per question: an answer (rejected), the model's critique of it, its revision (chosen). A question without a pair leaves its reason in
-    dropped.jsonl beside OUT, a video that cannot be read a row in failures.jsonl; neither stops the rest.
+    dropped.jsonl beside OUT, a video that cannot be read a row in failures.jsonl; neither stops the rest. What a server replied is kept
+    beside OUT too, and not asked for again.
     """
     with errors(kept=KEPT):
         refuse_several_processes("savi pairs")
         from savi.base.files import FailureLog
-        from savi.loop.journal import read_counts
+        from savi.loop.journal import read_counts, read_usage
         from savi.loop.propose import AlignSettings, propose
 
         with usage():
             settings = AlignSettings(num_frames=num_frames, questions_per_kind=questions_per_kind, prompts=prompts, seed=seed)
+        servers = read_settings(server)
+        settings = chunked_for([of for name, of in zip((model, critic), servers, strict=True) if name and is_server(name)], settings)
         paths = align_cli.video_files(videos)
-        lm = open_model(model, device)
+        lm = open_asker(model, device, servers[0])
+        judge = None if critic is None else open_asker(critic, device, servers[1])
         failures = FailureLog(out.with_name("failures.jsonl"))
         with bar("videos") as told:
-            for _ in propose(lm, paths, settings, out=out, failures=failures, progress=told, retry_failed=retry_failed):
+            for _ in propose(lm, paths, settings, critic=judge, out=out, failures=failures, progress=told, retry_failed=retry_failed):
                 pass
-        counts = read_counts(out)
+        counts, asked = read_counts(out), {who: asdict(used) for who, used in read_usage(out).items()}
     if as_json:
-        print_json({"out": str(out), "failures": str(failures.path), **asdict(counts)})
+        print_json({"out": str(out), "failures": str(failures.path), **asdict(counts), **({"usage": asked} if asked else {})})
     else:
+        for line in usage_lines(out):
+            typer.echo(line)
         typer.echo(f"{counts.line()} -> {out}" + (f"; broken videos are listed in {failures.path}" if counts.broken else ""))
     stop_over(fail_over, counts.broken, len(paths), "videos")
     if not counts.pairs:

@@ -20,7 +20,7 @@ from savi.base.lock import lock_folder
 from savi.loop.controls import Control, transform_pairs
 from savi.loop.journal import AlignCounts, Journal, is_complete, journal_path, read_counts, read_unchanged
 from savi.loop.preferences import read_pairs, write_pairs
-from savi.loop.propose import AlignSettings, propose, video_keys
+from savi.loop.propose import AlignSettings, Asker, propose, video_keys
 from savi.training.folder import MODEL_FOLDER, TrainResult, finished, made_from, write_result
 from savi.training.settings import DPOSettings
 
@@ -72,16 +72,18 @@ def run_iteration(
     dpo: DPOSettings,
     control: Control = "none",
     *,
+    critic: Asker | None = None,
     failures: FailureLog | None = None,
     progress: Callable[[str, int, int], None] | None = None,
 ) -> IterationResult:
     """Propose, then train: `out_dir`/{pairs.jsonl, dropped.jsonl, train/, model/}; run again, it does only what is missing.
 
-        `progress` is called with (stage, done, total), stages "propose" and "train".
+    `critic` criticises in the place of the model that is trained. `progress` is called with (stage, done, total), stages "propose" and
+    "train".
 
-        Raises:
-    from savi.base.lock import lock_folder
-            ModelError: `base` is not a usable checkpoint.
+    Raises:
+        ResumeError: `out_dir` holds the work of another model, critic, videos or settings.
+        ModelError: `base` is not a usable checkpoint.
     """
     out, start = Path(out_dir), Base(base)
     failures = FailureLog(out / "failures.jsonl") if failures is None else failures
@@ -92,7 +94,7 @@ def run_iteration(
 
     with lock_folder(out):
         began = time.perf_counter()
-        if propose_stage(start, list(videos), out, align, failures=failures, progress=within("propose")):
+        if propose_stage(start, list(videos), out, align, critic, failures=failures, progress=within("propose")):
             seconds["propose"] = time.perf_counter() - began
         began = time.perf_counter()
         training, ran = train_stage(start, out, dpo, control, seed=align.seed, failures=failures, progress=within("train"))
@@ -102,7 +104,14 @@ def run_iteration(
 
 
 def propose_stage(
-    base: Base, videos: list[Path], out: Path, align: AlignSettings, *, failures: FailureLog, progress: Progress | None = None
+    base: Base,
+    videos: list[Path],
+    out: Path,
+    align: AlignSettings,
+    critic: Asker | None = None,
+    *,
+    failures: FailureLog,
+    progress: Progress | None = None,
 ) -> bool:
     """Make the pairs of an iteration, and return whether there was anything left to do.
 
@@ -111,9 +120,10 @@ def propose_stage(
     """
     files = (out / PAIRS_FILE, out / DROPPED_FILE)
     if is_complete(files[0]):
-        Journal(*files, model=base.fingerprint, settings=align.content(), videos=video_keys(videos))  # refuses pairs of something else
+        named = None if critic is None else critic.fingerprint
+        Journal(*files, model=base.fingerprint, settings=align.content(), videos=video_keys(videos), critic=named)  # refuses other pairs
         return False
-    for _ in propose(base.lm, videos, align, out=files[0], dropped=files[1], failures=failures, progress=progress):
+    for _ in propose(base.lm, videos, align, critic=critic, out=files[0], dropped=files[1], failures=failures, progress=progress):
         pass
     return True
 

@@ -15,8 +15,20 @@ from savi.base.cli import KEPT, bar, errors, print_json, stop, usage
 from savi.base.errors import ExitCode
 from savi.base.limit_flags import decode_limits
 from savi.base.processes import refuse_several_processes
-from savi.cli.common import DeviceOption, FramesOption, JsonOption, ModelOption, open_model
+from savi.cli.common import (
+    CriticOption,
+    DeviceOption,
+    FramesOption,
+    JsonOption,
+    ModelOption,
+    ServerOption,
+    chunked_for,
+    open_asker,
+    open_model,
+    usage_lines,
+)
 from savi.cli.share import InFormatOption, PairsArgument, VideosOption, read
+from savi.server.settings import is_server, read_settings
 from savi.training.losses import LOSSES
 
 if TYPE_CHECKING:
@@ -111,6 +123,8 @@ def align(
     videos: Annotated[list[Path], typer.Argument(help="Video files, and folders searched for them.", show_default=False)],
     out: Annotated[Path, typer.Option("--out", "-o", help="The folder for iter-1/, iter-2/, ... Run again to go on.", show_default=False)],
     model: ModelOption,
+    critic: CriticOption = None,
+    server: ServerOption = [],  # noqa: B006  # typer copies it
     iterations: Annotated[int, typer.Option(min=1, help="Rounds of proposing and training (the paper: 4).")] = 4,
     num_frames: FramesOption = 8,
     questions_per_kind: Annotated[int, typer.Option(min=1, help="Questions of each kind a video (3 by the paper's counts).")] = 3,
@@ -136,6 +150,7 @@ def align(
         refuse_several_processes("savi align")
         from savi.conversion.native import native_folder
         from savi.iterate import run_iteration
+        from savi.loop.journal import read_usage
         from savi.loop.propose import AlignSettings
 
         with usage():
@@ -144,21 +159,36 @@ def align(
                 pairs_per_step=pairs_per_step, lora_r=lora_r, gradient_checkpointing=gradient_checkpointing, seed=seed,
             )  # fmt: skip
             settings = AlignSettings(num_frames=num_frames, questions_per_kind=questions_per_kind, prompts=prompts, seed=seed)
+        if is_server(model):
+            stop(
+                f"--model {model}: align trains its model, and a server's cannot be trained: give a checkpoint (a server can be the "
+                "--critic), or make pairs with `savi pairs` and train on them with `savi train`",
+                ExitCode.USAGE,
+            )
+        asked = read_settings(server)[1]
+        if critic and is_server(critic):
+            settings = chunked_for([asked], settings)
         paths = video_files(videos)
         if len(paths) < iterations:
             stop(f"{len(paths)} videos for {iterations} iterations: give more videos, or fewer --iterations", ExitCode.USAGE)
         random.Random(f"deal/{seed}").shuffle(paths)
         now: Path = native_folder(model, tell=lambda text: typer.echo(text, err=True))
+        judge = None if critic is None else open_asker(critic, "auto", asked)
         rows = []
         for t in range(1, iterations + 1):
             with bar(f"iteration {t}") as told:
-                done = run_iteration(now, sorted(paths[t - 1 :: iterations]), out / f"iter-{t}", settings, dpo, progress=_staged(told))
+                clips, folder = sorted(paths[t - 1 :: iterations]), out / f"iter-{t}"
+                done = run_iteration(now, clips, folder, settings, dpo, critic=judge, progress=_staged(told))
             made = done.training
             row = {"iteration": t, **asdict(done.counts), "trained_on": made.pairs_used, "steps": made.steps, "model": str(made.checkpoint)}
+            if used := read_usage(done.pairs_file):
+                row["usage"] = {who: asdict(usage) for who, usage in used.items()}
             rows.append(row)
             if not as_json:
                 trained = f"{made.steps} steps on {made.pairs_used} pairs" if made.trained else "no pair to train on, model unchanged"
                 typer.echo(f"iteration {t}: {done.counts.line()}; {trained} -> {made.checkpoint}")
+                for line in usage_lines(done.pairs_file):
+                    typer.echo(line)
             now = made.checkpoint
     if as_json:
         print_json({"iterations": rows})

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -11,6 +14,8 @@ from savi.base.errors import ExitCode
 
 if TYPE_CHECKING:
     from savi.engine.video_lm import VideoLM
+    from savi.loop.propose import AlignSettings, Asker
+    from savi.server.settings import ServerSettings
 
 ModelOption = Annotated[
     str,
@@ -21,6 +26,33 @@ ModelOption = Annotated[
         metavar="FOLDER|OWNER/NAME",
         help="A checkpoint folder, or a Hugging Face id; InternVL2.5 as published is converted once, into a cache. "
         "The small model shipped with the project: benchmarks/micro/base.",
+        show_default=False,
+    ),
+]
+AskedModelOption = Annotated[
+    str,
+    typer.Option(
+        "--model",
+        "-m",
+        envvar="SAVI_MODEL",
+        metavar="FOLDER|OWNER/NAME|openai:URL#NAME",
+        help="A checkpoint as for `savi ask`, or a model on an OpenAI-compatible server (vLLM, SGLang, hosted ones): "
+        "openai:http://localhost:8000/v1#NAME. Several URLs of one model: separated by commas.",
+        show_default=False,
+    ),
+]
+CriticOption = Annotated[
+    str | None,
+    typer.Option(metavar="FOLDER|OWNER/NAME|openai:URL#NAME", help="Another model that criticises the answers.", show_default="the model"),
+]
+ServerOption = Annotated[
+    list[str],
+    typer.Option(
+        "--server",
+        metavar="NAME=VALUE",
+        help="How servers are asked; may be repeated: concurrency=8, requests_per_minute, timeout_s, retries, frames=jpeg|png|video_url, "
+        "input_price and output_price (of a million tokens), key (the variable with the key; OPENAI_API_KEY by default), "
+        "limit_name; critic.NAME=VALUE: of the critic alone.",
         show_default=False,
     ),
 ]
@@ -46,3 +78,27 @@ def open_model(model: str, device: str, **settings: Any) -> VideoLM:
         if kind == "cuda" and not torch.cuda.is_available():
             stop(f"--device {device}: torch finds no CUDA device here; use --device cpu", ExitCode.MACHINE)
     return VideoLM.from_pretrained(folder, device=device, **settings)
+
+
+def open_asker(model: str, device: str, settings: ServerSettings) -> Asker:
+    """A model that is only asked: a checkpoint, or one on a server."""
+    from savi.server.settings import is_server
+
+    if not is_server(model):
+        return open_model(model, device)
+    from savi.server.server_lm import ServerLM
+
+    return ServerLM(model, settings)
+
+
+def chunked_for(asked: Sequence[ServerSettings], settings: AlignSettings) -> AlignSettings:
+    """The same settings with chunks of videos that keep servers busy."""
+    requests = max((server.concurrency for server in asked), default=0)
+    return replace(settings, chunk_videos=max(settings.chunk_videos, 2 * requests // settings.questions_per_kind))
+
+
+def usage_lines(pairs: Path) -> list[str]:
+    """What was asked of servers for a pairs file, for people."""
+    from savi.loop.journal import read_usage
+
+    return [f"asked of the {who}'s server: {used.line()}" for who, used in read_usage(pairs).items()]

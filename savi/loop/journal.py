@@ -20,6 +20,7 @@ from savi.base.digests import sha256_json
 from savi.base.errors import FileFormatError, ResumeError, one_line
 from savi.base.files import JsonlWriter, read_jsonl
 from savi.loop.preferences import PreferencePair, pair_row, read_pairs
+from savi.server.usage import Usage
 
 
 @dataclass(frozen=True)
@@ -69,6 +70,7 @@ class _Chunk:
     counts: AlignCounts
     failures: list[Annotated[dict[str, Any], AfterValidator(_whole_failure)]]
     again: list[Any] = field(default_factory=list)
+    usage: dict[str, Usage] = field(default_factory=dict)
 
 
 _CHUNK = TypeAdapter(_Chunk)
@@ -92,6 +94,16 @@ def read_counts(out: str | Path) -> AlignCounts:
     """The counts of a pairs file, finished or not, from its journal."""
     path = journal_path(out)
     return sum((_chunk(row, path).counts for row in read_jsonl(path) if "counts" in row), AlignCounts())
+
+
+def read_usage(out: str | Path) -> dict[str, Usage]:
+    """What was asked of servers for a pairs file so far, by "model" and "critic"; empty where all models were local."""
+    path, found = journal_path(out), dict[str, Usage]()
+    for row in read_jsonl(path):
+        if "counts" in row:
+            for who, usage in _chunk(row, path).usage.items():
+                found[who] = found.get(who, Usage()) + usage
+    return found
 
 
 def is_complete(out: str | Path) -> bool:
@@ -119,14 +131,23 @@ class Journal:
         ResumeError: the files were begun with another model, other settings or other videos, or are not this loop's.
     """
 
-    def __init__(self, out: Path, dropped: Path | None, *, model: str, settings: Mapping[str, Any], videos: Sequence[str]) -> None:
+    def __init__(
+        self,
+        out: Path,
+        dropped: Path | None,
+        *,
+        model: str,
+        settings: Mapping[str, Any],
+        videos: Sequence[str],
+        critic: str | None = None,
+    ) -> None:
         self._out = Path(out)
         self._dropped = Path(dropped) if dropped is not None else self._out.with_name("dropped.jsonl")
         self._path = journal_path(out)
         self.videos_done = 0
         self.failures: list[dict[str, str]] = []
         self.done = False
-        header = {"model": model, "settings": sha256_json(dict(settings)), "videos": sha256_json(list(videos))}
+        header = {"model": model, "settings": sha256_json(dict(settings)), "videos": sha256_json(list(videos)), "critic": critic}
         sizes = {"pairs_bytes": 0, "dropped_bytes": 0}
         rows = list(read_jsonl(self._path)) if self._path.exists() else []
         if rows:
@@ -145,7 +166,7 @@ class Journal:
             _cut(path, size, begun=bool(rows))
         if not rows:
             with JsonlWriter(self._path) as writer:
-                writer.write(header)
+                writer.write({key: value for key, value in header.items() if value is not None})
 
     def stored_pairs(self) -> list[PreferencePair]:
         return read_pairs(self._out)
@@ -158,8 +179,10 @@ class Journal:
         videos_done: int,
         counts: AlignCounts,
         again: Sequence[str] = (),
+        usage: Mapping[str, Usage] | None = None,
     ) -> None:
-        """Append a chunk; it is on disk when this returns. `again`: the videos of a chunk that had failed before."""
+        """Append a chunk; it is on disk when this returns. `again`: the videos of a chunk that had failed before; `usage`: what was asked
+        of servers."""
         with JsonlWriter(self._out) as writer:
             writer.write(*(pair_row(pair, self._out.parent) for pair in pairs))
         folder = self._dropped.parent
@@ -174,6 +197,7 @@ class Journal:
                     "counts": asdict(counts),
                     "failures": list(failures),
                     **({"again": list(again)} if again else {}),
+                    **({"usage": {who: asdict(used) for who, used in usage.items()}} if usage else {}),
                 }
             )
 

@@ -13,12 +13,13 @@ from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field, replace
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 from savi.base.files import FailureLog
 from savi.base.lock import lock_file
 from savi.base.processes import refuse_several_processes
 from savi.engine.sampling import GenerationSettings
+from savi.engine.watched import Reply
 from savi.loop.journal import AlignCounts, Journal
 from savi.loop.preferences import PreferencePair, make_pair_id
 from savi.loop.prompts import (
@@ -34,14 +35,26 @@ from savi.loop.prompts import (
     prompt_set,
     same_answer,
 )
+from savi.server.server_lm import ServerLM
+from savi.server.usage import ServedReply, Usage, total_usage
 from savi.video.frames import Frames, VideoError
 from savi.video.prefetch import prefetch
 
-if TYPE_CHECKING:
-    from savi.engine.video_lm import Reply, VideoLM, Watched
-
 STAGE = "propose"
 """The stage named in failures.jsonl."""
+
+
+class Asker(Protocol):
+    """What the loop needs of a model: a `VideoLM`, or a `ServerLM`. `watch_batch` gives what its `ask` takes."""
+
+    @property
+    def fingerprint(self) -> str: ...
+
+    def watch_batch(self, videos: Sequence[Frames]) -> Sequence[Any]: ...
+
+    def ask(
+        self, items: Sequence[tuple[Any, str]], settings: GenerationSettings, *, keys: Sequence[str] | None = None
+    ) -> Sequence[Reply]: ...
 
 
 @dataclass(frozen=True)
@@ -83,10 +96,11 @@ class AlignSettings:
 
 
 def propose(
-    lm: VideoLM,
+    lm: Asker,
     videos: Iterable[Path],
     settings: AlignSettings,
     *,
+    critic: Asker | None = None,
     out: Path | None = None,
     dropped: Path | None = None,
     failures: FailureLog | None = None,
@@ -101,6 +115,9 @@ def propose(
     read is listed in `failures` and the rest goes on; it is not tried again when the run goes on, unless `retry_failed`: then those
     come first, and their pairs after the stored ones.
 
+    `critic` criticises in the place of `lm`, which still asks, answers and revises. What a server replied is kept beside `out` until the
+    pairs are made from it, also within a chunk: nothing is asked of it twice.
+
     Raises:
         ResumeError: `out` was begun with another model, other settings or other videos.
         LockedError: another process is writing `out`.
@@ -110,13 +127,14 @@ def propose(
     if out is not None:
         refuse_several_processes("proposing pairs")
     with nullcontext() if out is None else lock_file(out):
-        yield from _propose(lm, videos, settings, out, dropped, failures, progress, retry_failed)
+        yield from _propose(lm, videos, settings, critic, out, dropped, failures, progress, retry_failed)
 
 
 def _propose(
-    lm: VideoLM,
+    lm: Asker,
     videos: Iterable[Path],
     settings: AlignSettings,
+    critic: Asker | None,
     out: Path | None,
     dropped: Path | None,
     failures: FailureLog | None,
@@ -125,10 +143,21 @@ def _propose(
 ) -> Iterator[PreferencePair]:
     paths = [Path(video) for video in videos]
     keys = video_keys(paths)
+    if out is not None:
+        for asker, name in ((lm, "replies"), (critic, "critic-replies")):
+            if isinstance(asker, ServerLM):
+                asker.log_to(out.with_suffix(f".{name}.jsonl"))
     journal = None
     start = 0
     if out is not None:
-        journal = Journal(out, dropped, model=lm.fingerprint, settings=settings.content(), videos=keys)
+        journal = Journal(
+            out,
+            dropped,
+            model=lm.fingerprint,
+            settings=settings.content(),
+            videos=keys,
+            critic=None if critic is None else critic.fingerprint,
+        )
         start = journal.videos_done
         _list_failures(journal.failures, failures)
         yield from journal.stored_pairs()
@@ -140,7 +169,8 @@ def _propose(
     done = start
     while chunk := list(islice(source, min(settings.chunk_videos, len(again) or settings.chunk_videos))):
         retried, again = [key for key, _ in chunk if again], again[len(chunk) :]
-        pairs, dropped_rows, broken = _propose_chunk(lm, [(key, path, frames) for key, (path, frames) in chunk], settings)
+        work = [(key, path, frames) for key, (path, frames) in chunk]
+        pairs, dropped_rows, broken, usage = _propose_chunk(lm, critic, work, settings)
         done += len(chunk) - len(retried)
         counts = AlignCounts(
             videos=len(chunk) - len(retried),
@@ -151,7 +181,7 @@ def _propose(
             equal=sum(pair.chosen == pair.rejected for pair in pairs),
         )
         if journal is not None:
-            journal.add(pairs, dropped_rows, broken, done, counts, retried)
+            journal.add(pairs, dropped_rows, broken, done, counts, retried, usage)
         if failures is not None:
             failures.forget(retried, STAGE)
         _list_failures(broken, failures)
@@ -189,13 +219,15 @@ def video_keys(paths: Sequence[Path]) -> list[str]:
 
 @dataclass
 class _Draft:
-    """One question on its way to a pair: what the model said at each step; `dropped` holds (reason, detail) once it is out."""
+    """One question on its way to a pair: what the model said at each step; `dropped` holds (reason, detail) once it is out. `criticised` is
+    the video as the critic watched it."""
 
     key: str
     path: Path
     kind: Kind
     index: int
-    watched: Watched
+    watched: Any
+    criticised: Any
     question: Question | None = None
     said: dict[Step, str] = field(default_factory=dict)
     dropped: tuple[str, str] | None = None
@@ -207,6 +239,9 @@ class _Draft:
     def take(self, step: Step, reply: Reply) -> None:
         """Keep what a reply says; one that cannot be read is kept as it is, and the question is out."""
         read: Question | str | Unreadable
+        if isinstance(reply, ServedReply) and reply.refused:
+            self.dropped = ("no reply", reply.refused)
+            return
         if not reply.finished:  # training on it would teach to stop anywhere
             read = Unreadable(f"cut off after {reply.tokens} tokens")
         elif step == "ask":
@@ -250,9 +285,9 @@ _NOUNS: dict[Step, str] = {"ask": "question", "answer": "answer", "critique": "c
 
 
 def _propose_chunk(
-    lm: VideoLM, chunk: Sequence[tuple[str, Path, Frames | VideoError]], settings: AlignSettings
-) -> tuple[list[PreferencePair], list[dict[str, Any]], list[dict[str, str]]]:
-    """All four steps over a chunk of videos, each in one batch -> pairs, dropped rows, failures."""
+    lm: Asker, critic: Asker | None, chunk: Sequence[tuple[str, Path, Frames | VideoError]], settings: AlignSettings
+) -> tuple[list[PreferencePair], list[dict[str, Any]], list[dict[str, str]], dict[str, Usage]]:
+    """All four steps over a chunk of videos, each in one batch -> pairs, dropped rows, failures, what was asked of servers."""
     broken = [
         {"what": key, "where": key, "why": f"{frames.kind}: {frames.reason}", "stage": STAGE}
         for key, _, frames in chunk
@@ -260,35 +295,43 @@ def _propose_chunk(
     ]
     readable = [(key, path, frames) for key, path, frames in chunk if isinstance(frames, Frames)]
     watched = lm.watch_batch([frames for _, _, frames in readable])
+    criticised = watched if critic is None else critic.watch_batch([frames for _, _, frames in readable])
     drafts = [
-        _Draft(key, path, kind, index, seen)
-        for (key, path, _), seen in zip(readable, watched, strict=True)
+        _Draft(key, path, kind, index, seen, judged)
+        for (key, path, _), seen, judged in zip(readable, watched, criticised, strict=True)
         for kind in KINDS
         for index in range(settings.questions_per_kind)
     ]
+    usage: dict[str, Usage] = {}
     for step in STEPS:
-        _run_step(lm, drafts, step, settings)
+        who, asker = ("critic", critic) if step == "critique" and critic is not None else ("model", lm)
+        used = total_usage(_run_step(asker, drafts, step, settings))
+        if used.requests:
+            usage[who] = usage.get(who, Usage()) + used
         if step == "ask":
             _drop_duplicates(drafts)
     for draft in drafts:
         if draft.dropped is None and not settings.keep_equal and same_answer(draft.said["answer"], draft.said["revise"]):
             draft.dropped = ("unchanged", "the revision says what the answer said")
     pairs = [draft.pair(settings) for draft in drafts if draft.dropped is None]
-    return pairs, [draft.dropped_row(settings) for draft in drafts if draft.dropped is not None], broken
+    return pairs, [draft.dropped_row(settings) for draft in drafts if draft.dropped is not None], broken, usage
 
 
-def _run_step(lm: VideoLM, drafts: Sequence[_Draft], step: Step, settings: AlignSettings) -> None:
-    """Ask a step's prompt of all questions that are still in, in one batch."""
+def _run_step(asker: Asker, drafts: Sequence[_Draft], step: Step, settings: AlignSettings) -> Sequence[Reply]:
+    """Ask a step's prompt of all questions that are still in, in one batch, and return the replies."""
     going = [draft for draft in drafts if draft.dropped is None]
     if not going:
-        return
+        return []
     prompts = prompt_set(settings.prompts)
     said = [{_NOUNS[earlier]: text for earlier, text in draft.said.items()} for draft in going]
-    items = [(draft.watched, prompts.fill(step, draft.kind, **fields)) for draft, fields in zip(going, said, strict=True)]
+    filled = [prompts.fill(step, draft.kind, **fields) for draft, fields in zip(going, said, strict=True)]
+    videos = [draft.criticised if step == "critique" else draft.watched for draft in going]
     generation: GenerationSettings = getattr(settings, step)
-    replies = lm.ask(items, replace(generation, seed=settings.seed), keys=[draft.row_key(step) for draft in going])
+    keys = [draft.row_key(step) for draft in going]
+    replies = asker.ask(list(zip(videos, filled, strict=True)), replace(generation, seed=settings.seed), keys=keys)
     for draft, reply in zip(going, replies, strict=True):
         draft.take(step, reply)
+    return replies
 
 
 def _drop_duplicates(drafts: Sequence[_Draft]) -> None:

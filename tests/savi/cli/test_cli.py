@@ -220,7 +220,7 @@ def test_pairs_without_any_pair_says_why(clip: Path, model: Path, tmp_path: Path
 def test_pairs_that_are_made_and_gone_on_with(clip: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from tests.savi.scripted import ScriptedLM, micro_reply
 
-    monkeypatch.setattr(cli, "open_model", lambda *_: ScriptedLM(micro_reply))
+    monkeypatch.setattr(cli, "open_asker", lambda *_: ScriptedLM(micro_reply))
     out = tmp_path / "pairs.jsonl"
     first = run("pairs", clip, "--out", out, "--model", "unused", "--prompts", "micro")
     assert first.exit_code == 0, first.output
