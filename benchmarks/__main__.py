@@ -204,7 +204,7 @@ def micro(
     seed: Annotated[
         int | None, typer.Option(help="Seed of what is made (default: 1 for twins and videos, the recipe's for the base).")
     ] = None,
-    size: Annotated[str, typer.Option(help="Size of the twins: smoke or micro.")] = "micro",
+    size: Annotated[str, typer.Option(help="Size of the twins: smoke, micro, or ci (four times micro: enough for a verdict).")] = "micro",
     count: Annotated[int, typer.Option("-n", help="Number of unlabelled videos.")] = 900,
     as_json: AsJson = False,
 ) -> None:

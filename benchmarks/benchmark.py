@@ -17,7 +17,10 @@ from benchmarks.micro.twins.drawing import Twin
 LETTERS = "ABCDE"
 Form = Literal["letter", "yes_no", "caption"]
 """How a reply is read: an option's letter, yes or no, or a caption or its letter."""
-TwinSize = Literal["smoke", "micro"]
+TwinSize = Literal["smoke", "micro", "ci"]
+"""How many questions the twins have: enough to see that all works, for an experiment of minutes, for a verdict."""
+CI_TIMES = 4
+"""So many times micro's questions are the size `ci`: an effect of 1.5 points on the mean can be seen, measured in docs/gate.md."""
 
 
 @dataclass(frozen=True)
@@ -93,8 +96,8 @@ class Benchmark(ABC):
     max_options: int
     download_gb: float
     margin: Margin
-    twin_questions: Mapping[TwinSize, int]
-    """Questions of the twin in each task."""
+    twin_questions: Mapping[Literal["smoke", "micro"], int]
+    """Questions of the twin in each task; see `twin_task`."""
     twin_per_video: float
     """The twin's questions a video: as in the real set unless the file says why not."""
     other_suffixes: tuple[str, ...] = ()
@@ -124,6 +127,10 @@ class Benchmark(ABC):
     def video_folder(self) -> str:
         """Folder of the videos relative to HF_HOME (POSIX)."""
         return f"{self.data_dir}/{self.video_dir}".rstrip("/")
+
+    def twin_task(self, size: TwinSize) -> int:
+        """Questions of the twin in each task at a size."""
+        return CI_TIMES * self.twin_questions["micro"] if size == "ci" else self.twin_questions[size]
 
     def video_file(self, task: str, doc: Mapping[str, Any]) -> str:
         """Path of a document's video relative to HF_HOME (POSIX), by the rule of the task that reads it.

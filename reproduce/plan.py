@@ -104,7 +104,7 @@ def _data(scale: Scale, count: _Counter) -> tuple[int, int, Cost]:
     limit, size = scale.evaluation.limit.value, scale.evaluation.twins.value
     questions = videos = 0
     for b in chosen:
-        sizes = b.sizes if size is None else (b.twin_questions[size],) * len(b.tasks)
+        sizes = b.sizes if size is None else (b.twin_task(size),) * len(b.tasks)
         n = sum(task if limit is None else min(task, limit) for task in sizes)
         questions += n
         videos += min(b.videos if size is None else math.ceil(sum(sizes) / b.twin_per_video), n)

@@ -18,6 +18,7 @@ from typing import Annotated, Any, Generic, Literal, TypeVar
 import yaml
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from benchmarks.benchmark import TwinSize
 from savi.base.errors import ExitCode, SaviError, one_line
 from savi.loop.controls import Control
 from savi.training.losses import LossName
@@ -108,7 +109,7 @@ class EvaluationSettings(_Model):
     limit: Setting[Positive | None]
     benchmarks: Setting[list[str]]
     """Names of the catalog; an empty list means all six."""
-    twins: Setting[Literal["smoke", "micro"] | None]
+    twins: Setting[TwinSize | None]
     """Size of the small twins of the six data sets; none at paper scales, where the data sets themselves are used."""
     twins_seed: Setting[int]
     seed: Setting[int]

@@ -9,7 +9,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -142,23 +142,31 @@ def diff(
 
 def reference(
     run: Candidate,
-    out: Annotated[Path, typer.Argument(help="File to write, e.g. results/baseline.json.gz.", show_default=False)],
+    out: Annotated[
+        Path,
+        typer.Argument(help="File to write, e.g. results/baseline.json.gz; a name without .json or .gz is a folder.", show_default=False),
+    ],
 ) -> None:
-    """Write a run's scores and records into one file, to be committed and used with --against."""
-    from harness.gate.decision import EXIT_CODES
+    """Write a run's scores and records into one file, to be committed and used with --against (or back into a folder)."""
+    from harness.gate.decision import EXIT_CODES, GateUsageError
     from harness.gate.files import load_run, run_name, save_reference
     from harness.integrity import edited
+    from harness.records import write_evaluation
 
     with ending(out):
         evaluations = load_run(run)
         change = next((x for x in map(edited, evaluations.values()) if x is not None), None)
         if change is not None:
             stop(f"{run}: {change}", EXIT_CODES["integrity"])
-        save_reference(out, evaluations, name=run_name(run))
-    typer.echo(
-        f"{out}: {len(evaluations)} benchmarks, {sum(len(e.records) for e in evaluations.values()):,} questions, "
-        f"{out.stat().st_size:,} bytes"
-    )
+        if out.suffix in (".json", ".gz"):
+            save_reference(out, evaluations, name=run_name(run))
+        elif out.exists() and any(out.iterdir()):
+            raise GateUsageError(f"{out}: there is something in this folder already; name another")
+        else:
+            for e in evaluations.values():
+                write_evaluation(out, e)
+    size = f", {out.stat().st_size:,} bytes" if out.is_file() else ""
+    typer.echo(f"{out}: {len(evaluations)} benchmarks, {sum(len(e.records) for e in evaluations.values()):,} questions{size}")
 
 
 def init_ci(
@@ -171,9 +179,7 @@ def init_ci(
     ] = "videosavi-harness",
     require: RequireOption = "mean",
     inconclusive: InconclusiveOption = "fail",
-    size: Annotated[
-        Literal["smoke", "micro"], typer.Option(help="Size of the synthetic benchmarks, where the reference is of those.")
-    ] = "micro",
+    twins_seed: Annotated[int, typer.Option(help="Seed of the synthetic benchmarks, where the reference is of those.")] = 1,
     root: Annotated[Path, typer.Option(help="Top folder of the repository to write into.")] = Path(),
     force: Annotated[bool, typer.Option("--force", help="Replace files that say something else.")] = False,
 ) -> None:
@@ -192,7 +198,7 @@ def init_ci(
             install=install,
             require=require,
             inconclusive=inconclusive,
-            size=size,
+            twins_seed=twins_seed,
         )
         made = {root / name: text for name, text in files(job, provider).items()}
         other = [p for p, text in made.items() if p.exists() and p.read_text(encoding="utf-8") != text]

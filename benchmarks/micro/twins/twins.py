@@ -146,7 +146,7 @@ def build_twins(hf_home: Path, *, seed: int, size: TwinSize = "micro", benchmark
     tasks: dict[str, dict[str, int]] = {}
     for benchmark in wanted:
         revision = sha256_bytes(json.dumps({**made, "code": _code([benchmark.name])}).encode())[:40]
-        twin = benchmark.twin(seed, benchmark.twin_questions[size])
+        twin = benchmark.twin(seed, benchmark.twin_task(size))
         used = {benchmark.video_name(t, doc) for t, c in zip(benchmark.tasks, benchmark.configs, strict=True) for doc in twin.rows[c]}
         for video in sorted(used):
             name = f"{benchmark.video_folder}/{video}"

@@ -150,7 +150,7 @@ def test_real_data_are_never_overwritten(tmp_path: Path) -> None:
 
 
 def test_unknown_size() -> None:
-    with pytest.raises(ValueError, match="choose from micro, smoke"):
+    with pytest.raises(ValueError, match="choose from ci, micro, smoke"):
         build_twins(Path("unused"), seed=1, size="huge")  # type: ignore[arg-type]
 
 
@@ -161,3 +161,14 @@ def test_a_broken_stamp_is_named(tmp_path: Path) -> None:
     (tmp_path / "twins.json").write_text(json.dumps([]))
     with pytest.raises(DatasetError, match="object"):
         check_twins(tmp_path)
+
+
+@pytest.mark.parametrize("name", PAPER)
+def test_size_ci_is_four_times_micro_with_no_question_twice(name: str) -> None:
+    """Drawn, not rendered: enough questions that CI can decide."""
+    b = CATALOG[name]
+    n = b.twin_task("ci")
+    assert n == 4 * b.twin_questions["micro"]
+    rows = b.twin(1, n).rows
+    for task, config in zip(b.tasks, b.configs, strict=True):
+        assert len({(b.video_file(task, d), b.document(task, d).question, b.document(task, d).options) for d in rows[config]}) == n
