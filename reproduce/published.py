@@ -70,14 +70,19 @@ def experiment_table(
     notes: Sequence[str] = (),
     folder: Path = PAPER_DIR,
 ) -> Table:
-    """The experiment's table: ours and, beside upstream scores, the published rows of this scale."""
-    published = published_rows(scale, folder) if rule == "upstream" else []
+    """The experiment's table: ours and, beside upstream scores of the data sets themselves, the published rows of this scale."""
+    published = published_rows(scale, folder) if rule == "upstream" and not on_twins(rows) else []
     return results_table(
         rows, scale=scale, rule=rule, published=published, benchmarks=benchmarks, intervals=intervals,
         title="VideoSAVi: base and iterations", notes=notes,
     )  # fmt: skip
 
 
-def shown_rule(scale: str) -> ScoreRule:
+def on_twins(rows: Mapping[str, Mapping[str, Evaluation]]) -> bool:
+    """Whether any of the scores was measured on synthetic twins: at no scale is a published number a reference for those."""
+    return any(e.score.synthetic for evaluations in rows.values() for e in evaluations.values())
+
+
+def shown_rule(scale: str, rows: Mapping[str, Mapping[str, Evaluation]]) -> ScoreRule:
     """The score to show first: upstream where published numbers stand beside it, strict else."""
-    return "upstream" if published_rows(scale) else "strict"
+    return "upstream" if published_rows(scale) and not on_twins(rows) else "strict"

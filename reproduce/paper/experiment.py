@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from benchmarks.data.layout import has_twins
 from reproduce.paper.overlap import OVERLAP_FILE
 from reproduce.run_dir import RunDir
 from reproduce.scale import Scale
@@ -47,6 +48,11 @@ class Experiment:
     @property
     def benchmarks(self) -> list[str] | None:
         return self.scale.evaluation.benchmarks.value or None
+
+    @property
+    def published(self) -> str | None:
+        """The published row beside this run's; none where the data sets are synthetic twins."""
+        return None if has_twins(self.hf_home) else self.scale.published
 
     def model(self, iteration: int) -> Path:
         """The checkpoint of iteration t; 0 is the base model."""

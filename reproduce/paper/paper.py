@@ -208,7 +208,8 @@ def print_table(run: Path, scale: str, console: RunConsole, benchmarks: list[str
 
     from reproduce.published import experiment_table, shown_rule
 
-    table = experiment_table(all_evaluations(run, iterations), scale=scale, rule=shown_rule(scale), benchmarks=benchmarks, intervals=False)
+    rows = all_evaluations(run, iterations)
+    table = experiment_table(rows, scale=scale, rule=shown_rule(scale, rows), benchmarks=benchmarks, intervals=False)
     view = RichTable(title=table.caption, title_justify="left", show_edge=False, pad_edge=False)
     view.add_column("", no_wrap=True)
     for column in table.columns:

@@ -75,7 +75,7 @@ def write_gate(experiment: Experiment, iteration: int) -> str:
             candidate_name=f"iteration {iteration}",
             reference_name=label,
         )
-    if experiment.scale.published and iteration == experiment.iterations and experiment.scale.evaluation.limit.value is None:
+    if experiment.published and iteration == experiment.iterations and experiment.scale.evaluation.limit.value is None:
         from reproduce.published import published_pair
 
         base, aligned = published_pair(experiment.scale.name)

@@ -42,8 +42,8 @@ def tables_command(
         names = list(rows["base"])
         if write:
             write_tables(run, scale, rows, names)
-        if fmt == "text" and rule in (None, shown_rule(scale)):
+        if fmt == "text" and rule in (None, shown_rule(scale, rows)):
             print_table(run, scale, RunConsole(), names)
         else:
-            table = experiment_table(rows, scale=scale, rule=rule or shown_rule(scale), benchmarks=names)  # type: ignore[arg-type]
+            table = experiment_table(rows, scale=scale, rule=rule or shown_rule(scale, rows), benchmarks=names)  # type: ignore[arg-type]
             typer.echo(table.render("md" if fmt == "text" else fmt))  # type: ignore[arg-type]

@@ -73,7 +73,7 @@ class RealWork:
                 out, json.dumps({"n": n, "videos": {k: twins.videos[k] for k in wanted}, "fingerprint": twins.fingerprint}, indent=1) + "\n"
             )
             return f"twins of {len(n)} data sets, {sum(n.values())} questions ({', '.join(f'{k} {v}' for k, v in n.items())})"
-        from benchmarks.data.layout import check, fingerprint, fix_command
+        from benchmarks.data.layout import check, fingerprint, fix_command, has_twins
 
         chosen = select(experiment.benchmarks)
         found = []
@@ -90,7 +90,9 @@ class RealWork:
             raise MissingInputError(f"data sets below {experiment.hf_home} are not complete:\n" + "\n".join(lines))
         prints = {b.name: fingerprint(experiment.hf_home, b) for b in chosen}
         write_text_atomic(out, json.dumps({"n": {s.benchmark: s.n for s in found}, "fingerprint": sha256_json(prints)}, indent=1) + "\n")
-        return f"{len(found)} data sets, {sum(s.n for s in found)} questions"
+        instead = "synthetic twins in the place of the data sets (no published number stands beside them)"
+        what = instead if has_twins(experiment.hf_home) else "data sets"
+        return f"{len(found)} {what}, {sum(s.n for s in found)} questions"
 
     def overlap(self, experiment: Experiment, progress: Progress) -> str:
         """Compare the user's videos with the benchmarks'."""
@@ -239,9 +241,7 @@ class RealWork:
         return write_gate(experiment, iteration)
 
     def tables(self, experiment: Experiment) -> str:
-        said = notes(
-            experiment.overlap_file, experiment.benchmarks, paper=experiment.scale.published is not None, exclude=experiment.exclude
-        )
+        said = notes(experiment.overlap_file, experiment.benchmarks, paper=experiment.published is not None, exclude=experiment.exclude)
         written = write_tables(
             experiment.run.path,
             experiment.scale.name,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
 from decimal import Decimal
 from pathlib import Path
 
@@ -11,7 +12,8 @@ import yaml
 
 from benchmarks.catalog import PAPER, select
 from harness.tables.published import PAPER_DIR, PublishedError, load_published
-from reproduce.published import published_pair, published_rows
+from reproduce.published import experiment_table, published_pair, published_rows, shown_rule
+from tests.reproduce.fakes import fake_evaluation
 
 TABLE1 = "table1_main.csv"
 
@@ -130,3 +132,13 @@ def test_manifest_names_are_checked(folder: Path) -> None:
         load_published(folder)
     with pytest.raises(PublishedError, match="no row 'GPT-9'"):
         table1("GPT-9")
+
+
+def test_published_rows_never_stand_beside_twins_at_a_paper_scale() -> None:
+    real = fake_evaluation("egoschema", "1b", 0.5, "0")
+    twins = replace(real, score=replace(real.score, data="micro"))
+    for evaluation, rule, shown in ((real, "upstream", True), (twins, "strict", False)):
+        rows = {"base": {"egoschema": evaluation}}
+        assert shown_rule("1b", rows) == rule
+        text = experiment_table(rows, scale="1b", rule="upstream", benchmarks=["egoschema"]).to_markdown()
+        assert ("paper: " in text) == shown
