@@ -11,12 +11,13 @@ from harness.report import cli as report_cli
 from harness.run import cli as evaluate_cli
 from harness.run import doctor, launcher
 from harness.tables.leaderboard import cli as leaderboard_cli
+from harness.view import cli as view_cli
 from savi.base.cli import run_app
 
 app = typer.Typer(
     no_args_is_help=True, add_completion=False, help="Measures a video language model, decides what a difference means, and tells it."
 )
-for module in (evaluate_cli, gate_cli, check_cli, simulation_cli, leaderboard_cli, report_cli, doctor, launcher):
+for module in (evaluate_cli, gate_cli, check_cli, simulation_cli, leaderboard_cli, report_cli, view_cli, doctor, launcher):
     module.register(app)
 
 if __name__ == "__main__":

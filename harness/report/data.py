@@ -148,6 +148,26 @@ class RunData:
         return [b for b in CATALOG if b in seen] + sorted(seen - set(CATALOG))
 
 
+def side_by_side(path: Path, name: str, stages: list[Stage]) -> RunData:
+    """Stages of any runs as if they were one run's, for a page that compares them. `path`: the folder of the last one's run."""
+    scores = [e.score for s in stages for e in s.evaluations.values()]
+    scales = sorted({s.scale for s in scores})
+    return RunData(
+        path=path,
+        name=name,
+        scale=" and ".join(scales) or "unknown",
+        synthetic=any(s.synthetic for s in scores),
+        stages=stages,
+        failures=None,
+        timings=None,
+        settings=[],
+        facts=[],
+        run=None,
+        published=None,
+        problems=[f"scores of several scales: {', '.join(scales)}"] if len(scales) > 1 else [],
+    )
+
+
 def title_of(benchmark: str) -> str:
     """The benchmark's name as its authors write it."""
     return CATALOG[benchmark].title if benchmark in CATALOG else benchmark

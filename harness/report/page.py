@@ -11,13 +11,14 @@ from __future__ import annotations
 import base64
 import hashlib
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 
 import jinja2
 from markupsafe import Markup
 
 from harness.report import charts, details, views
-from harness.report.browse.frames import collect_pictures, wanted_videos
+from harness.report.browse.frames import Pictures, collect_pictures, wanted_videos
 from harness.report.browse.media import Link, find_data_folder, link_from, pair_clips, question_clips
 from harness.report.browse.pairs import pairs_payload
 from harness.report.browse.questions import MAX_PAGE, questions_payload
@@ -34,11 +35,10 @@ TEMPLATES = Path(__file__).parent / "templates"
 
 @dataclass(frozen=True)
 class Live:
-    """What a page that a server renders knows of it: the address that tells the files' state, that state, and the index of all runs."""
+    """What a page that a server renders knows of it: the address that tells the files' state, and that state."""
 
     state: str
     version: str
-    home: str
 
 
 def _csp_hash(text: str) -> str:
@@ -51,7 +51,7 @@ def style() -> tuple[Markup, str]:
     return Markup(text), _csp_hash(text)  # noqa: S704  (a file of this package)
 
 
-def _script() -> tuple[Markup, str]:
+def script() -> tuple[Markup, str]:
     """The script, put together from its parts, and its CSP source expression."""
     parts = [p.read_text(encoding="utf-8") for p in sorted((TEMPLATES / "js").glob("*.js"))]
     text = '"use strict";\n(() => {\n' + "".join(parts) + "})();\n"
@@ -67,13 +67,26 @@ def environment() -> jinja2.Environment:
     env.filters["pct"] = lambda v: "—" if v is None else f"{v:.1f}"
     env.filters["p"] = lambda v: "—" if v is None else "< 0.001" if v < 0.001 else f"{v:.3f}"
     env.filters["count"] = lambda v: "—" if v is None else f"{v:,}"
+    env.filters["when"] = lambda s: datetime.fromtimestamp(s, UTC).strftime("%Y-%m-%d %H:%M")
     env.filters["duration"] = details.duration
     return env
 
 
-def _browsing(run: RunData, data: Path | None, link: Link) -> dict[str, object]:
+def content_policy(css_hash: str, js_hash: str, *, live: bool = False, forms: bool = False) -> str:
+    """The Content-Security-Policy of a page: its own style and script, pictures inside it, videos beside it, and nothing else.
+
+    `live`: it may ask its own server whether files have changed; `forms`: it may send a form there.
+    """
+    connect, form = "connect-src 'self'; " if live else "", "'self'" if forms else "'none'"
+    return (
+        f"default-src 'none'; img-src data:; media-src 'self'; style-src {css_hash}; script-src {js_hash}; "
+        f"{connect}base-uri 'none'; form-action {form}"
+    )
+
+
+def _browsing(run: RunData, data: Path | None, link: Link, frames: bool) -> dict[str, object]:
     """What the template needs for the question and the pair browser."""
-    pictures = collect_pictures(run, data)
+    pictures = collect_pictures(run, data) if frames else Pictures(note="Pictures of the videos were left out.")
     clip = question_clips(data, link)
     pairs = pairs_payload(run, lambda stage: pair_clips(run.path / stage.key, link))
     room = MAX_PAGE - sum(map(len, pictures.sheets)) - (len(pairs.text) if pairs else 0)
@@ -89,23 +102,19 @@ def _browsing(run: RunData, data: Path | None, link: Link) -> dict[str, object]:
     }
 
 
-def render(run: RunData, *, link: Link, data: Path | None = None, live: Live | None = None) -> str:
+def render(run: RunData, *, link: Link, data: Path | None = None, live: Live | None = None, home: str = "", frames: bool = True) -> str:
     """The whole page as text.
 
     `data` is the folder that videos lie in (HF_HOME); found from the run where None. `link` gives the address that a video may be played
-    from. `live`: the page is served, and looks whether the run has gone on.
+    from. `live`: the page is served, and looks whether the run has gone on. `home`: the address of an index of runs. `frames`: whether
+    pictures of the videos may be in the page.
     """
     stages = run.measured
     changes = compare_all(stages[0].evaluations, stages[-1].evaluations, run.benchmarks) if len(stages) > 1 else {}
     summary = views.summary(run, changes)
     rows = views.score_rows(run, changes)
     css, css_hash = style()
-    js, js_hash = _script()
-    connect = "connect-src 'self'; " if live else ""
-    policy = (
-        f"default-src 'none'; img-src data:; media-src 'self'; style-src {css_hash}; script-src {js_hash}; "
-        f"{connect}base-uri 'none'; form-action 'none'"
-    )
+    js, js_hash = script()
     return (
         environment()
         .get_template("report.html.j2")
@@ -114,8 +123,9 @@ def render(run: RunData, *, link: Link, data: Path | None = None, live: Live | N
             summary=summary,
             css=css,
             js=js,
-            policy=policy,
+            policy=content_policy(css_hash, js_hash, live=live is not None),
             live=live,
+            home=home,
             rows=rows,
             score_charts=views.score_charts(run, rows),
             mean_label=f"Mean over {summary.benchmarks}",
@@ -136,7 +146,7 @@ def render(run: RunData, *, link: Link, data: Path | None = None, live: Live | N
             first=stages[0] if stages else None,
             last=stages[-1] if stages else None,
             kind=views.kind,
-            **_browsing(run, data or find_data_folder(run.path, run.run), link),
+            **_browsing(run, data or find_data_folder(run.path, run.run), link, frames),
         )
     )
 

@@ -211,7 +211,7 @@ def read_published(scale: str, folder: Path = PAPER_DIR, *, row: str | None = No
 
 
 def read_run(run_dir: Path, *, published_folder: Path = PAPER_DIR) -> RunData:
-    """Read a run folder.
+    """Read a run folder, or the folder of one evaluation.
 
     Raises:
         ReportError: the folder is not there, or holds nothing that a run writes.
@@ -225,6 +225,8 @@ def read_run(run_dir: Path, *, published_folder: Path = PAPER_DIR) -> RunData:
         stages.append(Stage("base", "Base", "base", _read_evaluations(run_dir / "base" / "eval", problems)))
     elif folders:
         problems.append("base/ is not there: nothing to compare the iterations with")
+    elif (alone := next((d for d in (run_dir, run_dir / "eval") if any(d.glob(f"*/{SCORE_FILE}"))), None)) is not None:
+        stages.append(Stage("model", "Model", "model", _read_evaluations(alone, problems)))
     for d in folders:
         t = int(d.name[5:])
         stages.append(
@@ -240,7 +242,7 @@ def read_run(run_dir: Path, *, published_folder: Path = PAPER_DIR) -> RunData:
         )
     run = _read_json(run_dir / "run.json", problems)
     if not stages and run is None:
-        raise ReportError(f"{run_dir}: no run here (looked for run.json, base/, iter-1/)")
+        raise ReportError(f"{run_dir}: no run here (looked for run.json, base/, iter-1/, <benchmark>/{SCORE_FILE})")
     if run is not None and not isinstance(run, dict):
         problems.append("run.json is no object")
         run = None

@@ -1,0 +1,45 @@
+"""`python -m harness view DIR`: the runs of a folder in a browser. `python -m harness bundle DIR`: the same as a static site."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from savi.base.cli import Stopped, stop, tell
+from savi.base.errors import ExitCode
+
+Folder = Annotated[Path, typer.Argument(help="A folder with runs, or one run.", show_default="runs")]
+Videos = Annotated[Path | None, typer.Option("--data", help="Folder of the videos (default: as each run.json says, else HF_HOME).")]
+
+
+def view(
+    folder: Folder = Path("runs"),
+    data: Videos = None,
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port of 127.0.0.1; 0: a free one.")] = 0,
+) -> None:
+    """Show the runs of a folder in a browser, until Ctrl-C. Reads only; reachable from this machine only, with the address it prints."""
+    from harness.view.pages import Site
+    from harness.view.server import Viewer
+
+    for name in (folder, *([data] if data else [])):
+        if not name.is_dir():
+            stop(f"{name}: no such folder", ExitCode.USAGE)
+    try:
+        server = Viewer(Site(folder, [data] if data else []), port=port)
+    except OSError as e:
+        stop(f"port {port} of this machine: {e.strerror}; --port 0 takes a free one", ExitCode.MACHINE)
+    try:
+        typer.echo(server.address)
+        tell("serving to this machine only; Ctrl-C ends it")
+        server.serve_forever()
+    except (KeyboardInterrupt, Stopped):
+        tell("ended")
+    finally:
+        server.server_close()
+
+
+def register(app: typer.Typer) -> None:
+    """Add `view` and `bundle` to `app`."""
+    app.command()(view)
