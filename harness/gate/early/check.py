@@ -15,7 +15,7 @@ import numpy as np
 from harness.gate.decide import conclude
 from harness.gate.decision import ALL, Decision, GateResult, GateUsageError
 from harness.gate.early import sequence
-from harness.gate.early.plan import Plan, Track, order_seed, plan
+from harness.gate.early.plan import CREDITS, Plan, Track, order_seed, plan
 from harness.gate.evidence.changes import changed_questions
 from harness.gate.settings import GateSettings
 from harness.integrity import IntegrityProblem, StatusLimits, check_evaluation, reading_rule
@@ -69,18 +69,19 @@ class _Run:
         self.problems: list[IntegrityProblem] = []
         # Any benchmark's fail fails the whole, so they share alpha; a pass needs all that are required, so each has alpha.
         self.fail_level = settings.alpha / len(plan.known)
-        self.looks = {n: self._look(t) for n, t in plan.tracks.items()}
+        self.looks = {key: self._look(t) for key, t in plan.tracks.items()}
 
-    def _look(self, track: Track) -> sequence.Look:
-        return track.look(alpha=self.settings.alpha, alpha_fail=self.settings.alpha if track.name == ALL else self.fail_level)
+    def _look(self, track: Track, *, bounds: bool = False) -> sequence.Look:
+        level = self.settings.alpha
+        return track.look(alpha=level, alpha_fail=level if track.name == ALL else self.fail_level, bounds=bounds or self.required(track))
 
-    def required(self, name: str) -> bool:
-        return self.settings.is_required("no_regression", name, mean=bool(self.plan.averaged))
+    def required(self, track: Track) -> bool:
+        return self.settings.is_required(track.question, track.name, mean=bool(self.plan.averaged))
 
     @property
     def wanted(self) -> set[str]:
         """Benchmarks whose questions may still be needed."""
-        open_ = {n for n, k in self.looks.items() if self.required(n) and k.verdict is None}
+        open_ = {t.name for key, t in self.plan.tracks.items() if self.required(t) and self.looks[key].verdict is None}
         if self.problems or any(k.verdict == "fail" for k in self.looks.values()):
             return set()
         return open_ - {ALL} | (set(self.plan.averaged) if ALL in open_ else set())
@@ -100,15 +101,19 @@ class _Run:
             answers |= {f"{name} {r.question_id}": r for r in records}
         for name, v in drawn:
             known = self.plan.known[name]
-            total = sum(known.weight[r.question_id] * (answers[f"{name} {r.question_id}"].strict - r.strict) for r in known.questions[v])
-            self.plan.tracks[name].totals.append(total)
-            if name in self.plan.averaged:
-                self.plan.tracks[ALL].totals.append(total / len(self.plan.averaged))
+            asked = [(known.weight[r.question_id], answers[f"{name} {r.question_id}"], r) for r in known.questions[v]]
+            for question, credit in CREDITS.items():
+                total = sum(weight * (credit(now) - credit(before)) for weight, now, before in asked)
+                self.plan.tracks[question, name].totals.append(total)
+                if name in self.plan.averaged:
+                    self.plan.tracks[question, ALL].totals.append(total / len(self.plan.averaged))
         touched = {n for n, _ in drawn}
-        for name in [*touched, *([ALL] if touched & set(self.plan.averaged) else [])]:
-            self.looks[name] = self._look(self.plan.tracks[name])
-            if self.progress is not None and (name == ALL or self.required(name)):
-                self.progress(name, self.count(name), self.plan.tracks[name].of, self.looks[name])
+        touched |= {ALL} if touched & set(self.plan.averaged) else set()
+        for key, track in self.plan.tracks.items():
+            if track.name in touched:
+                self.looks[key] = self._look(track)
+                if self.progress is not None and self.required(track):
+                    self.progress(track.name, self.count(track.name), track.of, self.looks[key])
 
     def count(self, name: str) -> int:
         """Questions asked."""
@@ -116,30 +121,33 @@ class _Run:
 
     def decisions(self) -> list[Decision]:
         """The verdicts as they stand. A benchmark that was not needed any more stays without one."""
-        return [self._decision(t, self.looks[n]) for n, t in self.plan.tracks.items()]
+        return [self._decision(t, self._look(t, bounds=True)) for t in self.plan.tracks.values()]
 
     def _decision(self, track: Track, look: sequence.Look) -> Decision:
-        names = self.plan.averaged if track.name == ALL else (track.name,)
-        before = {(n, r.question_id): r.strict for n in names for q in self.plan.known[n].questions for r in q}
-        changed = [r.strict - before[n, r.question_id] for n in names for r in self.records[n]]
+        names, credit = self.plan.averaged if track.name == ALL else (track.name,), CREDITS[track.question]
+        before = {(n, r.question_id): credit(r) for n in names for q in self.plan.known[n].questions for r in q}
+        changed = [credit(r) - before[n, r.question_id] for n in names for r in self.records[n]]
         totals, asked = np.array(track.totals), self.count(track.name)
         drawn = float(track.population.draw[track.order[: len(totals)]].sum())
         estimate = min(max(float(totals.sum()) / max(drawn, 1e-12), look.low), look.high) if len(totals) else 0.0
         p = _anytime_p(totals, track) if look.drawn < track.population.size else (0.0 if look.verdict == "pass" else 1.0)
         points = 100 * track.margin
-        what = {
-            "pass": f"a loss of {points:g} points or more over the whole set is ruled out",
-            "fail": f"worse by {points:g} points or more over the whole set",
+        # A format decision speaks of answers that cannot be read, whose share rises where readable ones are lost.
+        sign = -100 if track.question == "format" else 100
+        what, worse = ("a rise of unreadable answers by", "unreadable answers rose") if sign < 0 else ("a loss of", "worse")
+        note = {
+            "pass": f"{what} {points:g} points or more over the whole set is ruled out",
+            "fail": f"{worse} by {points:g} points or more over the whole set",
             None: "not needed any more",
         }[look.verdict]
         return Decision(
-            question="no_regression",
+            question=track.question,
             benchmark=track.name,
             n=asked,
             videos=len(totals),
-            estimate=100 * estimate,
-            low=100 * look.low,
-            high=100 * look.high,
+            estimate=sign * estimate + 0.0,  # no -0.0
+            low=min(sign * look.low, sign * look.high) + 0.0,
+            high=max(sign * look.low, sign * look.high) + 0.0,
             margin=points,
             verdict=look.verdict or "inconclusive",
             mde=0.0,  # asked to the end the set's difference is known exactly, so no difference is too small
@@ -147,12 +155,12 @@ class _Run:
             p_value=p,
             p_adjusted=p,
             method="confidence sequence by betting, videos drawn without replacement",
-            note=f"{what}; {asked:,} of {track.of:,} questions asked ({100 * asked / track.of:.0f} %)",
+            note=f"{note}; {asked:,} of {track.of:,} questions asked ({100 * asked / track.of:.0f} %)",
             reference_pct=track.reference_pct,
             gained=sum(d > 0 for d in changed),
             lost=sum(d < 0 for d in changed),
-            required=self.required(track.name),
-            veto=True,
+            required=self.required(track),
+            veto=self.settings.has_veto(track.question),
         )
 
 
@@ -222,9 +230,10 @@ def check(
     """Check a candidate against a baseline run. Videos of all benchmarks are drawn in one random order (see `plan`); `weights` and `nonce`
     are what nobody can know before; `batch` videos are asked between two looks.
 
-    It stops when every required decision is certain, and at the first fail of any benchmark. The mean's verdict differs from the whole
-    set's with probability at most alpha; so does each benchmark's pass; the benchmarks' fails share another alpha. Where only the mean is
-    required, a benchmark whose fail is not certain by then stays without a verdict.
+    It stops when every required decision is certain, and at the first fail of any benchmark, also a rise of answers that cannot be read.
+    The mean's verdict differs from the whole set's with probability at most alpha; so does each benchmark's pass; the benchmarks' fails
+    share another alpha; all that holds for scores and for unreadable answers each. Where only the mean is required, a benchmark whose fail
+    is not certain by then stays without a verdict, and so do unreadable answers, which are never required to pass.
 
     Raises:
         GateUsageError: settings out of range, an unknown benchmark, or none.
@@ -253,9 +262,9 @@ def check(
         left = [x for x in left if x not in taken]
         run.draw(drawn)
     asked = [
-        AskedShare(n, len(ids), len(whole[n].records), len(drawing.tracks[n].totals), drawing.tracks[n].population.size, tuple(ids))
+        AskedShare(n, len(ids), len(whole[n].records), len(track.totals), track.population.size, tuple(ids))
         for n in names
-        for ids in [sorted(r.question_id for r in run.records[n])]
+        for ids, track in [(sorted(r.question_id for r in run.records[n]), drawing.tracks["no_regression", n])]
     ]
     decisions = [] if run.problems else run.decisions()
     changed = {n: changed_questions(run.records[n], [r for q in drawing.known[n].questions for r in q]) for n in names}

@@ -8,7 +8,7 @@ and started again with the same nonce draws the same videos.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -16,17 +16,24 @@ from numpy.typing import NDArray
 
 from benchmarks.catalog import in_mean
 from harness import stats
-from harness.gate.decision import ALL
+from harness.gate.decision import ALL, Question
 from harness.gate.early import sequence
-from harness.gate.evidence.clustered import credits, design_of
+from harness.gate.evidence.clustered import design_of, ids, values
+from harness.gate.evidence.formats import FORMAT_MARGIN, readable
 from harness.gate.settings import GateSettings
 from harness.records import Evaluation, QuestionRecord
+
+CREDITS: dict[Question, Callable[[QuestionRecord], float]] = {"no_regression": lambda record: record.strict, "format": readable}
+"""What is followed, by the question it answers: a score that falls, and answers that can no longer be read."""
+FORMAT_DISCORDANCE = 0.02
+"""Share of answers expected to become readable or unreadable; it only tunes the bets."""
 
 
 @dataclass
 class Track:
     """A sequence on its way: the population and the order it is drawn in, and the totals so far (the only thing that grows)."""
 
+    question: Question
     name: str
     margin: float
     """Fraction."""
@@ -35,11 +42,14 @@ class Track:
     of: int
     """Questions of the whole set."""
     reference_pct: float
+    """The baseline's score, or its share of unreadable answers."""
     totals: list[float] = field(default_factory=list)
 
-    def look(self, *, alpha: float, alpha_fail: float) -> sequence.Look:
+    def look(self, *, alpha: float, alpha_fail: float, bounds: bool) -> sequence.Look:
         """What is known after the draws so far."""
-        return sequence.look(np.array(self.totals), self.order, self.population, margin=self.margin, alpha=alpha, alpha_fail=alpha_fail)
+        return sequence.look(
+            np.array(self.totals), self.order, self.population, margin=self.margin, alpha=alpha, alpha_fail=alpha_fail, bounds=bounds
+        )
 
 
 @dataclass(frozen=True)
@@ -57,7 +67,8 @@ class Plan:
 
     order: list[tuple[str, int]]
     known: dict[str, Known]
-    tracks: dict[str, Track]
+    tracks: dict[tuple[Question, str], Track]
+    """By question and benchmark (or `all`)."""
     averaged: tuple[str, ...]
     """Benchmarks in the mean; empty where there is no decision on a mean."""
 
@@ -77,34 +88,32 @@ def plan(baseline: Mapping[str, Evaluation], names: Sequence[str], settings: Gat
     ordered = {n: sorted(baseline[n].records, key=lambda r: (r.video_id, r.question_id)) for n in names}
     sets = {n: Evaluation(baseline[n].score, ordered[n]) for n in names}
     designs = {n: design_of(sets[n]) for n in names}
-    right = {n: credits(sets[n], "strict") for n in names}
-    rates = _rates(designs, right, names, averaged, settings)
+    credit = {q: {n: values(sets[n], of, ids(sets[n])) for n in names} for q, of in CREDITS.items()}
+    rates = _rates(designs, credit["no_regression"], names, averaged, settings)
     rng = np.random.default_rng(seed)
     clock = {n: rng.exponential(size=len(rates[n])) / rates[n] for n in sorted(names)}
     order = sorted(((n, int(v)) for n in names for v in range(len(clock[n]))), key=lambda x: clock[x[0]][x[1]])
-    tracks = {
-        n: Track(
-            n,
-            settings.margin_of(n) / 100,
-            sequence.population(designs[n], right[n], margin=settings.margin_of(n) / 100, draw=rates[n]),
-            np.argsort(clock[n]),
-            len(ordered[n]),
-            baseline[n].score.strict_pct,
-        )
-        for n in names
-    }
-    if averaged:
-        margin = sum(settings.margin_of(n) for n in averaged) / len(averaged) / 100
-        together, all_right = stats.combined([designs[n] for n in averaged]), np.concatenate([right[n] for n in averaged])
-        rate = np.concatenate([rates[n] for n in averaged])
-        tracks[ALL] = Track(
-            ALL,
-            margin,
-            sequence.population(together, all_right, margin=margin, draw=rate),
-            np.argsort(np.concatenate([clock[n] for n in averaged])),
-            sum(len(ordered[n]) for n in averaged),
-            sum(baseline[n].score.strict_pct for n in averaged) / len(averaged),
-        )
+    tracks = {}
+    for question, right in credit.items():
+        margin = {n: (FORMAT_MARGIN if question == "format" else settings.margin_of(n)) / 100 for n in names}
+        for name, parts in [*((n, (n,)) for n in names), *([(ALL, averaged)] if averaged else [])]:
+            known = np.concatenate([right[n] for n in parts])
+            design = designs[name] if name != ALL else stats.combined([designs[n] for n in parts])
+            tracks[question, name] = Track(
+                question,
+                name,
+                mean := sum(margin[n] for n in parts) / len(parts),
+                sequence.population(
+                    design,
+                    known,
+                    margin=mean,
+                    draw=np.concatenate([rates[n] for n in parts]),
+                    discordance=FORMAT_DISCORDANCE if question == "format" else sequence.DISCORDANCE,
+                ),
+                np.argsort(np.concatenate([clock[n] for n in parts])),
+                design.n,
+                100 * float(design.weights @ (1 - known if question == "format" else known)),
+            )
     return Plan(order, {n: _known(ordered[n], designs[n]) for n in names}, tracks, averaged)
 
 

@@ -183,11 +183,21 @@ class Look:
     verdict: Certain | None
 
 
-def look(x: Floats, order: NDArray[np.intp], pop: Population, *, margin: float, alpha: float, alpha_fail: float | None = None) -> Look:
+def look(
+    x: Floats,
+    order: NDArray[np.intp],
+    pop: Population,
+    *,
+    margin: float,
+    alpha: float,
+    alpha_fail: float | None = None,
+    bounds: bool = True,
+) -> Look:
     """Bounds and verdict after the videos `order[:t]` had totals `x` [t]; each bound is wrong with probability at most alpha at any time.
 
     `pass`: a whole-set loss of `margin` or more is refuted; `fail`: anything better than it is (at `alpha_fail`, by default alpha). Once
-    all videos are drawn the bounds are the point itself. Bounds are the best ever reached and never leave what logic allows.
+    all videos are drawn the bounds are the point itself. Bounds are the best ever reached and never leave what logic allows; without
+    `bounds`, which cost most of the time, they are what logic allows.
     """
     t = len(x)
     rest = order[t:]
@@ -200,8 +210,9 @@ def look(x: Floats, order: NDArray[np.intp], pop: Population, *, margin: float, 
     if t:
         draw = pop.draw[order[:t]]
         up, down = (play(x, draw, pop, target=-margin, direction=s) for s in (1, -1))  # type: ignore[arg-type]
-        low = max(low, _root(lambda d: float(up.log_capital(d).max()), -1.0, 1.0, math.log(1 / alpha), falling=True))
-        high = min(high, _root(lambda d: float(down.log_capital(d).max()), -1.0, 1.0, math.log(1 / alpha), falling=False))
+        if bounds:
+            low = max(low, _root(lambda d: float(up.log_capital(d).max()), -1.0, 1.0, math.log(1 / alpha), falling=True))
+            high = min(high, _root(lambda d: float(down.log_capital(d).max()), -1.0, 1.0, math.log(1 / alpha), falling=False))
         if bool(crossed(up, -margin, alpha)[-1]):
             verdict = "pass"
         elif bool(crossed(down, -margin, alpha_fail or alpha)[-1]):

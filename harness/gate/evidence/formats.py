@@ -18,8 +18,13 @@ MOST_UNREADABLE = 10.0
 """Percent of answers that may be unreadable where there is no baseline to compare with (ours)."""
 
 
+def readable(record: QuestionRecord) -> float:
+    """1 where the answer can be read, else 0."""
+    return float(record.status not in UNREADABLE)
+
+
 def _unreadable(record: QuestionRecord) -> float:
-    return float(record.status in UNREADABLE)
+    return 1.0 - readable(record)
 
 
 def rise(candidate: Evaluation, baseline: Evaluation) -> stats.Floats:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import pytest
 
 from benchmarks.catalog import PAPER
@@ -180,7 +181,7 @@ def test_the_mean_is_decided_by_a_sequence_of_its_own_and_sooner() -> None:
     assert r.share < 0.6
     each = check(base, table, GateSettings(require="each"))
     assert r.share < each.share
-    assert {d.required for d in each.gate.decisions} == {True}
+    assert {d.required for d in each.gate.decisions if d.question == "no_regression"} == {True}
     assert sum(len(a.ids) for a in r.asked) == mean.n, "it says which questions it asked"
 
 
@@ -192,6 +193,59 @@ def test_it_stops_at_the_first_fail() -> None:
         assert (r.gate.verdict, r.gate.exit_code) == ("fail", 1)
         assert r.share < 0.25
         assert "fail" in {d.verdict for d in r.gate.decisions if d.benchmark in ("nextqa", "all")}
+
+
+def unreadable(run: Evaluation, share: float, *, right: bool) -> Evaluation:
+    """The run with that share of all answers not to be read any more, among those that were right, or wrong."""
+    pool = [r.question_id for r in run.records if bool(r.strict) == right]
+    gone = set(np.random.default_rng(5).permutation(pool)[: round(share * len(run.records))])
+    return evaluation(
+        [
+            replace(r, answer="well", parsed=None, status="unparsed", strict=0.0, upstream=0.0) if r.question_id in gone else r
+            for r in run.records
+        ],
+        weights="w2",
+    )
+
+
+def test_answers_that_can_no_longer_be_read_fail_early_though_no_score_falls() -> None:
+    """Before, `check` had no decision about them: answers that were wrong anyway might become anything."""
+    _, base = runs(0, 0)
+    r = check({"egoschema": base}, Table(unreadable(base, 0.1, right=False)), GateSettings(margin=2.5))
+    d = r.gate.of("format", "egoschema")
+    assert (r.gate.exit_code, d.verdict, d.required, d.veto) == (1, "fail", False, True)
+    assert r.gate.reasons[0].startswith("egoschema: unreadable answers rose by 1 points or more")
+    assert r.share < 0.4
+    assert d.low <= 10 <= d.high
+    assert d.estimate > 1
+    assert (d.gained, d.lost) == (0, d.lost)
+    assert d.lost
+    assert r.gate.of("no_regression", "egoschema").verdict != "fail"
+
+
+def test_few_unreadable_answers_are_no_fail_and_where_all_is_asked_their_share_is_exact() -> None:
+    _, base = runs(0, 0, n=400, videos=80)
+    for share, wanted in ((0.0, "pass"), (0.0075, "pass"), (0.01, "fail")):
+        r = check({"egoschema": base}, Table(unreadable(base, share, right=False)), GateSettings(margin=0.2))
+        d = r.gate.of("format", "egoschema")
+        assert d.reference_pct == 0
+        assert d.verdict == wanted
+        assert r.gate.verdict == wanted, "the score is the same, so only unreadable answers can fail"
+        if d.n == 400:
+            assert d.low == d.high == pytest.approx(100 * share)
+
+
+def test_unreadable_answers_of_the_mean_have_a_decision_too_and_a_baseline_full_of_them_is_no_fail() -> None:
+    base, table = many({})
+    r = check(base, table)
+    assert r.gate.of("format", "all").verdict in ("pass", "inconclusive")
+    assert len(r.gate.decisions) == 14
+    worse = {n: unreadable(e, 0.3, right=True) for n, e in base.items()}
+    again = check(worse, Table(*base.values()))
+    d = again.gate.of("format", "all")
+    assert d.verdict == "pass"
+    assert d.reference_pct == pytest.approx(30, abs=0.1)
+    assert d.estimate < 0
 
 
 def test_losses_placed_behind_the_first_draws_of_a_known_order_are_found() -> None:
