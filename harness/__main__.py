@@ -21,4 +21,4 @@ for module in (evaluate_cli, gate_cli, check_cli, simulation_cli, leaderboard_cl
     module.register(app)
 
 if __name__ == "__main__":
-    run_app(app, "python -m harness")
+    run_app(app, "python -m harness", several=("evaluate", "check", "lmms-eval"))

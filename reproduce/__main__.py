@@ -27,7 +27,7 @@ study_cli.register(app)
 
 def main() -> None:
     """Run the command line."""
-    run_app(app, "python -m reproduce")
+    run_app(app, "python -m reproduce", several=("paper",))
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ from savi.base.cli import KEPT, bar, errors, print_json, run_app, stop, tell, us
 from savi.base.errors import ExitCode
 from savi.base.fail_over import FailOver, stop_over
 from savi.base.limit_flags import decode_limits
-from savi.base.processes import refuse_several_processes
+from savi.base.processes import joined
 from savi.cli import align as align_cli
 from savi.cli import ask as ask_cli
 from savi.cli import share as share_cli
@@ -69,10 +69,9 @@ def pairs(
 
     Per question: an answer (rejected), the model's critique of it, its revision (chosen). A question without a pair leaves its reason in
     dropped.jsonl beside OUT, a video that cannot be read a row in failures.jsonl; neither stops the rest. What a server replied is kept
-    beside OUT too, and not asked for again.
+    beside OUT too, and not asked for again. On several GPUs: torchrun --nproc-per-node 8 -m savi pairs ... gives the same files.
     """
     with errors(kept=KEPT):
-        refuse_several_processes("savi pairs")
         from savi.base.files import FailureLog
         from savi.loop.journal import read_counts, read_usage
         from savi.loop.propose import AlignSettings, propose
@@ -82,12 +81,14 @@ def pairs(
         servers = read_settings(server)
         settings = chunked_for([of for name, of in zip((model, critic), servers, strict=True) if name and is_server(name)], settings)
         paths = align_cli.video_files(videos)
-        lm = open_asker(model, device, servers[0])
-        judge = None if critic is None else open_asker(critic, device, servers[1])
-        failures = FailureLog(out.with_name("failures.jsonl"))
-        with bar("videos") as told:
+        with joined(out.parent) as processes, bar("videos") as told:
+            lm = open_asker(model, device, servers[0])
+            judge = None if critic is None else open_asker(critic, device, servers[1])
+            failures = FailureLog(out.with_name("failures.jsonl"))
             for _ in propose(lm, paths, settings, critic=judge, out=out, failures=failures, progress=told, retry_failed=retry_failed):
                 pass
+        if processes.rank:
+            return  # the first process tells
         counts, asked = read_counts(out), {who: asdict(used) for who, used in read_usage(out).items()}
     if as_json:
         print_json({"out": str(out), "failures": str(failures.path), **asdict(counts), **({"usage": asked} if asked else {})})
@@ -132,4 +133,4 @@ share_cli.register(app)
 align_cli.register(app)
 
 if __name__ == "__main__":
-    run_app(app, "python -m savi")
+    run_app(app, "python -m savi", several=("pairs", "train", "align"))

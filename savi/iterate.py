@@ -9,17 +9,19 @@ from __future__ import annotations
 import shutil
 import time
 from collections.abc import Callable, Iterable
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from savi.base.errors import ResumeError
 from savi.base.files import FailureLog, new_folder
 from savi.base.lock import lock_folder
+from savi.base.processes import joined
 from savi.loop.controls import Control, transform_pairs
 from savi.loop.journal import AlignCounts, Journal, is_complete, journal_path, read_counts, read_unchanged
-from savi.loop.preferences import read_pairs, write_pairs
+from savi.loop.preferences import PreferencePair, read_pairs, write_pairs
 from savi.loop.propose import AlignSettings, Asker, propose, video_keys
 from savi.training.folder import MODEL_FOLDER, TrainResult, finished, made_from, write_result
 from savi.training.settings import DPOSettings
@@ -79,9 +81,10 @@ def run_iteration(
     """Propose, then train: `out_dir`/{pairs.jsonl, dropped.jsonl, train/, model/}; run again, it does only what is missing.
 
     `critic` criticises in the place of the model that is trained. `progress` is called with (stage, done, total), stages "propose" and
-    "train".
+    "train". In several processes (`torchrun`) all call it and share the work; the files are those of one process.
 
     Raises:
+        LockedError: another run is at work in `out_dir`.
         ResumeError: `out_dir` holds the work of another model, critic, videos or settings.
         ModelError: `base` is not a usable checkpoint.
     """
@@ -92,7 +95,8 @@ def run_iteration(
     def within(stage: str) -> Progress | None:
         return None if progress is None else lambda done, total: progress(stage, done, total)
 
-    with lock_folder(out):
+    with joined(out) as processes, ExitStack() as held:
+        processes.by_first(lambda: held.enter_context(lock_folder(out)))
         began = time.perf_counter()
         if propose_stage(start, list(videos), out, align, critic, failures=failures, progress=within("propose")):
             seconds["propose"] = time.perf_counter() - began
@@ -119,10 +123,16 @@ def propose_stage(
         ResumeError: as `run_iteration`.
     """
     files = (out / PAIRS_FILE, out / DROPPED_FILE)
-    if is_complete(files[0]):
-        named = None if critic is None else critic.fingerprint
-        Journal(*files, model=base.fingerprint, settings=align.content(), videos=video_keys(videos), critic=named)  # refuses other pairs
-        return False
+
+    def complete() -> bool:
+        if done := is_complete(files[0]):  # refuses pairs of something else
+            named = None if critic is None else critic.fingerprint
+            Journal(*files, model=base.fingerprint, settings=align.content(), videos=video_keys(videos), critic=named)
+        return done
+
+    with joined(out) as processes:
+        if processes.by_first(complete):
+            return False
     for _ in propose(base.lm, videos, align, critic=critic, out=files[0], dropped=files[1], failures=failures, progress=progress):
         pass
     return True
@@ -149,24 +159,34 @@ def train_stage(
     from savi.training.examples import NoPairsError
     from savi.training.trainer import train
 
-    file = out / PAIRS_FILE
-    if journal_path(file).exists() and not is_complete(file):
-        raise ResumeError(f"{file}: is not finished; propose its pairs to the end before training")
     if control == "sft":
         dpo = dpo.model_copy(update={"method": "sft", "rpo_alpha": 0.0})
-    pairs = read_pairs(file)
-    if control in ("reversed", "blind"):
-        pairs = transform_pairs(pairs, control, seed=seed, unchanged=read_unchanged(out / DROPPED_FILE))
-        write_pairs(out / TRAIN_PAIRS_FILE, pairs)
-    inputs = made_from(base.fingerprint, pairs, dpo)
-    if found := finished(out, inputs):
-        return found, False
-    try:
-        return train(base.lm, pairs, dpo, out, progress=progress), True
-    except NoPairsError as error:
-        failures.add(what="training", where=out.name, why=str(error), stage="train")
-    with new_folder(out / MODEL_FOLDER) as partial:
-        shutil.copytree(base.path, partial, dirs_exist_ok=True)
-    result = TrainResult(out / MODEL_FOLDER, (), 0, 0, (), trained=False)
-    write_result(out, inputs, result)
-    return result, True
+
+    def begin() -> tuple[list[PreferencePair], dict[str, Any], TrainResult | None]:
+        file = out / PAIRS_FILE
+        if journal_path(file).exists() and not is_complete(file):
+            raise ResumeError(f"{file}: is not finished; propose its pairs to the end before training")
+        pairs = read_pairs(file)
+        if control in ("reversed", "blind"):
+            pairs = transform_pairs(pairs, control, seed=seed, unchanged=read_unchanged(out / DROPPED_FILE))
+            write_pairs(out / TRAIN_PAIRS_FILE, pairs)
+        inputs = made_from(base.fingerprint, pairs, dpo)
+        return pairs, inputs, finished(out, inputs)
+
+    def unchanged(why: str) -> TrainResult:
+        failures.add(what="training", where=out.name, why=why, stage="train")
+        with new_folder(out / MODEL_FOLDER) as partial:
+            shutil.copytree(base.path, partial, dirs_exist_ok=True)
+        result = TrainResult(out / MODEL_FOLDER, (), 0, 0, (), trained=False)
+        write_result(out, inputs, result)
+        return result
+
+    with joined(out) as processes:
+        pairs, inputs, found = processes.by_first(begin)
+        if found is not None:
+            return found, False
+        try:
+            return train(base.lm, pairs, dpo, out, progress=progress), True
+        except NoPairsError as error:
+            why = str(error)
+        return processes.by_first(lambda: unchanged(why)), True

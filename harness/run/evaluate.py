@@ -35,9 +35,10 @@ from harness.run.offline import (
     refuse_network,
     task_manager,
 )
-from harness.run.processes import PartDone, Processes, joined
+from harness.run.processes import PartDone, as_if_alone
 from savi.base.files import write_text_atomic
 from savi.base.lock import lock_folder
+from savi.base.processes import Processes, joined
 
 if TYPE_CHECKING:
     from harness.run.lmms_model import SaviLmms
@@ -95,7 +96,7 @@ def evaluate(
         found = {b.name: finished(plan, b, made_from[b.name], media, replace=replace, tell=tell) for b in wanted}
         return plan, made_from, {n: e for n, e in found.items() if e is not None and not (retry_failed and failures({n: e}))}
 
-    with joined() as processes, ExitStack() as held:
+    with joined(Path(out)) as processes, as_if_alone(), ExitStack() as held:
         processes.by_first(lambda: held.enter_context(lock_folder(Path(out))))
         plan, made_from, done = processes.by_first(look)
         todo = [b for b in wanted if b.name not in done]

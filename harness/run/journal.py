@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from savi.base.errors import FileFormatError
-from savi.base.files import make_folder, sync_folder
+from savi.base.files import make_folder, set_aside, sync_folder
 
 JOURNAL = "journal"
 _NAME = re.compile(rf"{JOURNAL}(-\d+)?\.jsonl")
@@ -80,7 +80,7 @@ class Journal:
         for path in _files(folder):
             other = self._read(path)
             if other is not None and (path == self.path or rank == 0):
-                kept = _set_aside(path)
+                kept = set_aside(path)
                 if tell is not None:
                     tell(f"{path}: its answers were made by {other}; kept as {kept.name}, those questions are asked again")
 
@@ -184,10 +184,3 @@ def _difference(there: Mapping[str, str], here: Mapping[str, str]) -> str:
         return "an older version, which does not say its parts"
     names = [k for k in sorted({*there, *here}) if there.get(k) != here.get(k)]
     return ", ".join(f"{k} {there.get(k, 'absent')} (now {here.get(k, 'absent')})" for k in names)
-
-
-def _set_aside(path: Path) -> Path:
-    number = 1
-    while (kept := path.with_name(f"{path.name}.old-{number}")).exists():
-        number += 1
-    return path.rename(kept)

@@ -28,9 +28,11 @@ from benchmarks.data.layout import MediaIndex  # noqa: E402
 from harness.run.journal import Answer, Journal, answer_key  # noqa: E402
 from harness.run.made_from import PAPER_MAX_NEW_TOKENS, made_by  # noqa: E402
 from harness.run.offline import InfrastructureError  # noqa: E402
-from harness.run.processes import PartDone, Processes  # noqa: E402
+from harness.run.processes import PartDone  # noqa: E402
 from harness.run.requests import BIG_ROWS, SMALL_ROWS, Chunk, Group, Row, chunked, deal  # noqa: E402
 from harness.scoring import Asked, describe, question_id  # noqa: E402
+from savi.base.processes import Processes  # noqa: E402
+from savi.base.watch import working_on  # noqa: E402
 from savi.engine.sampling import GenerationSettings  # noqa: E402
 from savi.video.frames import DECODERS, Decoder, Frames, VideoError, segment_indices  # noqa: E402
 from savi.video.prefetch import FramePrefetcher  # noqa: E402
@@ -313,6 +315,7 @@ class SaviLmms(lmms):
         seen: list[tuple[Group, Frames | np.ndarray]] = []
         for group in chunk:
             pictures = group.rows[0].pictures
+            working_on(f"video {group.video} (evaluate)")
             got = next(frames)[1] if pictures is None else _stack(pictures, self.num_frames)
             if isinstance(got, (VideoError, str)):
                 _fail(group.rows, f"{got.kind}: {got}" if isinstance(got, VideoError) else got)

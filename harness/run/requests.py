@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from harness.run.journal import Answer
+from savi.base.processes import deal_by_weight
 
 ROWS_OF_A_VIDEO = 8
 """What encoding a video costs, in answers to questions on it (32 frames and short answers; roughly)."""
@@ -75,11 +76,6 @@ def _chunks(groups: Sequence[Group], at_least: int) -> Iterator[Chunk]:
 
 
 def deal(chunks: Sequence[Chunk], processes: int) -> list[list[Chunk]]:
-    """Chunks for each process, the heaviest dealt first to whoever has least; each hand keeps the chunks' order."""
+    """Chunks for each process, by what encoding their videos and answering their questions costs."""
     weights = [sum(ROWS_OF_A_VIDEO + len(group.rows) for group in chunk) for chunk in chunks]
-    loads, hands = [0] * processes, [[] for _ in range(processes)]  # type: list[int], list[list[int]]
-    for i in sorted(range(len(chunks)), key=lambda i: (-weights[i], i)):
-        to = min(range(processes), key=lambda p: (loads[p], p))
-        loads[to] += weights[i]
-        hands[to].append(i)
-    return [[chunks[i] for i in sorted(hand)] for hand in hands]
+    return [[chunks[i] for i in hand] for hand in deal_by_weight(weights, processes)]

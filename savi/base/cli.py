@@ -8,7 +8,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from types import FrameType
 from typing import Any, NoReturn
@@ -19,6 +19,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from savi.base.errors import ExitCode, SaviError
+from savi.base.processes import is_first, refuse_several_processes
 
 KEPT = "what is finished is kept; run the same command to go on"
 _SIGNALS = {signal.SIGINT: ExitCode.INTERRUPTED, signal.SIGTERM: ExitCode.TERMINATED}
@@ -62,11 +63,13 @@ def print_json(value: Any) -> None:
     print_text(json.dumps(value, indent=1, ensure_ascii=False))
 
 
-def run_app(app: typer.Typer, prog_name: str) -> NoReturn:
-    """Run a command line; SIGINT and SIGTERM end it with 130 and 143 and one line, whatever it was doing."""
+def run_app(app: typer.Typer, prog_name: str, several: Collection[str] = ()) -> NoReturn:
+    """Run a command line; SIGINT and SIGTERM end it with 130 and 143 and one line, whatever it was doing. `several`: the commands that
+    share their work among the processes of a `torchrun`; the others are refused there."""
     try:
         with stop_signals():
             try:
+                _refuse_several(prog_name, several)
                 app(prog_name=prog_name)
             except Stopped as stopped:
                 typer.echo("stopped", err=True)
@@ -75,6 +78,17 @@ def run_app(app: typer.Typer, prog_name: str) -> NoReturn:
         for number in _SIGNALS:
             signal.signal(number, signal.SIG_IGN)  # the work is over: while the interpreter ends, its exit code stands
     sys.exit(0)
+
+
+def _refuse_several(prog_name: str, several: Collection[str]) -> None:
+    command = next((argument for argument in sys.argv[1:] if not argument.startswith("-")), "")
+    if command in several or "--help" in sys.argv:
+        return
+    try:
+        refuse_several_processes(f"{prog_name.removeprefix('python -m ')} {command}".strip())
+    except SaviError as error:
+        typer.echo(f"error: {error}", err=True)
+        sys.exit(int(error.exit_code))
 
 
 @contextmanager
@@ -189,9 +203,9 @@ class Clock:
 
 @contextmanager
 def bar(what: str) -> Iterator[Any]:
-    """A progress bar on stderr, on a terminal only; gives a function to call with (done, total)."""
+    """A progress bar on stderr, on a terminal only, of the first of several processes; gives a function to call with (done, total)."""
     console = Console(stderr=True)
     columns = (TextColumn(escape(what)), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console, disable=not console.is_terminal, transient=True) as progress:
+    with Progress(*columns, console=console, disable=not (console.is_terminal and is_first()), transient=True) as progress:
         task = progress.add_task(what, total=None)
         yield lambda done, total: progress.update(task, completed=done, total=total)

@@ -125,6 +125,14 @@ def follow_umask(folder: Path) -> None:
             path.chmod(mode)
 
 
+def set_aside(path: Path) -> Path:
+    """Rename a file to the first free of NAME.old-1, NAME.old-2, ...; returns the new path."""
+    number = 1
+    while (kept := path.with_name(f"{path.name}.old-{number}")).exists():
+        number += 1
+    return path.rename(kept)
+
+
 @contextmanager
 def new_folder(target: Path) -> Iterator[Path]:
     """Yields an empty folder beside `target` that takes its place, whole and durable, when the block ends without an error.

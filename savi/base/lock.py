@@ -31,8 +31,8 @@ class LockedError(SaviError):
 
 
 def is_lock(name: str) -> bool:
-    """Whether a file of this name belongs to a lock."""
-    return name.startswith(".") and name.endswith((".lock", ".holder"))
+    """Whether a file of this name belongs to a lock, or to the heartbeat of several processes (`savi.base.watch`)."""
+    return name.startswith(".") and (name.endswith((".lock", ".holder")) or name.startswith(".beat-"))
 
 
 def lock_folder(folder: Path) -> AbstractContextManager[None]:
@@ -73,13 +73,15 @@ def _lock(target: Path, path: Path, record: Path) -> Iterator[None]:
 
 
 def _me() -> dict[str, str | int]:
-    return {"host": socket.gethostname(), "pid": os.getpid(), "started": _started(os.getpid())}
+    return {"host": socket.gethostname(), "pid": os.getpid(), "started": process_started(os.getpid())}
 
 
-def _started(pid: int) -> str:
-    """When a process of this machine began, in ticks since boot; empty where that cannot be known. Process numbers are used again."""
+def process_started(pid: int) -> str:
+    """When a process of this machine began, in ticks since boot; empty where it has ended or that cannot be known. Process numbers are
+    used again."""
     try:
-        return Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()[19]
+        fields = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()
+        return "" if fields[0] in "ZX" else fields[19]
     except (OSError, IndexError):
         return ""
 
@@ -100,7 +102,7 @@ def _refuse_living(target: Path, record: Path, *, kernel: bool) -> None:
         if kernel:
             return  # it held the kernel's lock, which is ours now: it is gone
         pid = int(holder.get("pid", 0))
-        if _started(pid) and _started(pid) == holder.get("started"):
+        if process_started(pid) and process_started(pid) == holder.get("started"):
             raise LockedError(_message(target, holder))
         return
     silent = _silence_s(record)

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import os
 import random
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from savi.base.cli import KEPT, bar, errors, print_json, stop, usage
+from savi.base.cli import KEPT, bar, errors, print_json, stop, tell, usage
 from savi.base.errors import ExitCode
 from savi.base.limit_flags import decode_limits
-from savi.base.processes import refuse_several_processes
+from savi.base.processes import joined
 from savi.cli.common import (
     CriticOption,
     DeviceOption,
@@ -32,6 +31,7 @@ from savi.server.settings import is_server, read_settings
 from savi.training.losses import LOSSES
 
 if TYPE_CHECKING:
+    from savi.iterate import IterationResult
     from savi.training.settings import DPOSettings
 
 BetaOption = Annotated[float, typer.Option(min=0.0, help="Strength of the pull to the reference model.")]
@@ -99,13 +99,14 @@ def train(
                 gradient_checkpointing=gradient_checkpointing, seed=seed, sharding=sharding, branch_attention=branch_attention,
             )  # fmt: skip
         found = read(pairs, pairs_format, videos)
-        lm = open_model(model, device)
-        from savi.training import trainer
+        with joined(out / "train") as processes:
+            lm = open_model(model, device)
+            from savi.training import trainer
 
-        with usage(), bar("train") as told:
-            result = trainer.train(lm, found, settings, out, progress=told)
-    if int(os.environ.get("RANK", "0")):
-        return  # one process of a launch speaks
+            with usage(), bar("train") as told:
+                result = trainer.train(lm, found, settings, out, progress=told)
+    if processes.rank:
+        return  # the first process tells
     dropped = {pair.pair_id: pair.reason for pair in result.pairs_dropped}
     if as_json:
         last = result.log[-1] if result.log else {}
@@ -144,13 +145,11 @@ def align(
     """Align a model with its own critiques: propose pairs, train on them, and again with the model that comes out.
 
     Each video goes to one iteration, drawn at random. OUT/iter-N/model is a plain checkpoint. Nothing is measured here: see
-    `python -m harness evaluate`, or `python -m reproduce paper` for all of it.
+    `python -m harness evaluate`, or `python -m reproduce paper` for all of it. On several GPUs: torchrun --nproc-per-node 8 -m savi align.
     """
     with errors(kept=KEPT):
-        refuse_several_processes("savi align")
         from savi.conversion.native import native_folder
         from savi.iterate import run_iteration
-        from savi.loop.journal import read_usage
         from savi.loop.propose import AlignSettings
 
         with usage():
@@ -172,28 +171,41 @@ def align(
         if len(paths) < iterations:
             stop(f"{len(paths)} videos for {iterations} iterations: give more videos, or fewer --iterations", ExitCode.USAGE)
         random.Random(f"deal/{seed}").shuffle(paths)
-        now: Path = native_folder(model, tell=lambda text: typer.echo(text, err=True))
-        judge = None if critic is None else open_asker(critic, "auto", asked)
         rows = []
-        for t in range(1, iterations + 1):
-            with bar(f"iteration {t}") as told:
-                clips, folder = sorted(paths[t - 1 :: iterations]), out / f"iter-{t}"
-                done = run_iteration(now, clips, folder, settings, dpo, critic=judge, progress=_staged(told))
-            made = done.training
-            row = {"iteration": t, **asdict(done.counts), "trained_on": made.pairs_used, "steps": made.steps, "model": str(made.checkpoint)}
-            if used := read_usage(done.pairs_file):
-                row["usage"] = {who: asdict(usage) for who, usage in used.items()}
-            rows.append(row)
-            if not as_json:
-                trained = f"{made.steps} steps on {made.pairs_used} pairs" if made.trained else "no pair to train on, model unchanged"
-                typer.echo(f"iteration {t}: {done.counts.line()}; {trained} -> {made.checkpoint}")
-                for line in usage_lines(done.pairs_file):
-                    typer.echo(line)
-            now = made.checkpoint
+        with joined(out) as processes:
+            now = processes.by_first(lambda: native_folder(model, tell=tell))
+            judge = None if critic is None else open_asker(critic, "auto", asked)
+            for t in range(1, iterations + 1):
+                with bar(f"iteration {t}") as told:
+                    clips, folder = sorted(paths[t - 1 :: iterations]), out / f"iter-{t}"
+                    done = run_iteration(now, clips, folder, settings, dpo, critic=judge, progress=_staged(told))
+                rows.append(_row(t, done))
+                if not as_json and processes.rank == 0:
+                    typer.echo(_line(t, done))
+                    for line in usage_lines(done.pairs_file):
+                        typer.echo(line)
+                now = done.training.checkpoint
+    if processes.rank:
+        return  # the first process tells
     if as_json:
         print_json({"iterations": rows})
     if not any(row["trained_on"] for row in rows):
         stop("no iteration had a pair to train on: see dropped.jsonl and failures.jsonl in each iteration's folder", ExitCode.FAIL)
+
+
+def _row(iteration: int, done: IterationResult) -> dict[str, Any]:
+    from savi.loop.journal import read_usage
+
+    made = done.training
+    used = {who: asdict(usage) for who, usage in read_usage(done.pairs_file).items()}
+    row = {"iteration": iteration, **asdict(done.counts), "trained_on": made.pairs_used, "steps": made.steps, "model": str(made.checkpoint)}
+    return row | ({"usage": used} if used else {})
+
+
+def _line(iteration: int, done: IterationResult) -> str:
+    made = done.training
+    trained = f"{made.steps} steps on {made.pairs_used} pairs" if made.trained else "no pair to train on, model unchanged"
+    return f"iteration {iteration}: {done.counts.line()}; {trained} -> {made.checkpoint}"
 
 
 def video_files(given: list[Path]) -> list[Path]:

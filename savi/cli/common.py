@@ -11,6 +11,7 @@ import typer
 
 from savi.base.cli import stop, tell
 from savi.base.errors import ExitCode
+from savi.base.processes import current
 
 if TYPE_CHECKING:
     from savi.engine.video_lm import VideoLM
@@ -62,10 +63,10 @@ JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object 
 
 
 def open_model(model: str, device: str, **settings: Any) -> VideoLM:
-    """Load a model; `settings` as in `VideoLM.from_pretrained`."""
+    """Load a model, found (fetched, converted) by the first of several processes; `settings` as in `VideoLM.from_pretrained`."""
     from savi.conversion.native import native_folder
 
-    folder = native_folder(model, tell=tell)  # before torch is imported: a wrong name is told at once
+    folder = current().by_first(lambda: native_folder(model, tell=tell))  # before torch is imported: a wrong name is told at once
     import torch
 
     from savi.engine.video_lm import VideoLM

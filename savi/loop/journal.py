@@ -125,7 +125,7 @@ def read_unchanged(dropped: str | Path) -> list[PreferencePair]:
 
 
 class Journal:
-    """The files of one run, opened to go on: `videos_done` and `failures` are what it finished before.
+    """The files of one run, opened to go on: `videos_done` and `failures` are what it finished before, `header` what it is made from.
 
     Raises:
         ResumeError: the files were begun with another model, other settings or other videos, or are not this loop's.
@@ -141,19 +141,20 @@ class Journal:
         videos: Sequence[str],
         critic: str | None = None,
     ) -> None:
-        self._out = Path(out)
-        self._dropped = Path(dropped) if dropped is not None else self._out.with_name("dropped.jsonl")
+        self.out = Path(out)
+        self._dropped = Path(dropped) if dropped is not None else self.out.with_name("dropped.jsonl")
         self._path = journal_path(out)
         self.videos_done = 0
         self.failures: list[dict[str, str]] = []
         self.done = False
         header = {"model": model, "settings": sha256_json(dict(settings)), "videos": sha256_json(list(videos)), "critic": critic}
+        self.header = {key: value for key, value in header.items() if value is not None}
         sizes = {"pairs_bytes": 0, "dropped_bytes": 0}
         rows = list(read_jsonl(self._path)) if self._path.exists() else []
         if rows:
             different = [key for key in header if rows[0].get(key) != header[key]]
             if different:
-                raise ResumeError(f"{self._out}: was begun with another {' and other '.join(different)}; take another folder or delete it")
+                raise ResumeError(f"{self.out}: was begun with another {' and other '.join(different)}; take another folder or delete it")
             for row in rows[1:]:
                 if row.get("done"):
                     self.done = True
@@ -162,14 +163,14 @@ class Journal:
                 self.videos_done = chunk.videos_done
                 self.failures = [failure for failure in self.failures if failure["what"] not in chunk.again] + chunk.failures
                 sizes = {"pairs_bytes": chunk.pairs_bytes, "dropped_bytes": chunk.dropped_bytes}
-        for path, size in ((self._out, sizes["pairs_bytes"]), (self._dropped, sizes["dropped_bytes"])):
+        for path, size in ((self.out, sizes["pairs_bytes"]), (self._dropped, sizes["dropped_bytes"])):
             _cut(path, size, begun=bool(rows))
         if not rows:
             with JsonlWriter(self._path) as writer:
-                writer.write({key: value for key, value in header.items() if value is not None})
+                writer.write(self.header)
 
     def stored_pairs(self) -> list[PreferencePair]:
-        return read_pairs(self._out)
+        return read_pairs(self.out)
 
     def add(
         self,
@@ -183,8 +184,8 @@ class Journal:
     ) -> None:
         """Append a chunk; it is on disk when this returns. `again`: the videos of a chunk that had failed before; `usage`: what was asked
         of servers."""
-        with JsonlWriter(self._out) as writer:
-            writer.write(*(pair_row(pair, self._out.parent) for pair in pairs))
+        with JsonlWriter(self.out) as writer:
+            writer.write(*(pair_row(pair, self.out.parent) for pair in pairs))
         folder = self._dropped.parent
         with JsonlWriter(self._dropped) as writer:
             writer.write(*({**row, "video": Path(os.path.relpath(row["video"], folder)).as_posix()} for row in dropped))
@@ -192,7 +193,7 @@ class Journal:
             writer.write(
                 {
                     "videos_done": videos_done,
-                    "pairs_bytes": self._out.stat().st_size,
+                    "pairs_bytes": self.out.stat().st_size,
                     "dropped_bytes": self._dropped.stat().st_size,
                     "counts": asdict(counts),
                     "failures": list(failures),

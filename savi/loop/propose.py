@@ -8,19 +8,20 @@ leaves exactly one row, a pair or a dropped one with its reason. No right answer
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import nullcontext
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field, replace
-from itertools import islice
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
 from savi.base.files import FailureLog
 from savi.base.lock import lock_file
-from savi.base.processes import refuse_several_processes
+from savi.base.processes import joined
 from savi.engine.sampling import GenerationSettings
 from savi.engine.watched import Reply
-from savi.loop.journal import AlignCounts, Journal
+from savi.loop.journal import Journal
+from savi.loop.parts import Made
 from savi.loop.preferences import PreferencePair, make_pair_id
 from savi.loop.prompts import (
     KINDS,
@@ -35,13 +36,10 @@ from savi.loop.prompts import (
     prompt_set,
     same_answer,
 )
+from savi.loop.run import STAGE, Run
 from savi.server.server_lm import ServerLM
-from savi.server.usage import ServedReply, Usage, total_usage
+from savi.server.usage import ServedReply
 from savi.video.frames import Frames, VideoError
-from savi.video.prefetch import prefetch
-
-STAGE = "propose"
-"""The stage named in failures.jsonl."""
 
 
 class Asker(Protocol):
@@ -106,6 +104,7 @@ def propose(
     failures: FailureLog | None = None,
     progress: Callable[[int, int], None] | None = None,
     retry_failed: bool = False,
+    helper: Helper | None = None,
 ) -> Iterator[PreferencePair]:
     """Make preference pairs from videos; yields them in the order of the videos, as chunks are finished.
 
@@ -118,84 +117,64 @@ def propose(
     `critic` criticises in the place of `lm`, which still asks, answers and revises. What a server replied is kept beside `out` until the
     pairs are made from it, also within a chunk: nothing is asked of it twice.
 
+    In several processes (`torchrun`) with `out`, which all must see, chunks are dealt out by the length of their videos; the first process
+    writes what all of them made, in order, and yields; the others yield nothing, and `progress` is of the first one's share. `helper`
+    takes half of the chunks where there is one process.
+
     Raises:
         ResumeError: `out` was begun with another model, other settings or other videos.
         LockedError: another process is writing `out`.
-        UsageError: several processes of a launch would each make all pairs.
         ContextError: a video is too long for the model's context.
+        ProcessGoneError: another process of the launch is dead.
     """
-    if out is not None:
-        refuse_several_processes("proposing pairs")
-    with nullcontext() if out is None else lock_file(out):
-        yield from _propose(lm, videos, settings, critic, out, dropped, failures, progress, retry_failed)
-
-
-def _propose(
-    lm: Asker,
-    videos: Iterable[Path],
-    settings: AlignSettings,
-    critic: Asker | None,
-    out: Path | None,
-    dropped: Path | None,
-    failures: FailureLog | None,
-    progress: Callable[[int, int], None] | None,
-    retry_failed: bool,
-) -> Iterator[PreferencePair]:
     paths = [Path(video) for video in videos]
-    keys = video_keys(paths)
-    if out is not None:
+    run = _run(lm, critic, dict(zip(video_keys(paths), paths, strict=True)), settings)
+    run.failures, run.progress = failures, progress
+    if out is None:
+        yield from run.work_through()
+        return
+    with joined(out.parent) as processes, ExitStack() as held:
+
+        def begin() -> tuple[Mapping[str, str], list[list[list[str]]]]:
+            held.enter_context(lock_file(out))
+            named = None if critic is None else critic.fingerprint
+            content, keys = settings.content(), list(run.path_of)
+            run.open(Journal(out, dropped, model=lm.fingerprint, settings=content, videos=keys, critic=named), retry_failed)
+            return run.header, run.deal(2 if helper is not None else processes.count)
+
+        header, hands = processes.by_first(begin)
         for asker, name in ((lm, "replies"), (critic, "critic-replies")):
             if isinstance(asker, ServerLM):
-                asker.log_to(out.with_suffix(f".{name}.jsonl"))
-    journal = None
-    start = 0
-    if out is not None:
-        journal = Journal(
-            out,
-            dropped,
-            model=lm.fingerprint,
-            settings=settings.content(),
-            videos=keys,
-            critic=None if critic is None else critic.fingerprint,
-        )
-        start = journal.videos_done
-        _list_failures(journal.failures, failures)
-        yield from journal.stored_pairs()
-    failed = {failure["what"] for failure in journal.failures} if journal is not None and retry_failed else set()
-    again = [key for key in keys[:start] if key in failed]
-    path_of = dict(zip(keys, paths, strict=True))
-    todo = again + keys[start:]
-    source = zip(todo, prefetch([path_of[key] for key in todo], num_frames=settings.num_frames, depth=settings.chunk_videos), strict=True)
-    done = start
-    while chunk := list(islice(source, min(settings.chunk_videos, len(again) or settings.chunk_videos))):
-        retried, again = [key for key, _ in chunk if again], again[len(chunk) :]
-        work = [(key, path, frames) for key, (path, frames) in chunk]
-        pairs, dropped_rows, broken, usage = _propose_chunk(lm, critic, work, settings)
-        done += len(chunk) - len(retried)
-        counts = AlignCounts(
-            videos=len(chunk) - len(retried),
-            broken=len(broken) - len(retried),
-            questions=len(pairs) + len(dropped_rows),
-            pairs=len(pairs),
-            dropped=dict(sorted(Counter(row["reason"] for row in dropped_rows).items())),
-            equal=sum(pair.chosen == pair.rejected for pair in pairs),
-        )
-        if journal is not None:
-            journal.add(pairs, dropped_rows, broken, done, counts, retried, usage)
-        if failures is not None:
-            failures.forget(retried, STAGE)
-        _list_failures(broken, failures)
-        if progress is not None:
-            progress(done, len(paths))
-        yield from pairs
-    if journal is not None:
-        journal.finish()
+                asker.log_to(out.with_suffix(f".{name}.jsonl"), processes.rank)
+        if len(hands) > 1 and any(hands):
+            if helper is not None:
+                helper.begin([[(key, run.path_of[key]) for key in chunk] for chunk in hands[1]], header)
+            run.make_part(hands[processes.rank], out, header)
+            processes.wait()
+            if helper is not None:
+                helper.wait()
+        if processes.rank == 0:
+            yield from run.work_through()
+        processes.wait()
 
 
-def _list_failures(broken: Sequence[dict[str, str]], failures: FailureLog | None) -> None:
-    if failures is not None:
-        for failure in broken:
-            failures.add(**failure)
+def propose_part(
+    lm: Asker, chunks: Sequence[Sequence[tuple[str, Path]]], settings: AlignSettings, out: Path, header: Mapping[str, str]
+) -> None:
+    """A helper's share: what comes of these chunks of (key, video), into a part beside `out`."""
+    run = _run(lm, None, {key: Path(path) for chunk in chunks for key, path in chunk}, settings)
+    run.make_part([[key for key, _ in chunk] for chunk in chunks], out, header)
+
+
+def _run(lm: Asker, critic: Asker | None, path_of: Mapping[str, Path], settings: AlignSettings) -> Run:
+    return Run(path_of, partial(_propose_chunk, lm=lm, critic=critic, settings=settings), settings.num_frames, settings.chunk_videos)
+
+
+class Helper(Protocol):
+    """Another process that makes a share of the pairs (by `propose_part`). What it did not make is made by the first one."""
+
+    def begin(self, chunks: list[list[tuple[str, Path]]], header: Mapping[str, str]) -> None: ...
+    def wait(self) -> None: ...
 
 
 def video_keys(paths: Sequence[Path]) -> list[str]:
@@ -285,14 +264,13 @@ _NOUNS: dict[Step, str] = {"ask": "question", "answer": "answer", "critique": "c
 
 
 def _propose_chunk(
-    lm: Asker, critic: Asker | None, chunk: Sequence[tuple[str, Path, Frames | VideoError]], settings: AlignSettings
-) -> tuple[list[PreferencePair], list[dict[str, Any]], list[dict[str, str]], dict[str, Usage]]:
-    """All four steps over a chunk of videos, each in one batch -> pairs, dropped rows, failures, what was asked of servers."""
-    broken = [
-        {"what": key, "where": key, "why": f"{frames.kind}: {frames.reason}", "stage": STAGE}
-        for key, _, frames in chunk
-        if isinstance(frames, VideoError)
-    ]
+    chunk: Sequence[tuple[str, Path, Frames | VideoError]], *, lm: Asker, critic: Asker | None, settings: AlignSettings
+) -> dict[str, Made]:
+    """All four steps over a chunk of videos, each in one batch -> what came of each video, by key."""
+    made = {key: Made() for key, _, _ in chunk}
+    for key, _, frames in chunk:
+        if isinstance(frames, VideoError):
+            made[key].broken.append({"what": key, "where": key, "why": f"{frames.kind}: {frames.reason}", "stage": STAGE})
     readable = [(key, path, frames) for key, path, frames in chunk if isinstance(frames, Frames)]
     watched = lm.watch_batch([frames for _, _, frames in readable])
     criticised = watched if critic is None else critic.watch_batch([frames for _, _, frames in readable])
@@ -302,23 +280,24 @@ def _propose_chunk(
         for kind in KINDS
         for index in range(settings.questions_per_kind)
     ]
-    usage: dict[str, Usage] = {}
     for step in STEPS:
         who, asker = ("critic", critic) if step == "critique" and critic is not None else ("model", lm)
-        used = total_usage(_run_step(asker, drafts, step, settings))
-        if used.requests:
-            usage[who] = usage.get(who, Usage()) + used
+        for key, reply in _run_step(asker, drafts, step, settings):
+            made[key].count(who, reply)
         if step == "ask":
             _drop_duplicates(drafts)
     for draft in drafts:
         if draft.dropped is None and not settings.keep_equal and same_answer(draft.said["answer"], draft.said["revise"]):
             draft.dropped = ("unchanged", "the revision says what the answer said")
-    pairs = [draft.pair(settings) for draft in drafts if draft.dropped is None]
-    return pairs, [draft.dropped_row(settings) for draft in drafts if draft.dropped is not None], broken, usage
+        if draft.dropped is None:
+            made[draft.key].pairs.append(draft.pair(settings))
+        else:
+            made[draft.key].dropped.append(draft.dropped_row(settings))
+    return made
 
 
-def _run_step(asker: Asker, drafts: Sequence[_Draft], step: Step, settings: AlignSettings) -> Sequence[Reply]:
-    """Ask a step's prompt of all questions that are still in, in one batch, and return the replies."""
+def _run_step(asker: Asker, drafts: Sequence[_Draft], step: Step, settings: AlignSettings) -> list[tuple[str, Reply]]:
+    """Ask a step's prompt of all questions that are still in, in one batch, and return the replies, each with its video's key."""
     going = [draft for draft in drafts if draft.dropped is None]
     if not going:
         return []
@@ -331,7 +310,7 @@ def _run_step(asker: Asker, drafts: Sequence[_Draft], step: Step, settings: Alig
     replies = asker.ask(list(zip(videos, filled, strict=True)), replace(generation, seed=settings.seed), keys=keys)
     for draft, reply in zip(going, replies, strict=True):
         draft.take(step, reply)
-    return replies
+    return [(draft.key, reply) for draft, reply in zip(going, replies, strict=True)]
 
 
 def _drop_duplicates(drafts: Sequence[_Draft]) -> None:

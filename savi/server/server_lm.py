@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import glob
 import hashlib
 import io
 from collections.abc import Coroutine, Sequence
@@ -72,8 +73,8 @@ class ServerLM:
         """Of the model's name and the form of its frames; a server may move to another URL."""
         return sha256_json(["openai", self.server.model, self.settings.frames])
 
-    def log_to(self, path: Path) -> None:
-        """Keep replies in a file, and take those that are there.
+    def log_to(self, path: Path, rank: int = 0) -> None:
+        """Keep replies in a file (process `rank` of several in NAME-RANK.jsonl), and take those that are there, whoever kept them.
 
         Raises:
             FileFormatError: a line is no reply.
@@ -81,13 +82,13 @@ class ServerLM:
         if self._log is not None:
             self._log.close()
         self._known = {}
-        if path.exists():
-            for number, row in enumerate(read_jsonl(path), start=1):
+        for kept in sorted(path.parent.glob(f"{glob.escape(path.stem)}*.jsonl")):
+            for number, row in enumerate(read_jsonl(kept), start=1):
                 try:
                     self._known[str(row.pop("request"))] = _REPLY.validate_python(row)
                 except (KeyError, ValidationError) as error:
-                    raise FileFormatError(f"{path}:{number}: not a reply; delete that line to have it asked for again") from error
-        self._log = JsonlWriter(path)
+                    raise FileFormatError(f"{kept}:{number}: not a reply; delete that line to have it asked for again") from error
+        self._log = JsonlWriter(path.with_name(f"{path.stem}-{rank}.jsonl") if rank else path)
 
     def watch_batch(self, videos: Sequence[Frames]) -> list[Shown]:
         """Encode frames as they are sent."""

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from savi.base.torchvision import fix_torchvision
+from savi.base.watch import working_on
 from savi.training.callbacks import DivergedError, Progress, largest, wrong_weight
 from savi.training.checkpoints import load_weights, save_weights, seal
 from savi.training.examples import (
@@ -162,6 +163,7 @@ class PackedDPOTrainer(Trainer):
         return batches(rows, self.settings.max_batch_tokens)
 
     def _row(self, unit: Unit) -> PackedRow:
+        working_on(f"video {unit.video} (train)")
         return PackedRow(self.store.get(unit.video), tuple(self.examples[number].tokens for number in unit.examples))
 
     def _share_of_loss(self, model: nn.Module, step: Step, units: Sequence[Unit], rows: Sequence[PackedRow], *, counted: bool) -> Tensor:

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from savi.base.errors import SaviError
 from savi.base.lock import lock_folder
+from savi.base.processes import Processes, joined
 from savi.engine.model_folder import load_native_model
 from savi.loop.preferences import PreferencePair
 from savi.training.callbacks import DivergedError, LogFile, Progress, largest, wrong_weight
@@ -70,8 +71,9 @@ def train(
     """
     require_branch_attention(settings.branch_attention, lm.device)
     sharding = trainer_options(settings, lm.model, lm.family)
-    with lock_folder(Path(out_dir) / TRAIN_FOLDER):
-        return _train(lm, list(pairs), settings, Path(out_dir), sharding, progress, store)
+    with joined(folder := Path(out_dir) / TRAIN_FOLDER) as processes, contextlib.ExitStack() as held:
+        processes.by_first(lambda: held.enter_context(lock_folder(folder)))
+        return _train(lm, list(pairs), settings, Path(out_dir), sharding, progress, store, processes)
 
 
 def _train(
@@ -82,13 +84,14 @@ def _train(
     sharding: Mapping[str, Any],
     progress: Progress | None,
     store: VideoStore | None,
+    processes: Processes,
 ) -> TrainResult:
     inputs = made_from(lm.fingerprint, given, settings)
     plain, implementation = Plain.of(lm.model), text_implementation(lm.model)
-    if done := finished(out, inputs):
+    if done := processes.by_first(lambda: finished(out, inputs)):
         _reload(lm, out / MODEL_FOLDER, lm.device, plain.dtype, implementation)
         return done
-    joined = torch.distributed.is_initialized()
+    already = torch.distributed.is_initialized()
     try:
         with lm.system_message(system_of_pairs(given)):
             examples, dropped, store = _prepare(lm, given, settings, store)
@@ -107,7 +110,7 @@ def _train(
         lm.model.config.use_cache = True
         lm.model.requires_grad_(False)
         lm.model.eval()
-    if torch.distributed.is_initialized() and not joined:
+    if torch.distributed.is_initialized() and not already:
         torch.distributed.destroy_process_group()  # opened by Trainer; left to the interpreter's end, gloo's threads can abort a process
     return result
 

@@ -104,7 +104,7 @@ class NoLocks:
 def test_without_the_kernels_locks_the_process_itself_is_looked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "FileLock", NoLocks)
     here = {"host": socket.gethostname(), "pid": os.getpid()}
-    record(tmp_path, **here, started=module._started(os.getpid()))
+    record(tmp_path, **here, started=module.process_started(os.getpid()))
     with pytest.raises(LockedError, match=f"process {os.getpid()}"):
         with lock_folder(tmp_path):
             pass

@@ -1,4 +1,4 @@
-"""`savi pairs`, `train` and `align` as real processes: stopped at work, two in one place, several by torchrun."""
+"""`savi pairs`, `train` and `align` as real processes: stopped at work, and two in one place. By torchrun: test_several_slow.py."""
 
 from __future__ import annotations
 
@@ -60,12 +60,10 @@ def test_the_second_in_one_place_is_told_who_is_at_work(name: str, videos: Path,
     check_two_at_once(["savi", name, *commands[name]], ENV, tmp_path)
 
 
-@pytest.mark.parametrize("name", ["pairs", "align"])
-def test_a_launch_of_several_processes_is_refused_by_name(name: str, videos: Path, tmp_path: Path) -> None:
-    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "savi", name]
-    done = subprocess.run([*launch, str(videos), "--out", str(tmp_path / "out"), "--prompts", "micro"],
-        capture_output=True, text=True, env=ENV, check=False)  # fmt: skip
-    assert done.returncode != 0
-    assert f"error: savi {name} runs in one process, and WORLD_SIZE is 2" in done.stderr
-    assert "exitcode  : 2" in done.stderr, done.stderr[-3000:]
-    assert not list(tmp_path.iterdir())
+@pytest.mark.parametrize("package", ["savi ask", "harness gate", "reproduce tables", "benchmarks doctor"])
+def test_a_command_that_shares_no_work_is_refused_by_name(package: str, tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", *package.split()], capture_output=True, text=True, env={**ENV, "WORLD_SIZE": "2", "RANK": "1"}, check=False
+    )
+    assert done.returncode == 2
+    assert done.stderr == f"error: {package} runs in one process, and WORLD_SIZE is 2: start it without torchrun or accelerate launch\n"

@@ -1,0 +1,41 @@
+"""How work is dealt out, and what a launch's environment says. The processes themselves: the tests named *_slow."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from savi.base.errors import UsageError
+from savi.base.processes import Processes, deal_by_weight, joined, launched
+
+
+@given(st.lists(st.floats(0.1, 100), max_size=60), st.integers(1, 8))
+def test_everything_is_dealt_once_in_order_and_evenly(weights: list[float], hands: int) -> None:
+    dealt = deal_by_weight(weights, hands)
+    assert sorted(i for hand in dealt for i in hand) == list(range(len(weights)))
+    assert all(hand == sorted(hand) for hand in dealt)
+    loads = [sum(weights[i] for i in hand) for hand in dealt]
+    assert max(loads) <= sum(weights) / hands + max(weights, default=0), "longest first: nobody has more than one piece over the mean"
+
+
+def test_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("WORLD_SIZE", raising=False)
+    with joined(tmp_path) as processes:
+        assert processes == Processes(0, 1)
+        assert processes.by_first(lambda: 7) == 7
+        assert processes.to_first("x") == ["x"]
+        processes.wait()
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_launch_that_cannot_be_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "many")
+    with pytest.raises(UsageError, match="WORLD_SIZE is 'many'"):
+        launched()
+    monkeypatch.delenv("WORLD_SIZE")
+    monkeypatch.setenv("OMPI_COMM_WORLD_SIZE", "4")
+    with pytest.raises(UsageError, match="start it with torchrun"):
+        launched()
