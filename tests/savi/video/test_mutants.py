@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import random
+import subprocess
+import sys
 from collections import Counter
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from benchmarks.micro.pretrain.recipe import BASE_DIR
+from savi.base.files import read_jsonl
 from savi.video.frames import Frames, VideoError
 from savi.video.prefetch import prefetch
 from tests.savi.video.films import FILMS, write_film
-from tests.savi.video.mutants import judge, mutate, verdict
+from tests.savi.video.mutants import judge, mutants, mutate, verdict
 
 UNSEEN = {
     "gif": "no lengths or checksums",
@@ -40,6 +44,26 @@ def test_of_500_damaged_films_none_dies_and_none_shows_another_frame(tmp_path: P
         print(f"\n500 damaged films: {dict(outcome.counts.most_common())}")
     assert outcome.replaced == []
     assert outcome.counts["error: crashed"] == outcome.counts["error: timeout"] == 0
+
+
+@pytest.mark.slow
+def test_pairs_of_500_damaged_films_leave_out_those_that_cannot_be_read(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    films, out = tmp_path / "films", tmp_path / "pairs.jsonl"
+    made = {path.name: (path, clean) for _, path, clean in mutants(SEEN, 500, 3, films)}
+    for film in SEEN:
+        (films / film.name).unlink()  # the whole ones
+    options = ["--model", str(BASE_DIR), "--prompts", "micro", "--questions-per-kind", "1"]
+    done = subprocess.run([sys.executable, "-m", "savi", "pairs", str(films), "--out", str(out), *options], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]
+    paths = [path for path, _ in made.values()]
+    found = {path.name: verdict(got, made[path.name][1]) for path, got in prefetch(paths, num_frames=8, depth=4)}
+    refused = {Path(row["what"]).name for row in read_jsonl(tmp_path / "failures.jsonl")}
+    asked = {Path(row["video"]).name for name in ("pairs.jsonl", "dropped.jsonl") for row in read_jsonl(tmp_path / name)}
+    with capsys.disabled():
+        print(f"\nsavi pairs, 500 damaged films: {len(asked)} asked, {len(refused)} refused; {dict(Counter(found.values()).most_common())}")
+    assert refused == {name for name, result in found.items() if result.startswith("error")}
+    assert asked == made.keys() - refused
+    assert "replaced" not in found.values()
 
 
 @pytest.mark.slow
