@@ -130,6 +130,16 @@ def convert(
 
 
 share_cli.register(app)
+
+
+@app.command("families")
+def list_families() -> None:
+    """Print the models that savi works with, and those it refuses, with the reason: the table of the README."""
+    from savi.families import families_table
+
+    typer.echo(families_table())
+
+
 align_cli.register(app)
 
 if __name__ == "__main__":

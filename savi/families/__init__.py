@@ -24,7 +24,9 @@ __all__ = [
     "family_for",
 ]
 
-MODULES = ["internvl", "llava_onevision", "qwen_vl", "smolvlm", "gemma3"]
+MODULES = [
+    "internvl", "llava_onevision", "llava_next_video", "qwen_vl", "qwen3_5", "smolvlm", "video_llama_3", "molmo2", "gemma3",
+]  # fmt: skip
 
 
 class UnsupportedFamily(FamilyError):
@@ -50,13 +52,13 @@ def family_class(model_type: str, *, where: str) -> type[Family]:
     """The class of a `model_type`.
 
     Raises:
-        UnsupportedFamily: none, or one that cannot share a video's prefix; named, with the list of supported ones.
+        UnsupportedFamily: none, or one that is refused for a reason; named, with the list of supported ones.
     """
     known = {name: family for family in families() for name in family.model_types}
     family = known.get(model_type)
     if family is not None and not family.why_not:
         return family
-    why = f"cannot share a video's prefix: {family.why_not}" if family else "is not supported"
+    why = f"is not supported: {family.why_not}" if family else "is not supported"
     hint = "; convert it first: python -m savi convert" if model_type == "internvl_chat" else ""
     raise UnsupportedFamily(f"{where}: model_type {model_type!r} {why} (supported: {', '.join(supported())}){hint}")
 
@@ -68,3 +70,12 @@ def family_for(config: Any, tokenizer: Any, preprocessing: Preprocessing, *, whe
         UnsupportedFamily: as `family_class`.
     """
     return family_class(str(getattr(config, "model_type", None)), where=where)(config, tokenizer, preprocessing)
+
+
+def families_table() -> str:
+    """The families as a Markdown table, those that work first: what people call them, their `model_type`s, and why not where so."""
+    lines = ["| models | `model_type` | works |", "|---|---|---|"]
+    for family in sorted(families(), key=lambda family: bool(family.why_not)):
+        names = ", ".join(f"`{name}`" for name in family.model_types)
+        lines.append(f"| {family.covers} | {names} | {f'no: {family.why_not}' if family.why_not else 'yes'} |")
+    return "\n".join(lines)

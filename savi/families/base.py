@@ -70,7 +70,8 @@ class VideoFeatures:
     """One video after the vision tower and the projector.
 
     `embeds` `[tokens, D]` replaces the embeddings of the visual tokens, `deepstack` (Qwen3-VL) is added to the hidden states
-    of the first layers there, `grid` is `(t, h, w)` in patches for M-RoPE families.
+    of the first layers there, `grid` is `(t, h, w)` in patches for families of any aspect ratio, `frame_tokens` the tokens of each frame
+    where frames have different numbers of them.
     """
 
     embeds: Tensor
@@ -78,6 +79,7 @@ class VideoFeatures:
     timing: Timing
     deepstack: tuple[Tensor, ...] = ()
     grid: tuple[int, int, int] | None = None
+    frame_tokens: tuple[int, ...] = ()
 
     @property
     def tokens(self) -> int:
@@ -141,7 +143,8 @@ class Family(ABC):
     covers: ClassVar[str]
     """The models people know it by."""
     why_not: ClassVar[str] = ""
-    """Why this family cannot share a video's prefix, which all of savi depends on; empty where it can. Such a family needs no methods."""
+    """Why this family is refused: it cannot share a video's prefix, which all of savi depends on, or transformers has no class for it.
+    Empty where it works. A refused family needs no methods."""
     after_video: ClassVar[str] = "\n"
     """Text between the last visual token and the user's prompt, where the chat template does not place the video itself."""
     takes_tiles: ClassVar[bool] = False

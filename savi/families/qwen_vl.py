@@ -4,7 +4,8 @@ Qwen2.5-VL writes a video as one run of tokens whose temporal position counts se
 frames and adds features to the first layers (deepstack). Text after a video goes on at the largest position + 1, as both models were
 trained (Qwen2-VL paper, section 2.1). transformers 5.23 leaves the temporal positions out of that maximum for Qwen2.5-VL while a prompt is
 read and counts them while the reply is generated; the two rules agree as long as a clip's last temporal position is below half its longer
-side in patches.
+side in patches. Its processor also leaves the chat template's vision_start and vision_end around those of Qwen3-VL's frames; the processor
+as published replaced them, and so it is done here.
 """
 
 from __future__ import annotations

@@ -69,14 +69,15 @@ def sharpen(model: torch.nn.Module, seed: int = 0) -> torch.nn.Module:
 def tiny_model(
     lm: str = "qwen2", *, seed: int = 0, hidden: int = 64, layers: int = 3, context: int = 1024, vocabulary: int | None = None
 ) -> Any:
-    """`InternVLForConditionalGeneration` with a `qwen2` or `llama` language model."""
+    """`InternVLForConditionalGeneration` with a `qwen2`, `qwen3` or `llama` language model."""
     from savi.base.torchvision import fix_torchvision
 
     fix_torchvision()
-    from transformers import InternVLConfig, InternVLForConditionalGeneration, InternVLVisionConfig, LlamaConfig, Qwen2Config
+    from transformers import InternVLConfig, InternVLForConditionalGeneration, InternVLVisionConfig, LlamaConfig, Qwen2Config, Qwen3Config
 
     torch.manual_seed(seed)
-    text = (LlamaConfig if lm == "llama" else Qwen2Config)(
+    kinds: dict[str, Any] = {"llama": LlamaConfig, "qwen2": Qwen2Config, "qwen3": Qwen3Config}
+    text = kinds[lm](
         vocab_size=vocabulary or len(SPECIALS) + len(WORDS),
         hidden_size=hidden,
         intermediate_size=2 * hidden,
@@ -84,6 +85,7 @@ def tiny_model(
         num_attention_heads=4,
         num_key_value_heads=2,
         max_position_embeddings=context,
+        **({"head_dim": hidden // 4} if lm == "qwen3" else {}),
         bos_token_id=1,
         eos_token_id=2,
         pad_token_id=0,
@@ -123,6 +125,8 @@ FAMILY_TEMPLATES = {
     "qwen2_5_vl": "<vstart><video><vend>",
     "qwen3_vl": "<vstart><video><vend>",
     "llava_onevision": "<video>",
+    "llava_next_video": "<video>",
+    "video_llama_3": "<video>",
     "smolvlm": "<video>",
 }
 
@@ -132,7 +136,7 @@ def _family_tokenizer(family: str) -> Any:
     from tokenizers import Regex, Tokenizer, models, pre_tokenizers
     from transformers import PreTrainedTokenizerFast
 
-    vocabulary = {word: i for i, word in enumerate((*FAMILY_SPECIALS, *WORDS, "seconds>", "Frame", *(str(i) for i in range(20))))}
+    vocabulary = {word: i for i, word in enumerate((*FAMILY_SPECIALS, *WORDS, "seconds>", "Frame", "Time", *(str(i) for i in range(20))))}
     tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
     tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(r"[\s.,:()]+"), "removed")
     part = "{{ '" + FAMILY_TEMPLATES[family] + "' if part['type'] == 'video' else part['text'] }}"
@@ -199,6 +203,18 @@ def tiny_family_model(family: str, *, vocabulary: int, seed: int = 0) -> Any:
             text_config={"model_type": "qwen2", **text, **plain}, vision_config=vision, image_token_index=6, video_token_index=7
         )
         model = tf.LlavaOnevisionForConditionalGeneration(config)
+    elif family == "llava_next_video":
+        vision = {**eye, "model_type": "clip_vision_model", "num_hidden_layers": 3, "image_size": 56, "patch_size": 14}
+        config = tf.LlavaNextVideoConfig(
+            text_config={"model_type": "llama", **text, **plain}, vision_config=vision, image_token_index=6, video_token_index=7
+        )
+        model = tf.LlavaNextVideoForConditionalGeneration(config)
+    elif family == "video_llama_3":
+        vision = {**eye, "num_hidden_layers": 2, "patch_size": 14}
+        config = tf.VideoLlama3Config(
+            text_config={"model_type": "qwen2", **text, **plain}, vision_config=vision, image_token_id=6, video_token_id=7
+        )
+        model = tf.VideoLlama3ForConditionalGeneration(config)
     elif family == "smolvlm":
         vision = {**eye, "num_hidden_layers": 2, "image_size": 64, "patch_size": 8}
         config = tf.SmolVLMConfig(
@@ -221,6 +237,8 @@ def tiny_family_lm(family: str, *, seed: int = 0) -> VideoLM:
         return tiny_video_lm(family.removeprefix("internvl-"), seed=seed)
     tokenizer = _family_tokenizer(family)
     video = {"image_mean": [0.5] * 3, "image_std": [0.5] * 3, "size": {"shortest_edge": 56 * 56, "longest_edge": 8 * 112 * 112}}
+    if family == "video_llama_3":
+        video["size"] = {"shortest_edge": 28 * 28, "longest_edge": 8 * 56 * 84}
     if family == "qwen2_5_vl":
         video["size"] = {"shortest_edge": 28 * 28, "longest_edge": 112 * 168}
     return VideoLM(
@@ -228,7 +246,10 @@ def tiny_family_lm(family: str, *, seed: int = 0) -> VideoLM:
     )
 
 
-FAMILIES = ("internvl-qwen2", "internvl-llama", "qwen2_5_vl", "qwen3_vl", "llava_onevision", "smolvlm")
+FAMILIES = (
+    "internvl-qwen2", "internvl-qwen3", "internvl-llama", "qwen2_5_vl", "qwen3_vl", "llava_onevision", "llava_next_video", "smolvlm",
+    "video_llama_3",
+)  # fmt: skip
 
 
 def tiny_checkpoint(folder: Path, lm: str = "qwen2", *, dtype: torch.dtype = torch.float16, **keywords: Any) -> Path:

@@ -69,7 +69,7 @@ def test_a_cache_that_cannot_be_written(tmp_path: Path, monkeypatch: pytest.Monk
 @pytest.mark.parametrize(
     ("config", "kind", "message"),
     [
-        ({"model_type": "gemma3"}, UnsupportedFamily, "cannot share"),
+        ({"model_type": "gemma3"}, UnsupportedFamily, "bidirectional"),
         ({"model_type": "internvl_chat", "llm_config": {}}, CheckpointError, "vision_config: Field required|llm_config.architectures"),
         ({"model_type": "internvl"}, None, ""),
     ],
@@ -83,7 +83,8 @@ def test_what_cannot_be_used_is_refused_before_its_weights_are_fetched(
     (tmp_path / "config.json").write_text(json.dumps(config))
     asked: list[list[str]] = []
 
-    def snapshot_download(_name: str, *, allow_patterns: list[str], local_files_only: bool) -> str:
+    def snapshot_download(_name: str, *, repo_type: str, allow_patterns: list[str], local_files_only: bool) -> str:
+        assert repo_type == "model"
         asked.append(allow_patterns)
         return str(tmp_path)
 
