@@ -18,7 +18,7 @@ import jinja2
 from markupsafe import Markup
 
 from harness.report import charts, details, views
-from harness.report.browse.frames import Pictures, collect_pictures, wanted_videos
+from harness.report.browse.frames import Budget, Pictures, collect_pictures, wanted_videos
 from harness.report.browse.media import Link, find_data_folder, link_from, pair_clips, question_clips
 from harness.report.browse.pairs import pairs_payload
 from harness.report.browse.questions import MAX_PAGE, questions_payload
@@ -84,9 +84,9 @@ def content_policy(css_hash: str, js_hash: str, *, live: bool = False, forms: bo
     )
 
 
-def _browsing(run: RunData, data: Path | None, link: Link, frames: bool) -> dict[str, object]:
+def _browsing(run: RunData, data: Path | None, link: Link, budget: Budget | None) -> dict[str, object]:
     """What the template needs for the question and the pair browser."""
-    pictures = collect_pictures(run, data) if frames else Pictures(note="Pictures of the videos were left out.")
+    pictures = collect_pictures(run, data, budget) if budget else Pictures(note="Pictures of the videos were left out.")
     clip = question_clips(data, link)
     pairs = pairs_payload(run, lambda stage: pair_clips(run.path / stage.key, link))
     room = MAX_PAGE - sum(map(len, pictures.sheets)) - (len(pairs.text) if pairs else 0)
@@ -102,12 +102,14 @@ def _browsing(run: RunData, data: Path | None, link: Link, frames: bool) -> dict
     }
 
 
-def render(run: RunData, *, link: Link, data: Path | None = None, live: Live | None = None, home: str = "", frames: bool = True) -> str:
+def render(
+    run: RunData, *, link: Link, data: Path | None = None, live: Live | None = None, home: str = "", budget: Budget | None = None
+) -> str:
     """The whole page as text.
 
     `data` is the folder that videos lie in (HF_HOME); found from the run where None. `link` gives the address that a video may be played
-    from. `live`: the page is served, and looks whether the run has gone on. `home`: the address of an index of runs. `frames`: whether
-    pictures of the videos may be in the page.
+    from. `live`: the page is served, and looks whether the run has gone on. `home`: the address of an index of runs. `budget`: for
+    pictures of the videos in the page; without one there are none.
     """
     stages = run.measured
     changes = compare_all(stages[0].evaluations, stages[-1].evaluations, run.benchmarks) if len(stages) > 1 else {}
@@ -146,7 +148,7 @@ def render(run: RunData, *, link: Link, data: Path | None = None, live: Live | N
             first=stages[0] if stages else None,
             last=stages[-1] if stages else None,
             kind=views.kind,
-            **_browsing(run, data or find_data_folder(run.path, run.run), link, frames),
+            **_browsing(run, data or find_data_folder(run.path, run.run), link, budget),
         )
     )
 
@@ -160,5 +162,5 @@ def write_report(run_dir: Path, out: Path | None = None, *, data: Path | None = 
         ReportError: the folder is not there or holds nothing that a run writes.
     """
     path = out or run_dir / REPORT_FILE
-    write_text_atomic(path, render(read_run(run_dir, published_folder=published_folder), link=link_from(path), data=data))
+    write_text_atomic(path, render(read_run(run_dir, published_folder=published_folder), link=link_from(path), data=data, budget=Budget()))
     return path

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
-from savi.base.cli import Stopped, stop, tell
+from savi.base.cli import Stopped, errors, print_json, stop, tell
 from savi.base.errors import ExitCode
 
 Folder = Annotated[Path, typer.Argument(help="A folder with runs, or one run.", show_default="runs")]
@@ -40,6 +41,36 @@ def view(
         server.server_close()
 
 
+def bundle(
+    folder: Folder = Path("runs"),
+    out: Annotated[Path, typer.Option("--out", help="Folder of the site; an older bundle there is replaced.")] = Path("site"),
+    media: Annotated[
+        Literal["none", "frames", "videos"],
+        typer.Option(help="What of the videos goes along: nothing, frames, or the files too."),
+    ] = "frames",
+    max_mb: Annotated[float, typer.Option(min=0, help="Most megabytes of the site; videos that do not fit are shown as frames.")] = 500,
+    data: Videos = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print what was written as JSON.")] = False,
+) -> None:
+    """Write a static site of all runs of a folder, to share: no local paths, no credentials."""
+    from harness.view.bundle import Wanted, write_bundle
+
+    for name in (folder, *([data] if data else [])):
+        if not name.is_dir():
+            stop(f"{name}: no such folder", ExitCode.USAGE)
+    with errors():
+        made = write_bundle(folder, out, Wanted(media, max_mb, data), tell=tell)
+    for problem in made.problems:
+        tell(problem)
+    if as_json:
+        print_json({"site": str(out), **asdict(made)})
+    else:
+        videos = f", {made.videos:,} videos ({made.videos_left_out:,} left out)" if media == "videos" else ""
+        typer.echo(f"{out / 'index.html'}: {made.runs:,} runs, {made.bytes / 1e6:.1f} MB{videos}")
+    raise typer.Exit(ExitCode.BROKEN if made.problems else ExitCode.DONE)
+
+
 def register(app: typer.Typer) -> None:
     """Add `view` and `bundle` to `app`."""
     app.command()(view)
+    app.command()(bundle)

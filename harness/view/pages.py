@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import BinaryIO
 from urllib.parse import quote, urlencode
 
+from harness.report.browse.frames import Budget
 from harness.report.browse.media import find_data_folder
 from harness.report.data import ReportError, Stage, side_by_side
 from harness.report.page import Live, content_policy, environment, render, script, style
@@ -18,6 +19,8 @@ from harness.view.files import NotAllowed, is_plain, open_video
 from harness.view.runs import MAX_RUNS, RunFacts, facts, find_runs, fingerprint, is_run
 
 MAX_CACHED = 6
+MAX_FRAMES_S = 4.0
+"""Spent on new pictures of videos each time a page is rendered; those made before are kept."""
 
 
 def index_page(
@@ -61,6 +64,7 @@ class Site:
     base: str = ""
     """What all addresses begin with."""
     _cache: OrderedDict[tuple[str, ...], tuple[str, str]] = field(default_factory=OrderedDict)
+    _budget: Budget = field(default_factory=lambda: Budget(max_s=MAX_FRAMES_S))
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def __post_init__(self) -> None:
@@ -128,7 +132,7 @@ class Site:
 
     def _render_run(self, run: Path, live: Live) -> str:
         found = read_run(run)
-        return render(found, link=self._link, data=self._data(run, found.run), live=live, home=f"{self.base}/")
+        return render(found, link=self._link, data=self._data(run, found.run), live=live, home=f"{self.base}/", budget=self._budget)
 
     def comparison(self, first: str, second: str) -> str:
         """The page of two stages, each `RUN/STAGE`.
@@ -154,7 +158,7 @@ class Site:
         run = self._run(names[-1])
         page = side_by_side(run, f"{asked[1]} against {asked[0]}", stages)
         page.problems.extend(problems)
-        return render(page, link=self._link, data=self._data(run, found.run), live=live, home=f"{self.base}/")
+        return render(page, link=self._link, data=self._data(run, found.run), live=live, home=f"{self.base}/", budget=self._budget)
 
     def _data(self, run: Path, settings: dict[str, object] | None) -> Path | None:
         return self.data[0] if self.data else find_data_folder(run, settings)

@@ -94,10 +94,26 @@ def wanted_videos(run: RunData) -> list[tuple[str, str]]:
     return out
 
 
-def collect_pictures(
-    run: RunData, data: Path | None, *, max_videos: int = 600, max_bytes: int = 3_500_000, max_s: float = 12.0
-) -> Pictures:
-    """Contact sheets for as many videos as the three bounds allow; the note says how many and why not all."""
+@dataclass(frozen=True)
+class Budget:
+    """What pictures may cost, and the contact sheets that were made before, by path, size and time."""
+
+    max_videos: int = 600
+    max_bytes: int = 3_500_000
+    max_s: float = 12.0
+    known: dict[tuple[Path, int, int], bytes | None] = field(default_factory=dict)
+
+    def sheet(self, path: Path) -> bytes | None:
+        """The contact sheet of a video, made at most once."""
+        found = path.stat()
+        key = (path, found.st_size, found.st_mtime_ns)
+        if key not in self.known:
+            self.known[key] = contact_sheet(path)
+        return self.known[key]
+
+
+def collect_pictures(run: RunData, data: Path | None, budget: Budget) -> Pictures:
+    """Contact sheets for as many videos as the budget allows; the note says how many and why not all."""
     wanted = wanted_videos(run)
     if not wanted:
         return Pictures(note="The records name no video files, so there are no pictures." if _has_records(run) else "")
@@ -106,16 +122,16 @@ def collect_pictures(
     sheets: list[str] = []
     seen: dict[Path, int] = {}
     index: dict[tuple[str, str], int] = {}
-    size, unreadable, end = 0, 0, time.monotonic() + max_s
+    size, unreadable, end = 0, 0, time.monotonic() + budget.max_s
     for key in wanted:
-        if len(sheets) >= max_videos or size >= max_bytes or time.monotonic() > end:
+        if len(sheets) >= budget.max_videos or size >= budget.max_bytes or time.monotonic() > end:
             break
         path = safe_join(data, key[1])
         if path is None:
             unreadable += 1
             continue
         if path not in seen:
-            sheet = contact_sheet(path)
+            sheet = budget.sheet(path)
             if sheet is None:
                 unreadable += 1
                 continue
