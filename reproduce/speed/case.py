@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from reproduce.speed.model import CPU, CPU_TRAINING, EIGHT_B, SMOKE, Shape
@@ -22,12 +22,19 @@ CASES = (
     "evaluation-mix",
     "evaluation-tempcompass",
     "prefetch",
+    "decode-1x6",
+    "decode-1x18",
+    "decode-4x6",
+    "decode-16x6",
+    "decode-64x6",
     "micro-propose",
     "micro-train",
     "micro-evaluate",
     "micro-job",
 )
 """All cases, in the order of the table."""
+GPU_ONLY = ("decode-1x18", "decode-4x6", "decode-16x6", "decode-64x6")
+"""Cases that say little on a CPU and take long there: run where they are named."""
 
 
 @dataclass(frozen=True)
@@ -46,16 +53,45 @@ class Preset:
     dpo_rounds: int
     most_opponent_prompts: int
     """How many of an opponent's equal prompts are timed; the rest is multiplied."""
+    decode_tokens: int = 9
+    """Tokens of a reply where one step of decoding is measured."""
     full_fine_tuning: bool = True
+    checkpointing: bool = False
+    """DPO with gradient checkpointing, on both sides: without it TRL's step needs more than 140 GB at the 8B shape."""
+    trl_batches: tuple[int, ...] = (1, 6)
+    """TRL's batch sizes that are tried; the best one that fits counts."""
+    most_opponent_pairs: int = 6
+    """How many of a step's equal pairs TRL's batch of one is timed on; the rest is multiplied."""
+    only: tuple[str, ...] | None = None
+    """The cases that are run by default (None: all that the device allows)."""
     memory_cases: tuple[str, ...] | None = None
     """Cases whose memory is measured (None: all that have it); each way costs the start of a process."""
 
 
 PRESETS: dict[str, Preset] = {
-    "smoke": Preset("smoke", "cpu", SMOKE, SMOKE, 4, 8, 6, (6, 3), 2, 1, 2, memory_cases=("generation-6x150",)),
+    "smoke": Preset("smoke", "cpu", SMOKE, SMOKE, 4, 8, 6, (6, 3), 2, 1, 2, memory_cases=("generation-6x150",), decode_tokens=3),
     "cpu": Preset("cpu", "cpu", CPU, CPU_TRAINING, 32, 80, 150, (150, 16), 3, 2, 3),
-    "gpu": Preset("gpu", "cuda", EIGHT_B, EIGHT_B, 32, 80, 150, (150, 16), 5, 3, 18, full_fine_tuning=False),
-}
+    "gpu": Preset(
+        "gpu", "cuda", EIGHT_B, EIGHT_B, 32, 80, 150, (150, 16), 5, 2, 6,
+        decode_tokens=33, full_fine_tuning=False, checkpointing=True, trl_batches=(1, 2, 3, 6), most_opponent_pairs=2,
+    ),
+    "gpu-quick": Preset(
+        "gpu-quick", "cuda", EIGHT_B, EIGHT_B, 32, 80, 150, (150, 16), 1, 1, 1,
+        decode_tokens=33, full_fine_tuning=False, checkpointing=True, trl_batches=(1,), most_opponent_pairs=1,
+        only=("generation-6x150", "decode-1x6", "decode-16x6", "dpo-6-lora"), memory_cases=("dpo-6-lora",),
+    ),
+}  # fmt: skip
+"""`gpu-quick` is `gpu` in under four minutes on a fresh machine: one round, a part of the cases, one of each opponent's equal parts."""
+
+
+def on_cpu(preset: Preset) -> Preset:
+    """A GPU preset at the smoke shape on a CPU, everything else as it is: to try it where there is no GPU."""
+    small = PRESETS["smoke"]
+    only = preset.only or tuple(name for name in CASES if not name.startswith("micro-") and not name.endswith("-full"))
+    return replace(
+        preset, name=f"{preset.name} (tried on a CPU)", device="cpu", shape=small.shape, training=small.training, frames=small.frames,
+        question=small.question, answer=small.answer, new_tokens=small.new_tokens, decode_tokens=small.decode_tokens, only=only,
+    )  # fmt: skip
 
 
 @dataclass

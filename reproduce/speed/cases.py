@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import gc
 import json
+import math
 import platform
 import statistics
 import subprocess
@@ -18,34 +19,38 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from reproduce.speed.case import CASES, Case, Preset, Row
+from reproduce.speed.case import CASES, GPU_ONLY, Case, Preset, Row
+from reproduce.speed.decode import decode_case
 from reproduce.speed.dpo import dpo_case
 from reproduce.speed.generation import evaluation_case, generation_case, prefetch_case
 from reproduce.speed.micro import micro_case
+from reproduce.speed.model import shared_model
+from reproduce.speed.peaks import copy_gb_per_s, matmul_tflops, synchronise
 
-
-def synchronise(device: str) -> None:
-    """Wait for a GPU; nothing on a CPU."""
-    if device == "cuda":
-        import torch
-
-        torch.cuda.synchronize()
+SHARING = ("generation-", "evaluation-", "prefetch", "decode-")
+"""Cases that leave their model as it is and share one."""
 
 
 def measure(case: Case, rounds: int, device: str, *, warm_up: bool, memory_mb: Mapping[str, float] | None = None) -> Row:
-    """Interleaved rounds of all ways."""
+    """Interleaved rounds of all ways. An opponent that runs out of memory is left out, with a note; ours may not.
+
+    Raises:
+        RuntimeError: no opponent fits.
+    """
     seconds: dict[str, list[float]] = {way: [] for way in case.ways}
+    grown, notes = dict(memory_mb or {}), list(case.notes)
     for number in range(rounds + (1 if warm_up else 0)):
-        for way, run in case.ways.items():
-            gc.collect()
-            synchronise(device)
-            start = time.perf_counter()
-            own = run()
-            synchronise(device)
-            took = time.perf_counter() - start if own is None else own
-            if number >= (1 if warm_up else 0):
-                seconds[way].append(took * case.times.get(way, 1.0))
-    against = min(case.others, key=lambda way: statistics.median(seconds[way]))
+        for way in list(seconds):
+            took = _timed(case, way, device, grown if device == "cuda" and number == 0 else None)
+            if took is None:
+                del seconds[way]
+                notes.append(f"{way}: out of memory")
+            elif number >= (1 if warm_up else 0):
+                seconds[way].append(took)
+    others = [way for way in case.others if way in seconds]
+    if not others:
+        raise RuntimeError(f"{case.title}: out of memory in {' and '.join(case.others)}; there is nothing to compare with")
+    against = min(others, key=lambda way: statistics.median(seconds[way]))
     ratios = [theirs / ours for ours, theirs in zip(seconds[case.ours], seconds[against], strict=True)]
     return Row(
         case.name,
@@ -60,12 +65,54 @@ def measure(case: Case, rounds: int, device: str, *, warm_up: bool, memory_mb: M
         case.limit,
         dict(case.flops),
         dict(case.lengths),
-        dict(memory_mb or {}),
+        grown,
         case.extras() if case.extras is not None else {},
-        list(case.notes),
+        notes,
         case.memory_target,
-        case.memory_against or against,
+        case.memory_against if case.memory_against in grown else against,
     )
+
+
+def _timed(case: Case, way: str, device: str, grown: dict[str, float] | None) -> float | None:
+    """Seconds of a way; None where an opponent does not fit. `grown` takes the memory it adds on a GPU (MB), where the case wants it."""
+    from savi.engine.memory import is_out_of_memory
+
+    gc.collect()
+    synchronise(device)
+    before = _gpu_bytes() if grown is not None and way in case.memory else None
+    start = time.perf_counter()
+    try:
+        own = case.ways[way]()
+        synchronise(device)
+    except (RuntimeError, MemoryError) as error:
+        if way == case.ours or not is_out_of_memory(error):
+            raise
+        own = float("nan")  # the error is let go first: its frames hold the tensors
+    took = time.perf_counter() - start if own is None else own
+    if math.isnan(took):
+        _give_back(device)
+        return None
+    if before is not None and grown is not None:
+        grown[way] = _gpu_bytes(peak=True) / 2**20 - before / 2**20
+    return took * case.times.get(way, 1.0)
+
+
+def _gpu_bytes(*, peak: bool = False) -> int:
+    """Bytes allocated on the GPU, now (the peak is counted from here) or at the peak."""
+    import torch
+
+    if peak:
+        return int(torch.cuda.max_memory_allocated())
+    torch.cuda.reset_peak_memory_stats()
+    return int(torch.cuda.memory_allocated())
+
+
+def _give_back(device: str) -> None:
+    gc.collect()
+    if device == "cuda":
+        import torch
+
+        torch.cuda.empty_cache()
 
 
 def build(name: str, preset: Preset) -> Case:
@@ -80,6 +127,8 @@ def build(name: str, preset: Preset) -> Case:
     if name.startswith("dpo-"):
         _, pairs, method = name.split("-")
         return dpo_case(preset, name, int(pairs), lora=method == "lora")
+    if name.startswith("decode-"):
+        return decode_case(preset, name)
     if name.startswith("evaluation-"):
         return evaluation_case(preset, name)
     if name == "prefetch":
@@ -98,26 +147,42 @@ def wanted_cases(preset: Preset, names: Sequence[str]) -> list[str]:
     for name in names:
         if name not in CASES:
             raise KeyError(name)
-    left_out = () if preset.full_fine_tuning else tuple(name for name in CASES if name.endswith("-full"))
-    left_out += () if preset.device == "cpu" else tuple(name for name in CASES if name.startswith("micro-"))
-    return [name for name in CASES if (not names or name in names) and name not in left_out]
+    left_out = set() if preset.full_fine_tuning else {name for name in CASES if name.endswith("-full")}
+    if preset.device != "cpu":
+        left_out |= {name for name in CASES if name.startswith("micro-")}
+    elif not names and preset.only is None:
+        left_out |= set(GPU_ONLY)
+    wanted = names or preset.only or CASES
+    return [name for name in CASES if name in wanted and name not in left_out]
 
 
 def run(preset: Preset, names: Sequence[str], say: Callable[[str], None], *, memory: bool = True) -> dict[str, Any]:
     """Run the cases and return the report as data."""
-    peak = matmul_peak(preset)
-    say(f"matmul peak here: {peak:.3f} TFLOP/s ({preset.training.dtype})")
+    peak, copy = matmul_tflops(preset.device, preset.training.dtype), copy_gb_per_s(preset.device)
+    say(f"matmul peak here: {peak:.3f} TFLOP/s ({preset.training.dtype}); copy {copy:.1f} GB/s")
     rows = []
     for name in wanted_cases(preset, names):
+        if not name.startswith(SHARING):
+            shared_model.cache_clear()
+            _give_back(preset.device)
         case = build(name, preset)
         measured = memory and (preset.memory_cases is None or name in preset.memory_cases)
-        grown = {way: growth_mb(preset, name, way) for way in case.memory} if measured else {}
+        if not measured:
+            case.memory = ()
+        grown = {way: growth_mb(preset, name, way) for way in case.memory} if measured and preset.device == "cpu" else {}
         rounds = preset.dpo_rounds if name.startswith(("dpo-", "micro-")) else preset.rounds
         row = measure(case, rounds, preset.device, warm_up=preset.name != "cpu", memory_mb=grown)
         rows.append(row)
         say(line(row))
         del case
-    return {"preset": preset.name, "machine": machine(preset), "matmul_peak_tflops": peak, "cases": [row.to_json() for row in rows]}
+    shared_model.cache_clear()
+    return {
+        "preset": preset.name,
+        "machine": machine(preset),
+        "matmul_peak_tflops": peak,
+        "copy_gb_per_s": copy,
+        "cases": [row.to_json() for row in rows],
+    }
 
 
 def line(row: Row) -> str:
@@ -133,22 +198,6 @@ def growth_mb(preset: Preset, name: str, way: str) -> float:
     if done.returncode != 0:
         raise RuntimeError(f"memory of {name}, {way}: {done.stderr.strip().splitlines()[-1] if done.stderr.strip() else 'no output'}")
     return float(json.loads(done.stdout.strip().splitlines()[-1])["growth_mb"])
-
-
-def matmul_peak(preset: Preset) -> float:
-    """Measured TFLOP/s of a large matrix product: the yardstick for what is achieved."""
-    import torch
-
-    size = 8192 if preset.device == "cuda" else 1024
-    a = torch.randn(size, size, dtype=getattr(torch, preset.training.dtype), device=preset.device)
-    times = []
-    for _ in range(6):
-        synchronise(preset.device)
-        start = time.perf_counter()
-        a @ a
-        synchronise(preset.device)
-        times.append(time.perf_counter() - start)
-    return 2 * size**3 / statistics.median(times[1:]) / 1e12
 
 
 def machine(preset: Preset) -> dict[str, Any]:

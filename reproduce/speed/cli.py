@@ -23,7 +23,11 @@ def register(app: typer.Typer) -> None:
 
 def speed_command(
     preset: Annotated[
-        str, typer.Option(help="cpu (small model, true lengths), gpu (8B shape, true lengths) or smoke (all small).")
+        str,
+        typer.Option(
+            help="cpu (small model, true lengths), gpu (8B shape, true lengths), gpu-quick (a part of gpu, under 4 minutes) "
+            "or smoke (all small)."
+        ),
     ] = "cpu",
     case: Annotated[
         list[str] | None,
@@ -33,18 +37,21 @@ def speed_command(
     memory: Annotated[bool, typer.Option("--memory/--no-memory", help="Measure peak memory, in processes of their own.")] = True,
     json_file: Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Also write all figures here.")] = None,
     svg_file: Annotated[Path | None, typer.Option("--svg", metavar="FILE", help="Also draw the ratios, ranges and targets here.")] = None,
+    try_on_cpu: Annotated[
+        bool, typer.Option("--try-on-cpu", help="A GPU preset at the smoke shape on a CPU: shows that it runs, nothing about speed.")
+    ] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be measured, with lengths and FLOPs; run nothing.")] = False,
 ) -> None:
     """Measure asking, evaluating and DPO on shared prefixes against one prompt at a time, a stock adapter and TRL's DPOTrainer."""
     from dataclasses import replace
 
     from reproduce.speed import gate as speed_gate
-    from reproduce.speed.case import CASES, PRESETS
+    from reproduce.speed.case import CASES, PRESETS, on_cpu
     from reproduce.speed.cases import run, wanted_cases
 
     if preset not in PRESETS:
         stop(f"no preset {preset!r}; choose one of {', '.join(PRESETS)}", ExitCode.USAGE)
-    chosen = PRESETS[preset]
+    chosen = on_cpu(PRESETS[preset]) if try_on_cpu else PRESETS[preset]
     if rounds is not None:
         chosen = replace(chosen, rounds=rounds, dpo_rounds=rounds)
     try:
@@ -53,7 +60,7 @@ def speed_command(
     except KeyError as error:
         stop(f"no case {error.args[0]!r}; choose from {', '.join((*CASES, *speed_gate.CASES))}", ExitCode.USAGE)
     timed = case if case else speed_gate.CASES if chosen.device == "cpu" else ()
-    commands = [name for name in speed_gate.CASES if name in timed]
+    commands = [name for name in speed_gate.CASES if name in timed and (case or not try_on_cpu)]
     if svg_file is not None and not names:
         stop("--svg draws ratios, which gate and report have none of", ExitCode.USAGE)
     if dry_run:
@@ -64,7 +71,7 @@ def speed_command(
 
         if not torch.cuda.is_available():
             stop(
-                "preset gpu needs a CUDA GPU, and torch sees none; use --preset cpu, or --dry-run to see what would be measured",
+                f"preset {preset} needs a CUDA GPU, and torch sees none; use --preset cpu, --try-on-cpu to see that it runs, or --dry-run",
                 ExitCode.MACHINE,
             )
     report: dict[str, Any] = run(chosen, names, typer.echo, memory=memory) if names else {"preset": chosen.name, "cases": []}
@@ -106,17 +113,24 @@ def table(report: dict[str, Any]) -> str:
         share = "–" if row["share_of_limit"] is None else f"{100 * row['share_of_limit']:.0f} %"
         ratio = f"{row['ratio']:.2f}x [{row['ratio_low']:.2f}, {row['ratio_high']:.2f}]"
         lines.append(f"| {row['title']} | {ours:.2f} | {row['against']}: {theirs:.2f} | {ratio} | {target} | {limit} | {share} | {grown} |")
-        extras = "; ".join(f"{key.removesuffix('_pct')} {value:.1f} %" for key, value in row["extras"].items())
+        extras = "; ".join(_extra(key, value) for key, value in row["extras"].items())
         others = [way for way in row["seconds"] if way not in (row["ours"], row["against"])]
         also = "; ".join(f"{way}: {statistics.median(row['seconds'][way]):.2f} s" for way in others)
         further = [f"{way}: {memory[way]:.0f} MB" for way in memory if way not in (row["ours"], row["memory_against"])]
-        said = ". ".join(part for part in (*row["notes"], extras, also, "; ".join(further)) if part)
+        rate = row["tflops_per_s"].get(row["ours"])
+        mfu = "" if rate is None else f"{rate:.3g} TFLOP/s, {100 * rate / report['matmul_peak_tflops']:.0f} % of the matmul peak"
+        said = ". ".join(part for part in (*row["notes"], mfu, extras, also, "; ".join(further)) if part)
         if said:
             notes.append(f"- {row['title']}: {said}.")
     head = f"Preset {report['preset']}; {', '.join(f'{key} {value}' for key, value in report['machine'].items())}."
-    if report["preset"] == "smoke":
+    if report["preset"] == "smoke" or "tried on a CPU" in report["preset"]:
         head += " Lengths and sizes are tiny: this shows that everything runs; its ratios say nothing about speed."
     return "\n".join([head, "", *lines, "", *notes])
+
+
+def _extra(key: str, value: float) -> str:
+    """A further figure with its unit, which its name ends in where it is a percentage."""
+    return f"{key.removesuffix('_pct')} {value:.1f} %" if key.endswith("_pct") else f"{key} {value:.3g}"
 
 
 def _idle(extras: dict[str, float]) -> str:

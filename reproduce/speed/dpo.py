@@ -14,6 +14,7 @@ import copy
 import shutil
 import tempfile
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from reproduce.speed.case import Case, Preset
@@ -43,14 +44,18 @@ def dpo_setup(preset: Preset, name: str, pairs: int, *, lora: bool) -> tuple[Cas
 
     shape = preset.training
     lm = make_model(shape, preset.device)
-    settings = DPOSettings(lora_r=16 if lora else 0, lora_alpha=32, pairs_per_step=pairs)
+    settings = DPOSettings(lora_r=16 if lora else 0, lora_alpha=32, pairs_per_step=pairs, gradient_checkpointing=preset.checkpointing)
     frames = make_frames(preset.frames, shape.image)
     rows = _rows(preset, frames, pairs)
     reference = None if lora else copy.deepcopy(lm.model).requires_grad_(False)
     policy = trainable(lm, settings)
+    if preset.checkpointing:  # as Trainer does when it begins to train
+        lm.model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     trainer = _trl_trainer(lm, policy, reference, rows, settings, preset, shape)
-    together = _on(trainer.data_collator([dict(row) for row in rows]), lm.device)
-    single = [_on(trainer.data_collator([dict(row)]), lm.device) for row in rows]
+    timed = min(pairs, preset.most_opponent_pairs)
+    sizes = sorted({min(size, pairs) for size in preset.trl_batches})
+    collated = {size: _batches(trainer, rows, size, lm.device) for size in {*sizes, pairs}}
+    together = collated[pairs][0]
     features = lm.features(frames)
     prefix_length = _prefix_length(lm, together)
     ids = together["input_ids"][0, :prefix_length].cpu()
@@ -82,11 +87,17 @@ def dpo_setup(preset: Preset, name: str, pairs: int, *, lora: bool) -> tuple[Cas
     ways: dict[str, Callable[[], None]] = {
         "packed": lambda: packed_step(all_in_the_step=False),
         "packed, reference and features in the step": lambda: packed_step(all_in_the_step=True),
-        "TRL, batch 1": lambda: _trl_step(trainer, policy, single),
     }
-    if pairs > 1:
-        ways[f"TRL, batch {pairs}"] = lambda: _trl_step(trainer, policy, [together])
+    for size in sizes:
+        some = collated[size][: timed if size == 1 else None]
+        ways[f"TRL, batch {size}"] = partial(_trl_step, trainer, policy, some)
     return _case(preset, name, pairs, ways, lora=lora, prefix=prefix_length), policy
+
+
+def _batches(trainer: Any, rows: list[dict[str, Any]], size: int, device: Any) -> list[dict[str, Any]]:
+    """TRL's batches of so many pairs."""
+    groups = [rows[i : i + size] for i in range(0, len(rows), size)]
+    return [_on(trainer.data_collator([dict(row) for row in group]), device) for group in groups]
 
 
 def _case(preset: Preset, name: str, pairs: int, ways: dict[str, Callable[[], None]], *, lora: bool, prefix: int) -> Case:
@@ -96,19 +107,27 @@ def _case(preset: Preset, name: str, pairs: int, ways: dict[str, Callable[[], No
     ours, theirs = dpo_flops(preset.training, **counted, lora=lora, reference=False)
     stricter, _ = dpo_flops(preset.training, **counted, lora=lora, reference=True)
     big_ours, big_theirs = dpo_flops(EIGHT_B, **counted, lora=lora, reference=False)
+    true_lengths = preset.training.image == EIGHT_B.image
+    timed = min(pairs, preset.most_opponent_pairs)
+    notes = [f"by FLOPs at 8B, same lengths: {big_theirs / big_ours:.1f}x"]
+    if preset.checkpointing:
+        notes.append("gradient checkpointing on both sides; its second forward pass is in no FLOPs")
+    if timed < pairs:
+        notes.append(f"TRL, batch 1: {timed} of {pairs} equal pairs timed, times {pairs / timed:g}")
     return Case(
         name,
         f"DPO step against TRL, {pairs} {'pair' if pairs == 1 else 'pairs'} a video, {'LoRA' if lora else 'full'}",
         ways,
         "packed",
         others,
-        TARGETS.get((pairs, lora)) if preset.name != "smoke" else None,
+        TARGETS.get((pairs, lora)) if true_lengths else None,
+        times={"TRL, batch 1": pairs / timed},
         limit=theirs / ours,
         flops={"packed": ours, "packed, reference and features in the step": stricter, **dict.fromkeys(others, theirs)},
         lengths={"prefix": prefix, "question": preset.question, "answer": preset.answer},
-        notes=(f"by FLOPs at 8B, same lengths: {big_theirs / big_ours:.1f}x",),
+        notes=tuple(notes),
         memory=("packed", *others),
-        memory_target=8.0 if pairs == 6 and preset.name != "smoke" else None,
+        memory_target=8.0 if pairs == 6 and true_lengths and preset.device == "cpu" else None,
         memory_against=others[-1],  # the whole step at once, as ours; batch 1 holds a pair at a time
     )
 

@@ -7,6 +7,7 @@ preset has the shape of InternVL2.5-8B itself.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -123,6 +124,12 @@ def make_model(shape: Shape, device: str, seed: int = 0) -> VideoLM:
         torch.set_default_dtype(default)
     model.generation_config.eos_token_id, model.generation_config.pad_token_id = None, 0
     return VideoLM(model.eval(), make_tokenizer(), name=f"random-{shape.hidden}x{shape.layers}")
+
+
+@lru_cache(maxsize=1)
+def shared_model(shape: Shape, device: str) -> VideoLM:
+    """The same, one for all cases that leave it as it is: building 8B takes ten seconds. `shared_model.cache_clear()` gives it up."""
+    return make_model(shape, device)
 
 
 def make_frames(frames: int, size: int, seed: int = 0) -> np.ndarray:

@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 from reproduce.speed import cases as speed
 from reproduce.speed import cli as speed_cli
 from reproduce.speed import probe as speed_probe
-from reproduce.speed.case import CASES, PRESETS, Case
+from reproduce.speed.case import CASES, GPU_ONLY, PRESETS, Case, on_cpu
 from reproduce.speed.cases import build, measure, wanted_cases
 from reproduce.speed.dpo import dpo_setup
 from reproduce.speed.flops import dpo_flops, generation_flops, prefix_flops, text_flops, vision_flops
@@ -123,7 +123,7 @@ def test_texts_have_the_stated_lengths() -> None:
     assert len(lm.prefix_ids(make_frames(4, SMOKE.image))) == 2 + 4 * (SMOKE.frame_tokens + 3)
 
 
-@pytest.mark.parametrize("name", ["generation-6x150", "dpo-6-lora", "dpo-1-full", "evaluation-mix"])
+@pytest.mark.parametrize("name", ["generation-6x150", "dpo-6-lora", "dpo-1-full", "evaluation-mix", "decode-4x6"])
 def test_a_case_runs(name: str) -> None:
     case = build(name, PRESETS["smoke"])
     row = measure(case, 1, "cpu", warm_up=False)
@@ -131,6 +131,54 @@ def test_a_case_runs(name: str) -> None:
     assert set(row.seconds) == set(case.ways)
     assert all(value[0] > 0 for value in row.seconds.values())
     json.dumps(row.to_json())
+
+
+def test_a_decoding_step_is_held_to_what_memory_allows() -> None:
+    """The limit counts weights and prefixes once and each row's branch: at 8B the figures the prototype's table states."""
+    from reproduce.speed import decode
+
+    lm = make_model(SMOKE, "cpu")
+    prefix = lm.watch(make_frames(4, SMOKE.image)).prefix
+    bytes_of = [decode._step_bytes(lm, [prefix] * videos, tokens) for videos, tokens in ((1, 0), (2, 0), (1, 10))]
+    per_token = 2 * SMOKE.layers * SMOKE.kv_heads * (SMOKE.hidden // SMOKE.heads) * 4
+    assert bytes_of[1] - bytes_of[0] == per_token * prefix.length
+    assert bytes_of[2] - bytes_of[0] == pytest.approx(10 * per_token)
+    embeddings = lm.model.get_input_embeddings().weight.numel()
+    read = sum(p.numel() for p in lm.family.text_model(lm.model).parameters()) - embeddings + lm.model.lm_head.weight.numel()
+    assert bytes_of[0] - per_token * prefix.length == pytest.approx(4 * read, rel=0.01)
+
+
+def test_an_opponent_that_does_not_fit_is_left_out() -> None:
+    def too_large() -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    ways = {"ours": lambda: 1.0, "batch 1": lambda: 4.0, "batch 6": too_large}
+    row = measure(Case("c", "c", ways, "ours", ("batch 1", "batch 6"), None, memory_against="batch 6"), 2, "cpu", warm_up=True)  # type: ignore[arg-type]
+    assert (row.against, row.ratio, row.notes) == ("batch 1", 4.0, ["batch 6: out of memory"])
+    assert "batch 6" not in row.seconds
+    with pytest.raises(RuntimeError, match="out of memory in batch 6"):
+        measure(Case("c", "c", ways, "ours", ("batch 6",), None), 1, "cpu", warm_up=False)  # type: ignore[arg-type]
+    with pytest.raises(torch.OutOfMemoryError):
+        measure(Case("c", "c", {"ours": too_large, "b": lambda: 1.0}, "ours", ("b",), None), 1, "cpu", warm_up=False)  # type: ignore[dict-item]
+
+
+def test_checkpointing_on_both_sides_leaves_the_same_gradients() -> None:
+    found = []
+    for checkpointing in (False, True):
+        case, policy = dpo_setup(replace(on_cpu(PRESETS["gpu"]), checkpointing=checkpointing), "dpo-6-lora", 6, lora=True)
+        assert list(case.ways)[2:] == ["TRL, batch 1", "TRL, batch 2", "TRL, batch 3", "TRL, batch 6"]
+        for way in ("packed", "TRL, batch 3"):
+            case.ways[way]()
+            found.append(torch.cat([p.grad.flatten() for p in policy.parameters() if p.grad is not None]))
+    for other in found[1:]:
+        assert float((other - found[0]).norm() / found[0].norm()) < 1e-3
+
+
+def test_a_gpu_preset_can_be_tried_on_a_cpu() -> None:
+    done = CliRunner().invoke(app, ["speed", "--preset", "gpu-quick", "--try-on-cpu", "--case", "decode-1x6", "--no-memory"])
+    assert done.exit_code == 0, done.output
+    assert "gpu-quick (tried on a CPU)" in done.output
+    assert "times the memory limit" in done.output
 
 
 def test_a_packed_step_leaves_the_gradients_of_trls_step() -> None:
@@ -178,7 +226,8 @@ def test_memory_is_measured_where_the_preset_says_so(monkeypatch: pytest.MonkeyP
     case = Case("c", "c", {"a": lambda: 1.0, "b": lambda: 2.0}, "a", ("b",), None, memory=("a", "b"))
     monkeypatch.setattr(speed, "build", lambda name, preset: replace(case, name=name))
     monkeypatch.setattr(speed, "machine", lambda preset: {})
-    monkeypatch.setattr(speed, "matmul_peak", lambda preset: 1.0)
+    monkeypatch.setattr(speed, "matmul_tflops", lambda device, dtype: 1.0)
+    monkeypatch.setattr(speed, "copy_gb_per_s", lambda device: 1.0)
     some = replace(PRESETS["cpu"], rounds=1, memory_cases=PRESETS["smoke"].memory_cases)  # no warm-up
     speed.run(some, ["generation-6x150", "generation-18x16"], print)
     assert probed == [("generation-6x150", "a"), ("generation-6x150", "b")]
@@ -221,7 +270,11 @@ def test_wrong_names_are_usage_errors(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_cases_keep_their_order() -> None:
-    assert wanted_cases(PRESETS["cpu"], []) == list(CASES)
+    assert wanted_cases(PRESETS["cpu"], []) == [name for name in CASES if name not in GPU_ONLY]
+    assert wanted_cases(PRESETS["cpu"], ["decode-4x6"]) == ["decode-4x6"]
+    assert wanted_cases(PRESETS["gpu"], []) == [name for name in CASES if not name.startswith("micro-") and not name.endswith("-full")]
+    assert wanted_cases(on_cpu(PRESETS["gpu"]), []) == wanted_cases(PRESETS["gpu"], [])
+    assert wanted_cases(on_cpu(PRESETS["gpu-quick"]), []) == wanted_cases(PRESETS["gpu-quick"], [])
     assert wanted_cases(replace(PRESETS["cpu"], full_fine_tuning=False), ["dpo-6-full", "dpo-6-lora", "generation-18x16"]) == [
         "generation-18x16",
         "dpo-6-lora",
