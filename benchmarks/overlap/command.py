@@ -13,8 +13,10 @@ from rich.table import Table
 
 from benchmarks.benchmark import Benchmark
 from benchmarks.data.archives import VIDEO_SUFFIXES
-from benchmarks.overlap.overlap import compare, summary, to_csv
-from savi.base.cli import bar, print_json
+from benchmarks.data.layout import fix_command
+from benchmarks.overlap.overlap import Comparison, compare, summary, to_csv
+from savi.base.cli import bar, print_json, stop
+from savi.base.errors import ExitCode
 from savi.base.files import write_text_atomic
 
 SHOWN = 20
@@ -23,16 +25,18 @@ SIZES = (4_000, 12_000)
 """Training and benchmark videos whose comparison is timed."""
 
 
-def run(videos: Path, hf_home: Path, benchmarks: Sequence[Benchmark], *, out: Path | None, as_json: bool) -> int:
-    """Compare, print and write; returns how many training videos are benchmark videos."""
+def run(videos: Path, hf_home: Path, benchmarks: Sequence[Benchmark], *, out: Path | None, as_json: bool) -> ExitCode:
+    """Compare, print and write. `FAIL`: some training videos are benchmark videos; `MACHINE`: none, but not all could be compared."""
     paths = sorted(p for p in videos.rglob("*") if p.suffix.lower() in VIDEO_SUFFIXES - {".jpg", ".png"})
+    if not paths:
+        stop(f"--videos {videos}: no video in this folder", ExitCode.USAGE)
     with bar("videos") as progress:
         found = compare(paths, videos, hf_home, benchmarks, progress=progress)
     if out is not None:
         write_text_atomic(out, to_csv(found.overlaps))
     if as_json:
         print_json({**asdict(found), "excluded": found.excluded})
-        return len(found.excluded)
+        return _exit_code(found, hf_home)
     if found.overlaps:
         t = Table("training video", "benchmark", "its video", "evidence", "alike", "questions")
         for o in found.overlaps[:SHOWN]:
@@ -43,7 +47,13 @@ def run(videos: Path, hf_home: Path, benchmarks: Sequence[Benchmark], *, out: Pa
         Console(width=None if sys.stdout.isatty() else 160).print(t)
     for line in summary(found, benchmarks):
         typer.echo(line)
-    return len(found.excluded)
+    return _exit_code(found, hf_home)
+
+
+def _exit_code(found: Comparison, hf_home: Path) -> ExitCode:
+    if absent := [name for name, n in found.compared.items() if not n]:
+        typer.echo(f"error: not compared: {', '.join(absent)}; {fix_command(hf_home, ' '.join(absent))}", err=True)
+    return ExitCode.FAIL if found.excluded else ExitCode.MACHINE if absent else ExitCode.DONE
 
 
 def measure(clips: int, *, as_json: bool) -> None:

@@ -169,5 +169,17 @@ def test_command_line(home: Path, training: Path, tmp_path: Path) -> None:
     assert "1 videos could not be decoded" in broken.output
 
 
+def test_what_could_not_be_compared_is_no_clean_result(home: Path, training: Path, tmp_path: Path) -> None:
+    """Before, a machine without any benchmark ended with exit code 0: no overlap."""
+    nothing = runner.invoke(app, ["overlap", "--videos", str(training), "--hf-home", str(tmp_path / "none")])
+    assert nothing.exit_code == 5
+    assert "not compared: tempcompass, perceptiontest" in nothing.stderr
+    assert "python -m benchmarks prepare tempcompass perceptiontest" in nothing.stderr
+    (tmp_path / "empty").mkdir()
+    empty = runner.invoke(app, ["overlap", "--videos", str(tmp_path / "empty"), "--hf-home", str(home)])
+    assert empty.exit_code == 2
+    assert "no video in this folder" in empty.stderr
+
+
 def test_comparing_is_timed() -> None:
     assert time_comparison(20, 60) > 0
