@@ -237,6 +237,33 @@ def tilted_p(scores: Floats, df: float) -> Any:
     return np.where((u.min(axis=-1) < 0) & (u.max(axis=-1) > 0), p, np.where(mean > 0, 0.0, 1.0))
 
 
+_BISECTIONS = 12
+
+
+def beyond_t(mean: ClusterMean, se: Any, df: float, alpha: float) -> Any:
+    """How much farther from the null than the t test's critical value an estimate must lie to be rejected by `mean_test` [...], which asks
+    `tilted_p` too: at least 0, the larger of both sides, as skewed as the data are. What the smallest effect seen has to allow for.
+    """
+    critical = np.asarray(t_quantile(1 - alpha, df) * np.asarray(se, dtype=np.float64))
+    if df < 1 or not np.all(np.isfinite(critical)) or len(mean.weights) < 2:
+        return np.zeros_like(critical)[()]
+    out = np.zeros_like(critical)
+    for side in (1.0, -1.0):
+
+        def rejected(at: Floats, side: float = side) -> NDArray[np.bool_]:
+            return np.asarray(tilted_p(side * mean.influence + at[..., None] * mean.weights, df) <= alpha)
+
+        near, far = critical, 4.0 * critical
+        if np.all(enough := rejected(critical)):
+            continue
+        for _ in range(_BISECTIONS):
+            middle = (near + far) / 2
+            seen = rejected(middle)
+            near, far = np.where(seen, near, middle), np.where(seen, middle, far)
+        out = np.maximum(out, np.where(enough, 0.0, far - critical))
+    return out[()]
+
+
 def t_upper(estimate: Any, se: Any, df: float, null: float) -> Any:
     """One-sided p value of H0: mean <= `null` (one-sample t, `df` degrees of freedom)."""
     return _t_p(np.asarray(estimate) - null, se, df)

@@ -34,15 +34,17 @@ def design_of(evaluation: Evaluation) -> stats.Design:
     return stats.design([r.video_id for r in evaluation.records], [r.task for r in evaluation.records])
 
 
-def spread(estimate: float, se: float, df: float, n: int, margin: float, settings: GateSettings) -> dict[str, Any]:
-    """Estimate, bounds, MDE, n needed and power to rule out the margin (points), bounds cut at what a difference of percentages can be."""
+def spread(estimate: float, se: float, df: float, n: int, margin: float, settings: GateSettings, *, beyond: float = 0.0) -> dict[str, Any]:
+    """Estimate, bounds, MDE, n needed and power to rule out the margin (points), bounds cut at what a difference of percentages can be.
+
+    `beyond`: what the test asks more than the t test does (`stats.beyond_t`)."""
     half = stats.t_quantile(1 - settings.alpha, df) * se
-    mde = stats.mde(se, df, settings.alpha, settings.power)
+    mde = stats.mde(se, df, settings.alpha, settings.power) + beyond
     return {
         "estimate": estimate,
         "low": max(-100.0, estimate - half),
         "high": min(100.0, estimate + half),
         "mde": mde if math.isfinite(mde) else None,
         "n_needed": stats.n_needed(n, mde, margin) if se > 0 else None,
-        "power": stats.t_power(margin, se, df, settings.alpha),
+        "power": stats.t_power(margin - beyond, se, df, settings.alpha),
     }

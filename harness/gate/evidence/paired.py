@@ -144,6 +144,11 @@ def _method(paired: Pair, test: stats.MeanTest) -> str:
     return f"{_over(paired)}paired t and tilting, clustered by video ({test.df:.0f} df){floor}"
 
 
+def _spread(mean: stats.ClusterMean, se: float, df: float, n: int, margin: float, settings: GateSettings) -> dict[str, Any]:
+    beyond = 100 * float(stats.beyond_t(mean, se, df, settings.alpha))
+    return spread(100 * float(mean.estimate), 100 * se, df, n, margin, settings, beyond=beyond)
+
+
 def _no_regression(paired: Pair, settings: GateSettings) -> Evidence:
     if paired.same:
         return Evidence(question="no_regression", **_common(paired), **_zero(0.0))
@@ -154,7 +159,7 @@ def _no_regression(paired: Pair, settings: GateSettings) -> Evidence:
         p_fail=float(test.p_below),
         method=_method(paired, test),
         **_common(paired),
-        **spread(100 * float(paired.difference.estimate), 100 * float(test.se), test.df, paired.n, paired.margin, settings),
+        **_spread(paired.difference, float(test.se), test.df, paired.n, paired.margin, settings),
     )
 
 
@@ -181,7 +186,7 @@ def _improved(paired: Pair, settings: GateSettings) -> Evidence:
         if paired.unread
         else "",
         **_common(paired),
-        **spread(100 * float(paired.difference.estimate), 100 * se, test.df, paired.n, paired.margin, settings),
+        **_spread(paired.difference, se, test.df, paired.n, paired.margin, settings),
     )
 
 
@@ -203,5 +208,5 @@ def _format(paired: Pair, settings: GateSettings) -> Evidence:
         p_fail=float(test.p_above),
         method=_method(paired, test),
         **common,
-        **spread(100 * float(paired.unreadable.estimate), 100 * float(test.se), test.df, paired.n, FORMAT_MARGIN, settings),
+        **_spread(paired.unreadable, float(test.se), test.df, paired.n, FORMAT_MARGIN, settings),
     )

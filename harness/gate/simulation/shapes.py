@@ -12,6 +12,7 @@ import numpy as np
 
 from harness import stats
 from harness.gate.early import sequence
+from harness.gate.evidence.formats import FORMAT_MARGIN
 from harness.gate.simulation.simulate import Floats, Rate, SimulationPlan, better, chunks
 
 MARGIN = 0.015
@@ -72,21 +73,33 @@ def offset() -> Shape:
     )
 
 
-def simulate_shapes(plan: SimulationPlan) -> list[Rate]:
-    """False passes and false news in every shape, and early verdicts on losses in a chosen place."""
-    out = []
-    for i, shape in enumerate(losses()):
-        passed = [np.asarray(stats.mean_test(m, -MARGIN).p_above) <= plan.alpha for m in _means(shape, plan, i)]
-        floored = shape.design.videos < 100 or float(shape.design.cluster_weight.max()) > 0.1
-        detail = "the floor decides: such a set cannot rule the margin out" if floored else ""
-        out.append(
-            Rate("a loss of the margin passes", shape.name, float(np.concatenate(passed).mean()), plan.sims, plan.alpha, detail=detail)
-        )
-    news = [(better(m), better(m, worse=True)) for m in _means(offset(), plan, 20)]
-    for k, what in enumerate(("improved", "worse")):
-        share = float((np.concatenate([x[k] for x in news]) <= plan.alpha).mean())
-        out.append(Rate(f"no difference on the whole counts as {what}", offset().name, share, plan.sims, plan.alpha))
-    return out + placed(plan)
+def simulate_shape(plan: SimulationPlan, number: int) -> list[Rate]:
+    """False passes in one of `losses`."""
+    shape = losses()[number]
+    passed = [np.asarray(stats.mean_test(m, -MARGIN).p_above) <= plan.alpha for m in _means(shape, plan, number)]
+    floored = shape.design.videos < 100 or float(shape.design.cluster_weight.max()) > 0.1
+    detail = "the floor decides: such a set cannot rule the margin out" if floored else ""
+    return [Rate("a loss of the margin passes", shape.name, float(np.concatenate(passed).mean()), plan.sims, plan.alpha, detail=detail)]
+
+
+def simulate_offset(plan: SimulationPlan) -> list[Rate]:
+    """False news where losses and gains make up for each other."""
+    shape = offset()
+    news = [(better(m), better(m, worse=True)) for m in _means(shape, plan, 20)]
+    return [
+        Rate(f"no difference on the whole counts as {what}", shape.name, share, plan.sims, plan.alpha)
+        for k, what in enumerate(("improved", "worse"))
+        for share in [float((np.concatenate([x[k] for x in news]) <= plan.alpha).mean())]
+    ]
+
+
+def simulate_format(plan: SimulationPlan, videos: int) -> list[Rate]:
+    """False fails for unreadable answers: whole videos become unreadable, no more than the margin allows on the whole."""
+    d, margin = of_sizes([13] * videos), FORMAT_MARGIN / 100
+    shape = Shape(f"all answers on a video, {videos} x 13", d, breaking(d, np.full(videos, margin), noise=0.0), loss=margin)
+    failed = [np.asarray(stats.mean_test(m, -margin).p_below) <= plan.alpha for m in _means(shape, plan, 1000 + videos)]
+    share = float(np.concatenate(failed).mean())
+    return [Rate("unreadable answers that rise by the margin fail", shape.name, share, plan.sims, plan.alpha)]
 
 
 def _means(shape: Shape, plan: SimulationPlan, key: int) -> list[stats.ClusterMean]:

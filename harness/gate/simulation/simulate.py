@@ -8,8 +8,9 @@ stopping speaks of). Within a video, answers change together (`rho`, correlation
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, replace
+from functools import lru_cache, partial
 from typing import Any
 
 import numpy as np
@@ -24,6 +25,8 @@ from harness.gate.early import sequence
 Floats = NDArray[np.float64]
 ACCURACY = 0.7
 """Share of questions the simulated baseline gets right."""
+MDE_SIMS = 100
+"""Runs whose stated smallest effect is looked at."""
 CHUNK_CELLS = 3_000_000
 """Questions times simulations held at once."""
 
@@ -104,8 +107,8 @@ class GateSample:
     p_pass: Floats
     p_fail: Floats
     p_better: Floats | None
-    se: Floats
-    df: float
+    mde: float
+    """The smallest effect the gate would state, the median of some runs."""
 
 
 def gate_sample(
@@ -117,18 +120,28 @@ def gate_sample(
     discordance: float,
     rho: float,
     rng: np.random.Generator,
+    alpha: float = 0.05,
+    power: float = 0.8,
     news: bool = False,
 ) -> GateSample:
-    """Simulate full runs and put them through the same functions as the gate's evidence."""
-    parts: list[tuple[Any, Any, Any, Any]] = []
-    df = 1.0
+    """Simulate full runs and put them through the same functions as the gate's evidence; with `news`, improvement and MDE too."""
+    parts: list[tuple[Any, Any, Any]] = []
+    mdes: list[float] = []
     for size in chunks(sims, design.n):
         mean = stats.cluster_mean(sampled(design, size, effect=effect, discordance=discordance, rho=rho, rng=rng), design)
         test = stats.mean_test(mean, -margin)
-        df = test.df
-        parts.append((test.p_above, test.p_below, better(mean) if news else np.zeros(size), test.se))
-    p_pass, p_fail, flips, ses = (np.concatenate(x) for x in zip(*parts, strict=True))
-    return GateSample(p_pass, p_fail, flips if news else None, ses, df)
+        parts.append((test.p_above, test.p_below, better(mean) if news else np.zeros(size)))
+        if news and len(mdes) < MDE_SIMS:
+            mdes += stated_mdes(mean, test, alpha, power)
+    p_pass, p_fail, flips = (np.concatenate(x) for x in zip(*parts, strict=True))
+    return GateSample(p_pass, p_fail, flips if news else None, float(np.median(mdes)) if mdes else math.nan)
+
+
+def stated_mdes(mean: stats.ClusterMean, test: stats.MeanTest, alpha: float, power: float) -> list[float]:
+    """The smallest effect (fraction) that the gate states in each of the first `MDE_SIMS` simulations."""
+    some = replace(mean, influence=mean.influence[:MDE_SIMS])
+    beyond = stats.beyond_t(some, test.se[:MDE_SIMS], test.df, alpha)
+    return [stats.mde(float(se), test.df, alpha, power) + float(b) for se, b in zip(test.se[:MDE_SIMS], beyond, strict=True)]
 
 
 def better(mean: stats.ClusterMean, *, worse: bool = False) -> Floats:
@@ -227,38 +240,67 @@ class SimulationPlan:
         return np.random.default_rng([self.seed, 7, *key])
 
 
-def simulate_gate(plan: SimulationPlan) -> list[Rate]:
+AGAIN = 4
+"""So many times the simulations measure a row again that was outside its limit."""
+Part = Callable[[SimulationPlan], list[Rate]]
+"""Some rows of the table, which can be measured again with another plan."""
+
+
+def gate_parts(plan: SimulationPlan) -> list[Part]:
     """Error rates and power of the gate on full runs."""
-    out: list[Rate] = []
-    same: list[GateSample] = []
+    parts: list[Part] = [partial(_benchmark_rates, position=i) for i in range(len(plan.benchmarks))]
+    return [*parts, _any_of_several, simulate_mean] if len(plan.benchmarks) > 1 else parts
+
+
+def sequence_parts(plan: SimulationPlan) -> list[Part]:
+    """Coverage of the sequence at every draw, and verdicts that differ from the full set's, at the boundary too."""
+    found: list[Part] = []
     for i, name in enumerate(plan.benchmarks):
-        b = CATALOG[name]
-        d, m = layout(b), plan.margin_of(b)
-        known: dict[str, Any] = {"discordance": plan.discordance, "rho": plan.rho}
-        aa = gate_sample(d, m, plan.sims, effect=0.0, rng=plan.rng(i, 0), news=True, **known)
-        same.append(aa)
-        out.append(Rate("identical models fail", name, float((aa.p_fail <= plan.alpha).mean()), plan.sims, plan.alpha))
-        loss = gate_sample(d, m, plan.sims, effect=-m, rng=plan.rng(i, 1), **known)
-        out.append(Rate("a loss of the margin passes", name, float((loss.p_pass <= plan.alpha).mean()), plan.sims, plan.alpha))
-        assert aa.p_better is not None
-        out.append(Rate("identical models count as improved", name, float((aa.p_better <= plan.alpha).mean()), plan.sims, plan.alpha))
-        mde = stats.mde(float(np.median(aa.se)), aa.df, plan.alpha, plan.power)
-        detail = f"MDE {100 * mde:.2f} points, margin {100 * m:g}"
-        up = gate_sample(d, m, plan.sims, effect=min(mde - m, plan.discordance), rng=plan.rng(i, 2), **known)
-        out.append(Rate("power: pass at margin - MDE", name, float((up.p_pass <= plan.alpha).mean()), plan.sims, plan.power, True, detail))
-        down = gate_sample(d, m, plan.sims, effect=max(-m - mde, -plan.discordance), rng=plan.rng(i, 3), **known)
-        out.append(
-            Rate("power: fail at margin + MDE", name, float((down.p_fail <= plan.alpha).mean()), plan.sims, plan.power, True, detail)
-        )
-    if len(same) > 1:
-        bad = stats.holm(np.stack([s.p_fail for s in same], axis=-1))
-        news = stats.holm(np.stack([s.p_better for s in same if s.p_better is not None], axis=-1))
-        out.append(Rate("identical models fail", "any (Holm)", float((bad <= plan.alpha).any(-1).mean()), plan.sims, plan.alpha))
-        out.append(
-            Rate("identical models count as improved", "any (Holm)", float((news <= plan.alpha).any(-1).mean()), plan.sims, plan.alpha)
-        )
-        out += simulate_mean(plan)
-    return out
+        boundary = -100 * plan.margin_of(CATALOG[name])
+        found += [partial(_sequence_rates, position=i, effect=e, key=j) for j, e in enumerate((boundary, -5.0, 0.0, 5.0))]
+    return found
+
+
+@lru_cache(maxsize=32)
+def _same(plan: SimulationPlan, position: int) -> GateSample:
+    """Identical models on one benchmark."""
+    b = CATALOG[plan.benchmarks[position]]
+    known: dict[str, Any] = {"discordance": plan.discordance, "rho": plan.rho, "alpha": plan.alpha, "power": plan.power}
+    return gate_sample(layout(b), plan.margin_of(b), plan.sims, effect=0.0, rng=plan.rng(position, 0), news=True, **known)
+
+
+def _benchmark_rates(plan: SimulationPlan, position: int) -> list[Rate]:
+    name = plan.benchmarks[position]
+    b = CATALOG[name]
+    d, m, same = layout(b), plan.margin_of(b), _same(plan, position)
+    known: dict[str, Any] = {"discordance": plan.discordance, "rho": plan.rho}
+    assert same.p_better is not None
+    loss = gate_sample(d, m, plan.sims, effect=-m, rng=plan.rng(position, 1), **known)
+    detail = f"MDE {100 * same.mde:.2f} points, margin {100 * m:g}"
+    up = gate_sample(d, m, plan.sims, effect=min(same.mde - m, plan.discordance), rng=plan.rng(position, 2), **known)
+    down = gate_sample(d, m, plan.sims, effect=max(-m - same.mde, -plan.discordance), rng=plan.rng(position, 3), **known)
+    return [
+        Rate("identical models fail", name, _share(same.p_fail, plan), plan.sims, plan.alpha),
+        Rate("a loss of the margin passes", name, _share(loss.p_pass, plan), plan.sims, plan.alpha),
+        Rate("identical models count as improved", name, _share(same.p_better, plan), plan.sims, plan.alpha),
+        Rate("power: pass at margin - MDE", name, _share(up.p_pass, plan), plan.sims, plan.power, True, detail),
+        Rate("power: fail at margin + MDE", name, _share(down.p_fail, plan), plan.sims, plan.power, True, detail),
+    ]
+
+
+def _share(p: Floats, plan: SimulationPlan) -> float:
+    return float((p <= plan.alpha).mean())
+
+
+def _any_of_several(plan: SimulationPlan) -> list[Rate]:
+    """Whether identical models have a fail, or an improvement, on any benchmark."""
+    same = [_same(plan, i) for i in range(len(plan.benchmarks))]
+    bad = stats.holm(np.stack([s.p_fail for s in same], axis=-1)).min(-1)
+    news = stats.holm(np.stack([s.p_better for s in same if s.p_better is not None], axis=-1)).min(-1)
+    return [
+        Rate("identical models fail", "any (Holm)", _share(bad, plan), plan.sims, plan.alpha),
+        Rate("identical models count as improved", "any (Holm)", _share(news, plan), plan.sims, plan.alpha),
+    ]
 
 
 def simulate_mean(plan: SimulationPlan) -> list[Rate]:
@@ -266,22 +308,24 @@ def simulate_mean(plan: SimulationPlan) -> list[Rate]:
     designs = [layout(CATALOG[n]) for n in plan.benchmarks]
     m = sum(plan.margin_of(CATALOG[n]) for n in plan.benchmarks) / len(designs)
 
-    def tests(effect: float, key: int) -> tuple[Floats, Floats, Floats, float]:
-        parts, df = [], 1.0
+    def tests(effect: float, key: int) -> tuple[Floats, Floats, float]:
+        parts: list[tuple[Any, Any]] = []
+        mdes: list[float] = []
         rng = plan.rng(90, key)
         for size in chunks(plan.sims, sum(d.n for d in designs)):
             diffs = [sampled(d, size, effect=effect, discordance=plan.discordance, rho=plan.rho, rng=rng) for d in designs]
-            test = stats.mean_test(stats.pool([stats.cluster_mean(x, d) for x, d in zip(diffs, designs, strict=True)]), -m)
-            df = test.df
-            parts.append((test.p_above, test.p_below, test.se))
-        above, below, se = (np.concatenate(x) for x in zip(*parts, strict=True))
-        return above, below, se, df
+            mean = stats.pool([stats.cluster_mean(x, d) for x, d in zip(diffs, designs, strict=True)])
+            test = stats.mean_test(mean, -m)
+            parts.append((test.p_above, test.p_below))
+            if not mdes and key == 0:
+                mdes = stated_mdes(mean, test, plan.alpha, plan.power)
+        above, below = (np.concatenate(x) for x in zip(*parts, strict=True))
+        return above, below, float(np.median(mdes)) if mdes else math.nan
 
     name = f"mean of {len(designs)}"
-    _, below, se, df = tests(0.0, 0)
+    _, below, mde = tests(0.0, 0)
     out = [Rate("identical models fail", name, float((below <= plan.alpha).mean()), plan.sims, plan.alpha)]
     out.append(Rate("a loss of the margin passes", name, float((tests(-m, 1)[0] <= plan.alpha).mean()), plan.sims, plan.alpha))
-    mde = stats.mde(float(np.median(se)), df, plan.alpha, plan.power)
     detail = f"MDE {100 * mde:.2f} points, margin {100 * m:g}"
     up, down = tests(mde - m, 2)[0], tests(-m - mde, 3)[1]
     out.append(Rate("power: pass at margin - MDE", name, float((up <= plan.alpha).mean()), plan.sims, plan.power, True, detail))
@@ -289,7 +333,7 @@ def simulate_mean(plan: SimulationPlan) -> list[Rate]:
     return out
 
 
-def _draws(
+def draws(
     design: stats.Design,
     pop: sequence.Population,
     base: Floats,
@@ -307,89 +351,25 @@ def _draws(
         yield np.take_along_axis(x, orders, -1), orders, x.sum(-1)
 
 
-def simulate_sequence(plan: SimulationPlan, effects: Sequence[float] = (-5.0, 0.0, 5.0)) -> list[Rate]:
-    """Coverage of the sequence at every draw, and verdicts that differ from the full set's, at the boundary too."""
-    out: list[Rate] = []
-    for i, name in enumerate(plan.benchmarks):
-        b = CATALOG[name]
-        d, m = layout(b), plan.margin_of(b)
-        base = baseline_credits(d, plan.rng(i, 9))
-        pop = sequence.population(d, base, margin=m)
-        for j, effect in enumerate((-100 * m, *effects)):
-            outside, wrong, n = 0, 0, 0
-            for x, orders, truth in _draws(
-                d, pop, base, plan.sims, effect=effect / 100, discordance=plan.discordance, rho=plan.rho, rng=plan.rng(i, 10, j)
-            ):
-                draw = pop.draw[orders]
-                games = [sequence.play(x, draw, pop, target=-m, direction=s) for s in (1, -1)]  # type: ignore[arg-type]
-                missed = np.logical_or(*(sequence.crossed(g, truth, plan.alpha / 2)[:, -1] for g in games))
-                ended = sequence.run_all(x, orders, pop, margin=m, alpha=plan.alpha, batch=sequence.batch_size(pop.size, d.n))
-                outside += int(missed.sum())
-                wrong += int((ended.passed != (truth > -m + 1e-12)).sum())
-                n += len(x)
-            detail = f"true difference {effect:+g} points"
-            out.append(Rate("sequence covers the truth at every draw", name, 1 - outside / n, n, 1 - plan.alpha, True, detail))
-            out.append(Rate("early verdict differs from the full set's", name, wrong / n, n, plan.alpha, detail=detail))
-    return out
-
-
-def simulate_savings(plan: SimulationPlan) -> list[Saving]:
-    """Share of questions asked until certain, over effects and discordances, for each benchmark and for all together."""
-    out: list[Saving] = []
-    m = plan.saving_margin / 100
-    for k, discordance in enumerate(plan.discordances):
-        for j, effect in enumerate(plan.effects):
-            if abs(effect) / 100 > discordance:
-                continue
-            rows: list[Saving] = []
-            for i, name in enumerate(plan.benchmarks):
-                d = layout(CATALOG[name])
-                base = baseline_credits(d, plan.rng(i, 9))
-                pop = sequence.population(d, base, margin=m)
-                per_video = np.bincount(d.clusters, minlength=d.videos)
-                asked: list[NDArray[np.intp]] = []
-                wrong = 0
-                for x, orders, truth in _draws(
-                    d, pop, base, plan.saving_sims, effect=effect / 100, discordance=discordance, rho=plan.rho, rng=plan.rng(i, 20, j, k)
-                ):
-                    ended = sequence.run_all(x, orders, pop, margin=m, alpha=plan.alpha, batch=sequence.batch_size(pop.size, d.n))
-                    asked.append(np.cumsum(per_video[orders], axis=-1)[np.arange(len(x)), ended.drawn - 1])
-                    wrong += int((ended.passed != (truth > -m + 1e-12)).sum())
-                rows.append(_saving(name, effect, discordance, np.concatenate(asked), wrong, d.n))
-            total = sum(CATALOG[r.benchmark].n for r in rows)
-            questions = sum(r.questions for r in rows)
-            p90 = sum(r.p90 * CATALOG[r.benchmark].n for r in rows) / total
-            worst = max(r.wrong for r in rows)
-            out += [*rows, Saving("all", effect, 100 * discordance, questions / total, p90, worst, questions)]
-            if len(rows) > 1:
-                out.append(_mean_saving(plan, effect, discordance, plan.rng(21, j, k)))
-    return out
-
-
-def _mean_saving(plan: SimulationPlan, effect: float, discordance: float, rng: np.random.Generator) -> Saving:
-    """The same where only the mean over the benchmarks is to be decided, all videos drawn in one order."""
-    designs = [layout(CATALOG[n]) for n in plan.benchmarks]
-    bases = [baseline_credits(d, plan.rng(i, 9)) for i, d in enumerate(designs)]
-    d, m = stats.combined(designs), plan.saving_margin / 100
-    pop = sequence.population(d, np.concatenate(bases), margin=m)
-    per_video = np.bincount(d.clusters, minlength=d.videos)
-    asked: list[NDArray[np.intp]] = []
-    wrong = 0
-    for size in chunks(plan.saving_sims, d.n):
-        diffs = [
-            exact(one, base, size, effect=effect / 100, discordance=discordance, rho=plan.rho, rng=rng)
-            for one, base in zip(designs, bases, strict=True)
-        ]
-        x = d.totals(np.concatenate(diffs, axis=-1))
-        orders = np.argsort(rng.exponential(size=x.shape) / pop.draw, axis=-1)
-        batch = sequence.batch_size(pop.size, d.n, len(designs))
-        ended = sequence.run_all(np.take_along_axis(x, orders, -1), orders, pop, margin=m, alpha=plan.alpha, batch=batch)
-        asked.append(np.cumsum(per_video[orders], axis=-1)[np.arange(size), ended.drawn - 1])
-        wrong += int((ended.passed != (x.sum(-1) > -m + 1e-12)).sum())
-    return _saving("mean", effect, discordance, np.concatenate(asked), wrong, d.n)
-
-
-def _saving(name: str, effect: float, discordance: float, asked: NDArray[np.intp], wrong: int, n: int) -> Saving:
-    """From the questions `asked` in each simulation [S], of `n`, and how many of the verdicts were wrong."""
-    share, p90 = float(asked.mean() / n), float(np.quantile(asked, 0.9) / n)
-    return Saving(name, effect, 100 * discordance, share, p90, wrong / len(asked), float(asked.mean()))
+def _sequence_rates(plan: SimulationPlan, position: int, effect: float, key: int) -> list[Rate]:
+    name = plan.benchmarks[position]
+    b = CATALOG[name]
+    d, m = layout(b), plan.margin_of(b)
+    base = baseline_credits(d, plan.rng(position, 9))
+    pop = sequence.population(d, base, margin=m)
+    outside, wrong, n = 0, 0, 0
+    for x, orders, truth in draws(
+        d, pop, base, plan.sims, effect=effect / 100, discordance=plan.discordance, rho=plan.rho, rng=plan.rng(position, 10, key)
+    ):
+        draw = pop.draw[orders]
+        games = [sequence.play(x, draw, pop, target=-m, direction=s) for s in (1, -1)]  # type: ignore[arg-type]
+        missed = np.logical_or(*(sequence.crossed(g, truth, plan.alpha / 2)[:, -1] for g in games))
+        ended = sequence.run_all(x, orders, pop, margin=m, alpha=plan.alpha, batch=sequence.batch_size(pop.size, d.n))
+        outside += int(missed.sum())
+        wrong += int((ended.passed != (truth > -m + 1e-12)).sum())
+        n += len(x)
+    detail = f"true difference {effect:+g} points"
+    return [
+        Rate("sequence covers the truth at every draw", name, 1 - outside / n, n, 1 - plan.alpha, True, detail),
+        Rate("early verdict differs from the full set's", name, wrong / n, n, plan.alpha, detail=detail),
+    ]

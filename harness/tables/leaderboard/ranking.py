@@ -229,18 +229,23 @@ def rank_benchmark(scores: Sequence[EntryScore | None], benchmark: str, alpha: f
     """Rank the entries that answered the same questions (the set most of them share)."""
     import numpy as np
 
-    from harness.stats import cluster_mean
-
     comparable, unranked = _comparable(scores)
     if not comparable:
         return Ranking({}, unranked)
     d, widen = designs.of(benchmark, _a(scores, comparable[0]).keys)
-    credits = {i: np.asarray(_a(scores, i).credits, dtype=np.float64) for i in comparable}
-    diffs = {}
-    for i, j in combinations(comparable, 2):
-        m = cluster_mean(credits[i] - credits[j], d)
-        diffs[i, j] = Difference(float(m.estimate), float(m.se) * widen, int(m.df), m.totals)
-    return Ranking(_ranks(comparable, {pair: [x] for pair, x in diffs.items()}, alpha), unranked, diffs)
+    diffs = differences({i: np.asarray(_a(scores, i).credits, dtype=np.float64) for i in comparable}, d, widen)
+    return Ranking(ranks(comparable, {pair: [x] for pair, x in diffs.items()}, alpha), unranked, diffs)
+
+
+def differences(credits: Mapping[int, np.ndarray], design: Design, widen: float = 1.0) -> dict[tuple[int, int], Difference]:
+    """Of every pair of models (in the order given), from their `credits` [Q]; `widen` multiplies standard errors."""
+    from harness.stats import cluster_mean
+
+    out = {}
+    for i, j in combinations(credits, 2):
+        m = cluster_mean(credits[i] - credits[j], design)
+        out[i, j] = Difference(float(m.estimate), float(m.se) * widen, int(m.df), m.totals)
+    return out
 
 
 def _a(scores: Sequence[EntryScore | None], index: int) -> Answers:
@@ -277,7 +282,7 @@ def _comparable(scores: Sequence[EntryScore | None]) -> tuple[list[int], dict[in
     return [i for i in same if i not in differing], unranked
 
 
-def _ranks(models: Sequence[int], diffs: Mapping[tuple[int, int], Sequence[Difference]], alpha: float) -> dict[int, tuple[int, int]]:
+def ranks(models: Sequence[int], diffs: Mapping[tuple[int, int], Sequence[Difference]], alpha: float) -> dict[int, tuple[int, int]]:
     """The rank intervals of `models`, Holm-corrected over all their pairs."""
     from harness.stats import holm
 
@@ -296,7 +301,7 @@ def _rank_mean(measured: Sequence[Entry], shown: Sequence[str], alpha: float, ra
     full = [i for i in range(len(measured)) if shown and all(i in rankings[b].ranks for b in shown)]
     unranked = {i: "not comparable on every benchmark" for i in range(len(measured)) if i not in full}
     diffs = {pair: [rankings[b].differences[pair] for b in shown] for pair in combinations(full, 2)}
-    return Ranking(_ranks(full, diffs, alpha), unranked)
+    return Ranking(ranks(full, diffs, alpha), unranked)
 
 
 def _interval(score: EntryScore, benchmark: str, designs: Designs) -> tuple[float, float] | None:
