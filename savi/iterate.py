@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -75,13 +75,15 @@ def run_iteration(
     control: Control = "none",
     *,
     critic: Asker | None = None,
+    report_to: Sequence[str] = (),
     failures: FailureLog | None = None,
     progress: Callable[[str, int, int], None] | None = None,
 ) -> IterationResult:
     """Propose, then train: `out_dir`/{pairs.jsonl, dropped.jsonl, train/, model/}; run again, it does only what is missing.
 
-    `critic` criticises in the place of the model that is trained. `progress` is called with (stage, done, total), stages "propose" and
-    "train". In several processes (`torchrun`) all call it and share the work; the files are those of one process.
+    `critic` criticises in the place of the model that is trained. `report_to`: trackers that are told of the training. `progress` is called
+    with (stage, done, total), stages "propose" and "train". In several processes (`torchrun`) all call it and share the work; the files are
+    those of one process.
 
     Raises:
         LockedError: another run is at work in `out_dir`.
@@ -101,7 +103,9 @@ def run_iteration(
         if propose_stage(start, list(videos), out, align, critic, failures=failures, progress=within("propose")):
             seconds["propose"] = time.perf_counter() - began
         began = time.perf_counter()
-        training, ran = train_stage(start, out, dpo, control, seed=align.seed, failures=failures, progress=within("train"))
+        training, ran = train_stage(
+            start, out, dpo, control, seed=align.seed, failures=failures, progress=within("train"), report_to=report_to
+        )
         if ran:
             seconds["train"] = time.perf_counter() - began
     return IterationResult(out / PAIRS_FILE, read_counts(out / PAIRS_FILE), training, seconds)
@@ -147,6 +151,7 @@ def train_stage(
     seed: int,
     failures: FailureLog,
     progress: Progress | None = None,
+    report_to: Sequence[str] = (),
 ) -> tuple[TrainResult, bool]:
     """Train on the pairs in `out`, or on what the control makes of them, and return the result and whether it was made now.
 
@@ -186,7 +191,7 @@ def train_stage(
         if found is not None:
             return found, False
         try:
-            return train(base.lm, pairs, dpo, out, progress=progress), True
+            return train(base.lm, pairs, dpo, out, progress=progress, report_to=report_to), True
         except NoPairsError as error:
             why = str(error)
         return processes.by_first(lambda: unchanged(why)), True

@@ -13,7 +13,7 @@ import typer
 
 from reproduce.stages import START_OVER
 from savi.base.cli import KEPT, Stopped, describe_error, describe_stop, stop
-from savi.base.errors import ExitCode
+from savi.base.errors import ExitCode, SaviError
 from savi.base.files import write_text_atomic
 from savi.base.limit_flags import decode_limits
 from savi.base.lock import LockedError
@@ -65,6 +65,9 @@ def paper_command(
         list[str] | None,
         typer.Option("--set", help="Any setting of the scale, as training.epochs=2; give several times. run.json names it as yours."),
     ] = None,
+    report_to: Annotated[
+        str, typer.Option("--report-to", metavar="tensorboard|wandb|trackio|none", help="Trackers told of the curves; several with commas.")
+    ] = "none",
     offline: Annotated[bool, typer.Option("--offline", help="Never fetch anything, not even the base model.")] = False,
     start_over: Annotated[
         bool, typer.Option(START_OVER, help="Make everything again; what is there is kept until its replacement is finished.")
@@ -102,7 +105,9 @@ def paper_command(
     _check_inputs(chosen, videos, base, exclude=exclude)
     folder = out or default_out(chosen.name, seed, control)
     _check_places(chosen, folder, gpus)
-    experiment = Experiment(chosen, RunDir(folder), _hf_home(chosen, folder), videos.resolve() if videos else None, exclude, offline)
+    trackers = _trackers(report_to)
+    given = videos.resolve() if videos else None
+    experiment = Experiment(chosen, RunDir(folder), _hf_home(chosen, folder), given, exclude, offline, trackers)
     sys.exit(execute(experiment, why=choice.why, asked=scale, gpus=gpus, start_over=start_over))
 
 
@@ -131,6 +136,15 @@ def _check_inputs(scale: Scale, videos: Path | None, base: str | None, *, exclud
         stop(f"--videos {videos}: no such folder", ExitCode.USAGE)
     if base is not None and base != "shipped" and scale.data == "micro" and not Path(base).is_dir():
         stop(f"--base {base}: no such folder (scale {scale.name} takes the shipped base or a folder)", ExitCode.USAGE)
+
+
+def _trackers(report_to: str) -> tuple[str, ...]:
+    from savi.training.trackers import read_trackers
+
+    try:
+        return read_trackers(report_to)
+    except SaviError as error:
+        stop(error, error.exit_code)
 
 
 def _check_places(scale: Scale, folder: Path, gpus: list[Any]) -> None:

@@ -40,6 +40,8 @@ class Experiment:
     exclude: bool = False
     """Leave out training videos that are benchmark videos."""
     offline: bool = False
+    report_to: tuple[str, ...] = ()
+    """Trackers told of the training and of the loop's curves."""
 
     @property
     def iterations(self) -> int:

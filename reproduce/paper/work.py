@@ -23,7 +23,7 @@ from reproduce.paper.experiment import (
     dpo_settings,
 )
 from reproduce.paper.overlap import find_overlap, notes, overlapping
-from reproduce.paper.results import all_evaluations, list_failed, score_line, write_gate, write_leaderboard, write_tables
+from reproduce.paper.results import all_evaluations, list_failed, mean_pct, score_line, write_gate, write_leaderboard, write_tables
 from reproduce.run_dir import base_identity
 from reproduce.stages import Progress
 from savi.base.digests import sha256_json
@@ -197,6 +197,7 @@ class RealWork:
                 seed=align_settings(experiment.scale, iteration).seed,
                 failures=FailureLog(failures),
                 progress=progress,
+                report_to=experiment.report_to,
             )
         except DivergedError as error:
             rate = experiment.scale.training.learning_rate.value
@@ -235,7 +236,18 @@ class RealWork:
             replace=True,  # the stage is run again only where its inputs changed
         )
         list_failed(found, experiment.run.iteration(iteration).name, failures)
+        if experiment.report_to:
+            each = {f"score/{name}": e.score.strict_pct for name, e in found.items()}
+            self._report(experiment, iteration, {"score": mean_pct(found), **each})
         return score_line(found, read_evaluations(experiment.run.iteration(0)) if iteration else None)
+
+    def _report(self, experiment: Experiment, iteration: int, scores: dict[str, float]) -> None:
+        """Tell trackers what an iteration came to, and its scores in percent; iteration 0 is the base."""
+        from savi.curves import iteration_curves
+        from savi.training.trackers import report
+
+        folder, dpo = experiment.run.iteration(iteration), dpo_settings(experiment.scale, iteration)
+        report(experiment.report_to, experiment.run.path, iteration, (iteration_curves(folder, dpo) if iteration else {}) | scores)
 
     def gate(self, experiment: Experiment, iteration: int) -> str:
         return write_gate(experiment, iteration)

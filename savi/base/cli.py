@@ -8,6 +8,7 @@ import os
 import signal
 import sys
 import time
+import warnings
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from types import FrameType
@@ -65,7 +66,14 @@ def print_json(value: Any) -> None:
 
 def run_app(app: typer.Typer, prog_name: str, several: Collection[str] = ()) -> NoReturn:
     """Run a command line; SIGINT and SIGTERM end it with 130 and 143 and one line, whatever it was doing. `several`: the commands that
-    share their work among the processes of a `torchrun`; the others are refused there."""
+    share their work among the processes of a `torchrun`; the others are refused there.
+
+    Libraries' notes to their callers' authors (FutureWarning, DeprecationWarning) are left out unless Python was told otherwise (`python -W
+    default -m ...`). This project's own warnings are UserWarnings, and none of those is hidden.
+    """
+    if not sys.warnoptions:
+        for kind in (FutureWarning, DeprecationWarning, PendingDeprecationWarning):
+            warnings.simplefilter("ignore", kind)
     try:
         with stop_signals():
             try:

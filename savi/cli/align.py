@@ -21,6 +21,7 @@ from savi.cli.common import (
     JsonOption,
     ModelOption,
     ServerOption,
+    TrackersOption,
     chunked_for,
     open_asker,
     open_model,
@@ -29,6 +30,7 @@ from savi.cli.common import (
 from savi.cli.share import InFormatOption, PairsArgument, VideosOption, read
 from savi.server.settings import is_server, read_settings
 from savi.training.losses import LOSSES
+from savi.training.trackers import read_trackers, report
 
 if TYPE_CHECKING:
     from savi.iterate import IterationResult
@@ -82,6 +84,7 @@ def train(
     videos: VideosOption = None,
     save_steps: Annotated[int, typer.Option(min=0, help="Keep a checkpoint to go on from every so many steps; 0: none.")] = 0,
     seed: SeedOption = 0,
+    report_to: TrackersOption = "none",
     device: DeviceOption = "auto",
     as_json: JsonOption = False,
 ) -> None:
@@ -98,13 +101,14 @@ def train(
                 epochs=epochs, pairs_per_step=pairs_per_step, lora_r=lora_r, num_frames=num_frames, save_steps=save_steps,
                 gradient_checkpointing=gradient_checkpointing, seed=seed, sharding=sharding, branch_attention=branch_attention,
             )  # fmt: skip
+        trackers = read_trackers(report_to)
         found = read(pairs, pairs_format, videos)
         with joined(out / "train") as processes:
             lm = open_model(model, device)
             from savi.training import trainer
 
             with usage(), bar("train") as told:
-                result = trainer.train(lm, found, settings, out, progress=told)
+                result = trainer.train(lm, found, settings, out, progress=told, report_to=trackers)
     if processes.rank:
         return  # the first process tells
     dropped = {pair.pair_id: pair.reason for pair in result.pairs_dropped}
@@ -140,6 +144,7 @@ def align(
     lora_r: LoraOption = 0,
     gradient_checkpointing: CheckpointingOption = False,
     seed: SeedOption = 0,
+    report_to: TrackersOption = "none",
     as_json: JsonOption = False,
 ) -> None:
     """Align a model with its own critiques: propose pairs, train on them, and again with the model that comes out.
@@ -149,6 +154,7 @@ def align(
     """
     with errors(kept=KEPT):
         from savi.conversion.native import native_folder
+        from savi.curves import iteration_curves
         from savi.iterate import run_iteration
         from savi.loop.propose import AlignSettings
 
@@ -164,7 +170,7 @@ def align(
                 "--critic), or make pairs with `savi pairs` and train on them with `savi train`",
                 ExitCode.USAGE,
             )
-        asked = read_settings(server)[1]
+        asked, trackers = read_settings(server)[1], read_trackers(report_to)
         if critic and is_server(critic):
             settings = chunked_for([asked], settings)
         paths = video_files(videos)
@@ -178,7 +184,9 @@ def align(
             for t in range(1, iterations + 1):
                 with bar(f"iteration {t}") as told:
                     clips, folder = sorted(paths[t - 1 :: iterations]), out / f"iter-{t}"
-                    done = run_iteration(now, clips, folder, settings, dpo, critic=judge, progress=_staged(told))
+                    done = run_iteration(now, clips, folder, settings, dpo, critic=judge, report_to=trackers, progress=_staged(told))
+                if trackers and done.seconds and processes.rank == 0:
+                    report(trackers, out, t, iteration_curves(folder, dpo))
                 rows.append(_row(t, done))
                 if not as_json and processes.rank == 0:
                     typer.echo(_line(t, done))

@@ -57,6 +57,10 @@ ServerOption = Annotated[
         show_default=False,
     ),
 ]
+TrackersOption = Annotated[
+    str,
+    typer.Option("--report-to", metavar="tensorboard|wandb|trackio|none", help="Trackers told of the curves; several with commas."),
+]
 FramesOption = Annotated[int, typer.Option("--num-frames", "-n", min=1, help="Frames per video, each from the middle of an equal segment.")]
 DeviceOption = Annotated[str, typer.Option("--device", help="auto, cpu, cuda, cuda:1, ...")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.")]

@@ -34,6 +34,7 @@ from savi.training.folder import LOG_FILE, MODEL_FOLDER, TRAIN_FOLDER, TrainResu
 from savi.training.packed_trainer import Keeper, PackedDPOTrainer
 from savi.training.settings import DPOSettings
 from savi.training.sharding import Plain, count_cpu_processes, trainer_options, whole_state
+from savi.training.trackers import run_name
 from savi.training.tree_attention import require_branch_attention, text_implementation, use_tree_attention
 
 if TYPE_CHECKING:
@@ -51,12 +52,14 @@ def train(
     *,
     progress: Progress | None = None,
     store: VideoStore | None = None,
+    report_to: Sequence[str] = (),
 ) -> TrainResult:
     """Train `lm` on preference pairs (DPO, Rafailov et al. 2023) and write `out_dir`/{train/log.jsonl, train/result.json, model/}.
 
     The same pairs (in any order), settings and weights give the same bytes on one machine. With `save_steps`, a run that was killed goes
     on from its last checkpoint and ends in the same bytes; one that is finished is not done again. `lm` holds the trained weights
-    afterwards (LoRA merged): what it watched before is stale. `store` brings videos that are encoded already. Under torchrun every process
+    afterwards (LoRA merged): what it watched before is stale. `store` brings videos that are encoded already. `report_to` names trackers
+    (`savi.training.trackers`) that transformers' own callbacks report to. Under torchrun every process
     calls this; the first one writes (to a folder that all of them see, where the model is sharded).
 
     Raises:
@@ -70,7 +73,9 @@ def train(
         LockedError: another process is training into `out_dir`.
     """
     require_branch_attention(settings.branch_attention, lm.device)
-    sharding = trainer_options(settings, lm.model, lm.family)
+    sharding = dict(trainer_options(settings, lm.model, lm.family))
+    if report_to:
+        sharding |= {"report_to": list(report_to), "run_name": run_name(Path(out_dir))}
     with joined(folder := Path(out_dir) / TRAIN_FOLDER) as processes, contextlib.ExitStack() as held:
         processes.by_first(lambda: held.enter_context(lock_folder(folder)))
         return _train(lm, list(pairs), settings, Path(out_dir), sharding, progress, store, processes)

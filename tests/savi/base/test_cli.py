@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import re
 import signal
 import subprocess
 import sys
@@ -19,6 +20,7 @@ from savi.base.errors import ExitCode, FileFormatError, SaviError, UsageError
 from savi.base.files import write_bytes_atomic
 from savi.video.frames import VideoError
 
+ROOT = Path(__file__).resolve().parents[3]
 APP = """
 import sys, time
 import typer
@@ -153,3 +155,30 @@ def test_what_libraries_say_of_a_full_disk_is_known(full_disk: Path) -> None:
         assert known is not None, repr(caught.value)
         assert "room" in known[0]
         assert known[1] == ExitCode.MACHINE
+
+
+WARNS = """
+import sys, warnings, typer
+from savi.base.cli import run_app
+app = typer.Typer()
+@app.command()
+def main() -> None:
+    warnings.warn("old name", FutureWarning)
+    warnings.warn("going away", DeprecationWarning)
+    warnings.warn("ours: 3 network calls were refused")
+run_app(app, "x")
+"""
+
+
+@pytest.mark.parametrize(("options", "shown"), [([], False), (["-W", "default"], True)])
+def test_notes_to_other_authors_do_not_reach_the_user_and_ours_do(options: list[str], shown: bool) -> None:
+    done = subprocess.run([sys.executable, *options, "-c", WARNS], capture_output=True, text=True, cwd=ROOT, check=True)
+    assert "ours: 3 network calls were refused" in done.stderr
+    assert ("old name" in done.stderr) == ("going away" in done.stderr) == shown
+
+
+def test_no_warning_of_ours_is_of_a_kind_that_is_left_out() -> None:
+    for package in ("savi", "benchmarks", "harness", "reproduce"):
+        for path in (ROOT / package).rglob("*.py"):
+            for line in path.read_text(encoding="utf-8").splitlines():
+                assert "warn(" not in line or not re.search(r"(Future|Deprecation)Warning", line), f"{path}: {line}"

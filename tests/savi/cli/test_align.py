@@ -9,11 +9,13 @@ import pytest
 
 from savi.base.lock import lock_file, lock_folder
 from savi.conversion.checkpoint import weights_fingerprint
+from savi.engine.video_lm import Reply
 from savi.formats.table import read_any_pairs
 from savi.loop.preferences import read_pairs, write_pairs
 from tests.savi.cli.test_cli import failed, run
-from tests.savi.scripted import random_pairs, write_clips
+from tests.savi.scripted import ScriptedLM, micro_reply, random_pairs, write_clips
 from tests.savi.tiny import tiny_checkpoint
+from tests.savi.training.test_trackers import scalars
 
 SMALL = ("--num-frames", 4, "--learning-rate", 1e-3)
 
@@ -104,3 +106,27 @@ def test_the_second_at_work_in_one_place_ends_with_5(pairs: Path, model: Path, t
         with locked:
             assert "another run is at work here (process" in failed(run(*arguments, "--model", model, "--num-frames", 4), 5)
     assert not list(tmp_path.rglob("*.jsonl"))
+
+
+def test_align_tells_trackers(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Training by iteration, and the loop's curves over both; run again, nothing is told twice."""
+    pytest.importorskip("tensorboard")
+    from savi.engine.video_lm import VideoLM
+
+    def ask(self: VideoLM, items: list[tuple[object, str]], settings: object, *, keys: list[str]) -> list[Reply]:
+        return ScriptedLM(micro_reply).ask(items, settings, keys=keys)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(VideoLM, "ask", ask)
+    write_clips(tmp_path / "videos", 6)
+    arguments = ("align", tmp_path / "videos", "--model", model, "--prompts", "micro", "--out", tmp_path / "run", "--iterations", 2, *SMALL)
+    assert "there are tensorboard, wandb, trackio, none" in failed(run(*arguments, "--report-to", "mlflow"), 2)
+    told = run(*arguments, "--report-to", "tensorboard")
+    assert told.exit_code == 0, told.output
+    curves = scalars(tmp_path / "run" / "loop")
+    assert curves["loop/pairs"] == {t: len(read_pairs(tmp_path / f"run/iter-{t}/pairs.jsonl")) for t in (1, 2)}
+    assert {"loop/validity", "loop/critique_changed", "loop/length_drift", "loop/kl", "loop/reward_chosen"} <= set(curves)
+    for t in (1, 2):
+        assert "train/loss" in scalars(tmp_path / f"run/iter-{t}/train")
+    files = sorted((tmp_path / "run").rglob("events.out*"))
+    assert run(*arguments, "--report-to", "tensorboard").exit_code == 0
+    assert sorted((tmp_path / "run").rglob("events.out*")) == files
