@@ -254,21 +254,26 @@ def write_evaluation(folder: Path, evaluation: Evaluation) -> None:
     write_score(d / SCORE_FILE, score if score.records_sha256 else replace(score, records_sha256=records_sha256(evaluation.records)))
 
 
-def read_evaluations(folder: Path) -> dict[str, Evaluation]:
-    """Read every `<benchmark>/score.json` with its records below an eval folder, by benchmark name.
+def evaluation_folder(folder: Path) -> Path:
+    """The folder of `<benchmark>/score.json`s that `folder` names: an eval folder, an iteration's folder (`iter-2/`, `base/`) or a run
+    folder (its last finished iteration is taken).
 
-    `folder` may be an eval folder, an iteration's folder (`iter-2/`, `base/`) or a run folder (its last finished iteration is taken).
+    Raises:
+        RecordError: nothing of the kind there.
+    """
+    stages = [p for p in folder.glob("iter-*/eval") if p.parent.name.removeprefix("iter-").isdecimal()]
+    its = sorted(stages, key=lambda p: int(p.parent.name.removeprefix("iter-")), reverse=True)
+    for d in (folder, folder / "eval", *its, folder / "base" / "eval"):
+        if any(d.glob(f"*/{SCORE_FILE}")):
+            return d
+    raise RecordError(f"{folder}: no evaluation here (looked for <benchmark>/{SCORE_FILE}, eval/, iter-N/eval/, base/eval/)")
+
+
+def read_evaluations(folder: Path) -> dict[str, Evaluation]:
+    """Read every `<benchmark>/score.json` with its records below the `evaluation_folder` that `folder` names, by benchmark name.
 
     Raises:
         RecordError: nothing readable there, or a file that cannot be trusted.
     """
-    for cand in (folder, folder / "eval"):
-        scores = sorted(cand.glob(f"*/{SCORE_FILE}"))
-        if scores:
-            return {s.parent.name: Evaluation(read_score(s), read_records(s.parent / QUESTIONS_FILE)) for s in scores}
-    stages = [p for p in folder.glob("iter-*/eval") if p.parent.name.removeprefix("iter-").isdecimal()]
-    its = sorted(stages, key=lambda p: int(p.parent.name.removeprefix("iter-")), reverse=True)
-    for d in [*its, folder / "base" / "eval"]:
-        if any(d.glob(f"*/{SCORE_FILE}")):
-            return read_evaluations(d)
-    raise RecordError(f"{folder}: no evaluation here (looked for <benchmark>/{SCORE_FILE}, eval/, iter-N/eval/, base/eval/)")
+    scores = sorted(evaluation_folder(folder).glob(f"*/{SCORE_FILE}"))
+    return {s.parent.name: Evaluation(read_score(s), read_records(s.parent / QUESTIONS_FILE)) for s in scores}

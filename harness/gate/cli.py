@@ -118,13 +118,19 @@ def diff(
     benchmarks: Benchmarks = None,
     every: Annotated[bool, typer.Option("--every", help="Also questions answered otherwise with the same credit.")] = False,
     limit: Annotated[int, typer.Option(min=0, help="Questions shown of each benchmark.")] = 20,
+    page: Annotated[
+        Path | None, typer.Option("--html", help="Also write a page of both, question by question; the links lead there.")
+    ] = None,
+    data: Annotated[Path | None, typer.Option("--data", help="For --html: folder of the videos (default: as run.json says).")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Show the questions that a candidate gained and lost."""
+    """Show the questions that a candidate gained and lost, with links into the report: any two stages, of one run or of two."""
     from harness.gate.decision import GateUsageError
-    from harness.gate.evidence.changes import changes
+    from harness.gate.evidence.changes import Change, changes
     from harness.gate.files import load_run
     from harness.gate.output.diff import diff_json, diff_text
+    from harness.records import index_records
+    from harness.report.comparison import report_addresses, write_comparison
 
     with ending(candidate):
         after, before = load_run(candidate), load_run(reference)
@@ -133,11 +139,25 @@ def diff(
         both = [n for n in wanted or before if n in before and n in after]
         if not both:
             raise GateUsageError(f"no benchmark in common: {', '.join(after) or 'none'} and {', '.join(before) or 'none'}")
+        if data is not None and not data.is_dir():
+            raise GateUsageError(f"--data {data}: no such folder")
+        if page is not None:
+            sides = [(path, {n: found[n] for n in both}) for path, found in ((candidate, after), (reference, before))]
+            links = write_comparison(page, sides[0], sides[1], data=data)
+        else:
+            links = report_addresses(candidate, reference)
     found = {n: [c for c in changes(after[n].records, before[n].records) if every or c.kind != "answer"] for n in both}
+
+    def link(benchmark: str, change: Change) -> str | None:
+        return links.get((benchmark, change.key))
+
     if as_json:
-        print_json(diff_json(found))
-    else:
-        print_text(diff_text(found, limit=limit))
+        print_json(diff_json(found, link))
+        return
+    only_one = {n: len(index_records(after[n].records).keys() ^ index_records(before[n].records).keys()) for n in both}
+    print_text(diff_text(found, link, limit=limit, only_one=only_one))
+    if page is not None:
+        print_text(f"page: {page}")
 
 
 def reference(

@@ -210,6 +210,12 @@ def read_published(scale: str, folder: Path = PAPER_DIR, *, row: str | None = No
     return PaperRows(rows.base, rows.aligned or "aligned model (not reported)", rows.values(rows.base), rows.values(rows.aligned))
 
 
+def read_settings(run_dir: Path) -> Json | None:
+    """What run.json holds; None where it is not there or cannot be read."""
+    found = _read_json(run_dir / "run.json", [])
+    return found if isinstance(found, dict) else None
+
+
 def read_run(run_dir: Path, *, published_folder: Path = PAPER_DIR) -> RunData:
     """Read a run folder, or the folder of one evaluation.
 

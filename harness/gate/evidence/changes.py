@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from harness.gate.decision import Changed
-from harness.records import QuestionRecord
+from harness.records import Key, QuestionRecord, index_records
 
 Kind = Literal["lost", "gained", "answer"]
 
@@ -17,6 +17,7 @@ class Change:
     """A question answered otherwise: strict credit lost or gained, or (`answer`) another answer of equal credit."""
 
     kind: Kind
+    key: Key
     before: QuestionRecord
     after: QuestionRecord
 
@@ -27,13 +28,13 @@ class Change:
 
 
 def changes(after: Sequence[QuestionRecord], before: Sequence[QuestionRecord]) -> list[Change]:
-    """Every question of both whose answer changed, in the order of `before`."""
-    mine = {r.question_id: r for r in after}
+    """Every question of both whose answer changed, in task and document order."""
+    mine = index_records(after)
     out = []
-    for r in before:
-        m = mine.get(r.question_id)
+    for key, r in index_records(before).items():
+        m = mine.get(key)
         if m is not None and (m.strict != r.strict or m.answer != r.answer):
-            out.append(Change("lost" if m.strict < r.strict else "gained" if m.strict > r.strict else "answer", r, m))
+            out.append(Change("lost" if m.strict < r.strict else "gained" if m.strict > r.strict else "answer", key, r, m))
     return out
 
 
