@@ -36,6 +36,16 @@ def _svg(w: float, h: float, label: str, body: Iterable[Markup], cls: str = "cha
     )
 
 
+def _axis_titles(w: float, h: float, margins: tuple[float, float, float, float], x: str, y: str) -> list[Markup]:
+    """The names of both axes; `margins`: left, right, top, bottom of the plot."""
+    left, right, top, bottom = margins
+    middle = (top + h - bottom) / 2
+    return [
+        _tag("text", x, x=(left + w - right) / 2, y=h - 4, class_="tick mid title"),
+        _tag("text", y, x=10.0, y=middle, class_="tick mid title", transform=f"rotate(-90 10 {_n(middle)})"),
+    ]
+
+
 def ticks(low: float, high: float, about: int = 4) -> list[float]:
     """Round numbers within [low, high], about so many."""
     span = max(high - low, 1e-9)
@@ -89,7 +99,7 @@ def score_chart(
     ref: PaperScores | None,
 ) -> Markup:
     """Score by iteration with 95 % intervals, the chance line, and the paper's values where they may be shown."""
-    w, h, left, right, top, bottom = 250.0, 172.0, 28.0, 40.0, 12.0, 24.0
+    w, h, left, right, top, bottom = 260.0, 186.0, 40.0, 40.0, 12.0, 38.0
     lo, hi = domain
     step = (w - left - right) / max(len(labels) - 1, 1)
 
@@ -99,7 +109,7 @@ def score_chart(
     def y(value: float) -> float:
         return top + (hi - min(max(value, lo), hi)) / (hi - lo) * (h - top - bottom)
 
-    out = []
+    out = _axis_titles(w, h, (left, right, top, bottom), "Iteration", "Score, %")
     beside: list[tuple[float, str, str]] = []  # labels at the right edge: baseline, text, class
     for t in ticks(lo, hi):
         out += [
@@ -128,7 +138,7 @@ def score_chart(
     beside.sort()
     places = _apart([at for at, _, _ in beside], 13, h - bottom + 4)
     out += [_tag("text", text, x=w - right + 5, y=at, class_=cls) for at, (_, text, cls) in zip(places, beside, strict=True)]
-    out += [_tag("text", s, x=x(i), y=h - 7, class_="tick mid") for i, s in enumerate(labels)]
+    out += [_tag("text", s, x=x(i), y=h - 21, class_="tick mid") for i, s in enumerate(labels)]
     said = ", ".join(f"{labels[i]} {p.value:.1f} ({p.low:.1f} to {p.high:.1f})" for i, p in known) or "nothing measured"
     return _svg(w, h, f"{title}: {said}", out)
 
@@ -153,13 +163,14 @@ def _at(value: float, domain: tuple[float, float]) -> float:
     return 6 + (min(max(value, lo), hi) - lo) / (hi - lo) * (INTERVAL_WIDTH - 12)
 
 
-def interval_axis(domain: tuple[float, float]) -> Markup:
+def interval_axis(domain: tuple[float, float], title: str = "Difference, points") -> Markup:
     """The scale above a column of intervals."""
     marks = [
-        _tag("text", signed(t, 0) if float(t).is_integer() else signed(t), x=_at(t, domain), y=12.0, class_="tick mid")
+        _tag("text", signed(t, 0) if float(t).is_integer() else signed(t), x=_at(t, domain), y=26.0, class_="tick mid")
         for t in ticks(*domain, about=5)
     ]
-    return _svg(INTERVAL_WIDTH, 16, f"scale in points from {signed(domain[0])} to {signed(domain[1])}", marks, "axis")
+    name = _tag("text", title, x=INTERVAL_WIDTH / 2, y=11.0, class_="tick mid title")
+    return _svg(INTERVAL_WIDTH, 30, f"{title}: scale from {signed(domain[0])} to {signed(domain[1])}", [name, *marks], "axis")
 
 
 def interval_cell(
@@ -238,7 +249,7 @@ def bar_cell(value: float, most: float, label: str, cls: str = "plain") -> Marku
 
 def line_chart(title: str, series: Sequence[tuple[str, Sequence[tuple[float, float]]]]) -> Markup:
     """Curves over the training step, one an iteration, named at their ends."""
-    w, h, left, right, top, bottom = 300.0, 172.0, 40.0, 22.0, 10.0, 24.0
+    w, h, left, right, top, bottom = 312.0, 186.0, 54.0, 22.0, 10.0, 38.0
     shown = [(name, thin(pts)) for name, pts in series if pts]
     xs, ys = [p[0] for _, pts in shown for p in pts], [p[1] for _, pts in shown for p in pts]
     x0, x1, y0, y1 = min(xs), max(xs), min(ys), max(ys)
@@ -248,14 +259,14 @@ def line_chart(title: str, series: Sequence[tuple[str, Sequence[tuple[float, flo
     def at(point: tuple[float, float]) -> tuple[float, float]:
         return left + (point[0] - x0) / (x1 - x0) * (w - left - right), top + (y1 - point[1]) / (y1 - y0) * (h - top - bottom)
 
-    out = []
+    out = _axis_titles(w, h, (left, right, top, bottom), "Training step", title)
     for t in ticks(y0, y1):
         y = at((x0, t))[1]
         out += [
             _tag("line", x1=left, x2=w - right, y1=y, y2=y, class_="grid"),
             _tag("text", short(t), x=left - 6, y=y + 3.5, class_="tick end"),
         ]
-    out += [_tag("text", short(t), x=at((t, y0))[0], y=h - 7, class_="tick mid") for t in ticks(x0, x1)]
+    out += [_tag("text", short(t), x=at((t, y0))[0], y=h - 21, class_="tick mid") for t in ticks(x0, x1)]
     for i, (_, pts) in enumerate(shown):
         cls = f"curve c{min(i, 5)}"
         pos = [at(p) for p in pts]
@@ -295,7 +306,7 @@ def thin(points: Sequence[tuple[float, float]], most: int = 240) -> list[tuple[f
 
 def hero_chart(labels: Sequence[str], points: Sequence[Interval]) -> Markup:
     """The mean over the benchmarks, large: a calm line with its band of intervals."""
-    w, h, left, right, top, bottom = 460.0, 200.0, 34.0, 62.0, 10.0, 28.0
+    w, h, left, right, top, bottom = 470.0, 216.0, 50.0, 62.0, 10.0, 44.0
     lo, hi = min(p.low for p in points), max(p.high for p in points)
     pad = max(0.12 * (hi - lo), 0.5)
     lo, hi = max(0.0, lo - pad), min(100.0, hi + pad)
@@ -307,7 +318,7 @@ def hero_chart(labels: Sequence[str], points: Sequence[Interval]) -> Markup:
     def y(value: float) -> float:
         return top + (hi - value) / (hi - lo) * (h - top - bottom)
 
-    out = []
+    out = _axis_titles(w, h, (left, right, top, bottom), "Iteration", "Mean score, %")
     for t in ticks(lo, hi):
         out += [
             _tag("line", x1=left, x2=w - right, y1=y(t), y2=y(t), class_="grid"),
@@ -322,7 +333,7 @@ def hero_chart(labels: Sequence[str], points: Sequence[Interval]) -> Markup:
         if n == 1:
             out.append(_tag("line", x1=x(i), x2=x(i), y1=y(p.low), y2=y(p.high), class_=f"whisker {kind}"))
         out.append(_tag("circle", cx=x(i), cy=y(p.value), r=5.5, class_=f"dot {kind}"))
-        out.append(_tag("text", labels[i], x=x(i), y=h - 8, class_="tick mid"))
+        out.append(_tag("text", labels[i], x=x(i), y=h - 24, class_="tick mid"))
     out.append(_tag("text", f"{points[-1].value:.1f}", x=x(n - 1) + 13, y=y(points[-1].value) + 5, class_="value big"))
     if n > 1:
         out.append(_tag("text", f"{points[0].value:.1f}", x=x(0), y=y(points[0].high) - 7, class_="tick mid strong"))

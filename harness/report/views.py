@@ -173,7 +173,7 @@ def gains(run: RunData) -> dict[str, object] | None:
         }
         for t, i, p, last in rows
     ]
-    return {"axis": charts.interval_axis(domain), "rows": cells, "paper": any(p is not None for _, _, p, _ in rows)}
+    return {"axis": charts.interval_axis(domain, "Change, points"), "rows": cells, "paper": any(p is not None for _, _, p, _ in rows)}
 
 
 def _margins(decision: Decision) -> list[float]:

@@ -142,7 +142,20 @@ def test_labels_beside_a_score_chart_do_not_overlap(value: float, chance: float,
     assert {"chance", f"{value:.1f}"} <= {t.text for t in texts}
     places = sorted(float(t.get("y") or "nan") for t in texts)
     assert all(b - a >= 12.9 for a, b in itertools.pairwise(places))
-    assert places[-1] <= 172 - 24 + 4
+    assert places[-1] <= 186 - 38 + 4
+
+
+def test_every_chart_names_its_axes() -> None:
+    i = Interval(50.0, 40.0, 60.0)
+    said = {
+        charts.score_chart("TempCompass", ["base", "1"], [i, i], (0, 100), None, None): ["Iteration", "Score, %"],
+        charts.hero_chart(["base", "1"], [i, i]): ["Iteration", "Mean score, %"],
+        charts.line_chart("Loss", [("1", [(1.0, 2.0), (2.0, 1.0)])]): ["Training step", "Loss"],
+        charts.interval_axis((-5.0, 5.0), "Change, points"): ["Change, points"],
+    }
+    for picture, titles in said.items():
+        root = ET.fromstring(str(picture))
+        assert [t.text for t in root.iter() if "title" in (t.get("class") or "").split()] == titles
 
 
 def test_charts_are_well_formed_and_escape_their_words() -> None:
