@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Literal
 
@@ -50,6 +50,8 @@ class EntryScore:
     n_expected: int | None
     answers: Answers | None = None
     note: str = ""
+    seeds: Mapping[int, float] = field(default_factory=dict)
+    """Percent by loop seed, where a study keeps scores but no answers: what its ranks are decided on."""
 
 
 @dataclass(frozen=True)
@@ -68,6 +70,8 @@ class Entry:
     """Shown after the label (a dagger for a published row on other questions)."""
     synthetic: bool = False
     """Measured on the synthetic twins."""
+    study: str = ""
+    """The study it is of: a study's entries have a table of their own, since only they share base model and seeds."""
 
 
 def answers_of(rows: Sequence[tuple[Key, float, str, str | None]], place: str, content: Literal["question ids", "targets"]) -> Answers:

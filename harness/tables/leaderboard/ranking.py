@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 
 FEW_CHANGED = 30
 """Up to this many videos with a changed answer, the exact sign-flip test must be significant too: t is too easy there."""
+ROUNDING = 1e-9
+"""A standard error below this (fraction) is rounding alone."""
 _GROUP_TITLES = {"run": "measured by this harness", "lmms-eval": "measured with stock lmms-eval", "published": "published (not ranked)"}
 
 
@@ -41,7 +43,8 @@ class Difference:
     estimate: float
     se: float
     df: int
-    totals: np.ndarray
+    totals: np.ndarray | None
+    """None for a difference over loop seeds, of which there is one number each."""
 
 
 @dataclass(frozen=True)
@@ -103,16 +106,20 @@ def leaderboard(
     benchmarks: Sequence[str] | None = None,
     title: str = "Leaderboard",
 ) -> list[Table]:
-    """One table a scale: real data before synthetic, named sizes (`38b`) from large to small, then all others by name."""
+    """One table a scale, and one a study: real data before synthetic, named sizes (`38b`) from large to small, then all others by name."""
     synthetic = {e.scale: e.synthetic for e in entries}
 
     def order(scale: str) -> tuple[bool, float, str]:
         size = re.fullmatch(r"(\d+(?:\.\d+)?)b", scale)
         return synthetic[scale], -float(size[1]) if size else 0.0, scale
 
-    scales = sorted(synthetic, key=order)
     names = [b for b in CATALOG if not benchmarks or b in benchmarks]
-    return [_table([e for e in entries if e.scale == s], s, names, rule, alpha, title) for s in scales]
+    out = []
+    for scale in sorted(synthetic, key=order):
+        for study in sorted({e.study for e in entries if e.scale == scale}):
+            some = [e for e in entries if (e.scale, e.study) == (scale, study)]
+            out.append(_table(some, scale, names, rule, alpha, f"{title}: study {study}" if study else title))
+    return out
 
 
 def _table(entries: Sequence[Entry], scale: str, names: Sequence[str], rule: ScoreRule, alpha: float, title: str) -> Table:
@@ -174,7 +181,13 @@ def _notes(
     entries: Sequence[Entry], rule: ScoreRule, alpha: float, scale: str, shown: Sequence[str], rankings: Mapping[str, Ranking]
 ) -> list[str]:
     out = [f"Accuracy in percent; {RULE_NOTES[rule]}."]
-    if any(r.ranks for r in rankings.values()):
+    if any(e.study for e in entries):
+        seeds = max(len(s.seeds) for e in entries for s in e.scores.values())
+        out.append(
+            f"After the dot: the ranks that the loop seeds leave possible (means over up to {seeds} seeds; t tests paired by seed, alpha "
+            f"{alpha:g} after Holm over the column's pairs; same base and same questions, whose luck is not in them)."
+        )
+    elif any(r.ranks for r in rankings.values()):
         out.append(
             "After the dot: the ranks that the answers leave possible (1 + models significantly better, to all but those significantly "
             f"worse; paired by question, clustered by video, alpha {alpha:g} after Holm over the column's pairs). {INTERVALS} of the score "
@@ -214,7 +227,9 @@ def p_value(parts: Sequence[Difference]) -> float:
     if estimate == 0 or min(d.df for d in parts) < 1 or math.isinf(se):
         return 1.0
     p = float(2 * stats.t.sf(abs(estimate) / se, min(d.df for d in parts))) if se > 0 else 0.0
-    totals = np.concatenate([d.totals for d in parts]) / k
+    if any(d.totals is None for d in parts):
+        return p if se > ROUNDING else 1.0  # the same difference in each of a few seeds is no estimate of their spread
+    totals = np.concatenate([d.totals for d in parts if d.totals is not None]) / k
     if int((np.abs(totals) > 1e-15).sum()) <= FEW_CHANGED:
         p = max(p, min(1.0, 2 * min(sign_flip(totals, draws=9_999))))
     return p
@@ -229,6 +244,9 @@ def rank_benchmark(scores: Sequence[EntryScore | None], benchmark: str, alpha: f
     """Rank the entries that answered the same questions (the set most of them share)."""
     import numpy as np
 
+    by_seed = {i: s.seeds for i, s in enumerate(scores) if s is not None and s.seeds}
+    if by_seed:
+        return Ranking(_ranks_by_seed(by_seed, alpha), {i: "not measured" for i in range(len(scores)) if i not in by_seed})
     comparable, unranked = _comparable(scores)
     if not comparable:
         return Ranking({}, unranked)
@@ -246,6 +264,21 @@ def differences(credits: Mapping[int, np.ndarray], design: Design, widen: float 
         m = cluster_mean(credits[i] - credits[j], design)
         out[i, j] = Difference(float(m.estimate), float(m.se) * widen, int(m.df), m.totals)
     return out
+
+
+def _ranks_by_seed(models: Mapping[int, Mapping[int, float]], alpha: float) -> dict[int, tuple[int, int]]:
+    """Rank intervals from percent by loop seed: paired t tests over the seeds that two models share."""
+    import numpy as np
+
+    from harness.stats import cluster_mean, design
+
+    found = {}
+    for i, j in combinations(models, 2):
+        shared = sorted(models[i].keys() & models[j].keys())
+        change = [(models[i][s] - models[j][s]) / 100 for s in shared]
+        m = cluster_mean(np.array(change), design([str(s) for s in shared], ["t"] * len(shared))) if shared else None
+        found[i, j] = [Difference(float(m.estimate), float(m.se), int(m.df), None) if m else Difference(0.0, math.inf, 0, None)]
+    return ranks(list(models), found, alpha)
 
 
 def _a(scores: Sequence[EntryScore | None], index: int) -> Answers:
@@ -298,10 +331,21 @@ def ranks(models: Sequence[int], diffs: Mapping[tuple[int, int], Sequence[Differ
 
 
 def _rank_mean(measured: Sequence[Entry], shown: Sequence[str], alpha: float, rankings: Mapping[str, Ranking]) -> Ranking:
+    if measured and all(e.study for e in measured):
+        means = {i: _mean_by_seed(e, shown) for i, e in enumerate(measured)}
+        return Ranking(_ranks_by_seed({i: m for i, m in means.items() if m}, alpha), {})
     full = [i for i in range(len(measured)) if shown and all(i in rankings[b].ranks for b in shown)]
     unranked = {i: "not comparable on every benchmark" for i in range(len(measured)) if i not in full}
     diffs = {pair: [rankings[b].differences[pair] for b in shown] for pair in combinations(full, 2)}
     return Ranking(ranks(full, diffs, alpha), unranked)
+
+
+def _mean_by_seed(entry: Entry, shown: Sequence[str]) -> dict[int, float]:
+    """The mean over the benchmarks by loop seed; of seeds that have all of them."""
+    parts = [entry.scores[b].seeds for b in shown if b in entry.scores]
+    if not parts or len(parts) < len(shown):
+        return {}
+    return {seed: sum(p[seed] for p in parts) / len(parts) for seed in parts[0] if all(seed in p for p in parts)}
 
 
 def _interval(score: EntryScore, benchmark: str, designs: Designs) -> tuple[float, float] | None:

@@ -219,25 +219,28 @@ def _distinct_labels(entries: list[Entry]) -> list[Entry]:
 
 
 def _study_entries(folder: Path, label: str, rule: ScoreRule) -> list[Entry]:
-    """The base and the last iteration of a study's runs, means over its loop seeds; without answers they have no rank."""
+    """The base and the last iteration of a study's runs, means over its loop seeds, with each seed's score."""
     path = folder / STUDY_FILE
     key = "strict_pct" if rule == "strict" else "upstream_pct"
-    stages: dict[str, list[dict[str, Any]]] = {}
+    stages: dict[str, dict[int, dict[str, Any]]] = {}
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
         notes = _read_otherwise(label, {int(content.get("reading") or 1)}, rule)
         for run in content["runs"]:
-            stages.setdefault("base", []).append(run["stages"][0])
-            stages.setdefault(f"{run['control']}, iteration {len(run['stages']) - 1}", []).append(run["stages"][-1])
+            seed = int(run["seed"])
+            stages.setdefault("base", {})[seed] = run["stages"][0]
+            stages.setdefault(f"{run['control']}, iteration {len(run['stages']) - 1}", {})[seed] = run["stages"][-1]
         out = []
         for name, found in stages.items():
-            note = f"a study keeps means over loop seeds ({len(found)} here) and no answers"
-            scores = {
-                b: EntryScore(sum(float(s[b][key]) for s in found) / len(found), int(found[0][b]["n"]), int(found[0][b]["n"]), None, note)
-                for b in CATALOG
-                if all(b in s for s in found)
-            }
-            out.append(Entry(f"{label}: {name}", "run", str(content["scale"]), scores, str(folder), notes=notes, synthetic=True))
+            first = next(iter(found.values()))
+            scores = {}
+            for b in (b for b in CATALOG if all(b in s for s in found.values())):
+                seeds = {seed: float(s[b][key]) for seed, s in found.items()}
+                n = int(first[b]["n"])
+                scores[b] = EntryScore(sum(seeds.values()) / len(seeds), n, n, note=f"mean over {len(seeds)} loop seeds", seeds=seeds)
+            out.append(
+                Entry(f"{label}: {name}", "run", str(content["scale"]), scores, str(folder), None, notes, synthetic=True, study=label)
+            )
     except (ValueError, LookupError, TypeError, AttributeError) as e:
         raise LeaderboardError(f"{path}: no study of this project ({type(e).__name__}: {e})") from e
     return out

@@ -25,7 +25,7 @@ from harness.gate.settings import GateSettings
 from harness.gate.simulation import cli as simulation_cli
 from harness.records import Evaluation, RecordError, write_evaluation
 from tests.harness.made import evaluation, flipped, read_gates, records
-from tests.harness.tables.test_leaderboard import write_stock
+from tests.harness.tables.folders import write_stock
 from tests.harness.tamper import EDITS, NAMED, rescore, rewrite, unseal
 
 HOSTILE = "<script>alert(1)</script> | `x` \x1b[31mred\x1b[0m \x00 \u202eevil\n::error::forged ]]> & %0A"

@@ -21,7 +21,7 @@ from harness.gate.files import load_run, save_reference
 from harness.records import write_evaluation
 from harness.scoring import describe, question_id
 from tests.harness.made import evaluation, flipped, records
-from tests.harness.tables.test_leaderboard import write_stock
+from tests.harness.tables.folders import write_stock
 
 ROOT = Path(__file__).resolve().parents[3]
 ENV = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}

@@ -1,217 +1,24 @@
-"""Ranks against planted truths, stock folders as lmms-eval 0.7.3 leaves them, scales apart, and everything that may not enter."""
+"""Which folders enter a leaderboard, what may not and says why, and the command with its formats."""
 
 from __future__ import annotations
 
 import csv
 import io
 import json
-import random
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
 
 import pytest
 import typer
 from typer.testing import CliRunner
 
 from benchmarks.catalog import CATALOG
-from harness.records import Evaluation, Provenance, QuestionRecord, Score, write_evaluation
 from harness.tables.leaderboard.cli import register
-from harness.tables.leaderboard.entry import Answers, Entry, EntryScore, LeaderboardError
-from harness.tables.leaderboard.ranking import Designs, Difference, leaderboard, p_value, rank_benchmark, rank_intervals, render
+from harness.tables.leaderboard.entry import LeaderboardError
+from harness.tables.leaderboard.ranking import leaderboard, render
 from harness.tables.leaderboard.read import discover
+from tests.harness.tables.folders import credits, write_run, write_stock
 
 REPO = Path(__file__).resolve().parents[3]
-
-
-def credits(n: int, right: int, seed: int = 0) -> list[int]:
-    out = [1] * right + [0] * (n - right)
-    random.Random(seed).shuffle(out)
-    return out
-
-
-def write_run(
-    folder: Path,
-    right: Sequence[int],
-    *,
-    benchmark: str = "egoschema",
-    scale: str = "micro",
-    a_video: int = 1,
-    salt: str = "",
-    data: Literal["", "real", "micro"] = "",
-    expected: int | None = None,
-) -> Path:
-    """An eval folder of ours with one benchmark."""
-    task = CATALOG[benchmark].tasks[0]
-    records = [
-        QuestionRecord(
-            benchmark=benchmark, task=task, doc_id=i, question_id=f"{salt}{i:064d}", video_id=f"v{i // a_video}", prompt="?", target="A",
-            answer="A", parsed="A", upstream=float(r), strict=float(r), status="ok", frames=8,
-        )
-        for i, r in enumerate(right)
-    ]  # fmt: skip
-    pct = 100 * sum(right) / len(right)
-    score = Score(
-        benchmark=benchmark, scale=scale, n=len(right), n_expected=expected or len(right),
-        videos=len({r.video_id for r in records}), upstream_pct=pct,
-        strict_pct=pct, se_pct=1.0, chance_pct=20.0, subtasks={task: pct}, statuses={"ok": len(right)},
-        provenance=Provenance(model="m", weights="w", media="x", prompts="p", generation={}, frames={}, versions={}), data=data,
-    )  # fmt: skip
-    write_evaluation(folder, Evaluation(score, records))
-    return folder
-
-
-def sample(benchmark: str, i: int, right: int) -> dict[str, Any]:
-    """A line of samples jsonl: the metric as each task's process_results leaves it."""
-    metric: Any = {
-        "mvbench": {"pred_answer": "A", "gt_answer": "A" if right else "B", "score": right},
-        "perceptiontest": {"video_name": f"v{i // 3}", "question": "?", "pred_id": 0, "answer_id": "0", "correct": right},
-        "tempcompass": {"video_id": f"v{i // 3}", "question": "?", "gt-answer": "A", "match_success": True, "rating": right, "dim": "x"},
-        "nextqa": float(right),
-        "egoschema": {"pred": 0, "ground_truth": "0" if right else "1"},
-        "videomme": {"question_id": f"q{i}", "videoID": f"v{i // 3}", "pred_answer": "A", "answer": "A", "score": float(right)},
-        "longvideobench": {"id": f"q{i}", "duration_group": 15, "answer": "A", "parsed_pred": "A" if right else "B"},
-    }[benchmark]
-    return {"doc_id": i, "target": "A", "filtered_resps": ["A"], "doc_hash": "x", "input": "?", CATALOG[benchmark].metric: metric}
-
-
-def write_stock(
-    folder: Path,
-    right: Sequence[int],
-    *,
-    benchmark: str = "egoschema",
-    model: str = "org/stock",
-    samples: bool = True,
-    date: str = "20261122_100000",
-) -> Path:
-    """A folder as lmms-eval's own command line leaves it."""
-    b = CATALOG[benchmark]
-    folder.mkdir(parents=True, exist_ok=True)
-    value = b.unit * sum(right) / len(right)
-    raw = {
-        "results": {t: {"alias": t, f"{b.metric},none": value, f"{b.metric}_stderr,none": "N/A"} for t in b.tasks},
-        "configs": {t: {"task": t} for t in b.tasks},
-        "n-samples": {t: {"original": len(right), "effective": len(right)} for t in b.tasks},
-        "config": {"model": "savi", "model_args": f"pretrained={model}"},
-        "model_name": model, "lmms_eval_version": "unknown@unknown", "date": date,
-    }  # fmt: skip
-    (folder / f"{date}_results.json").write_text(json.dumps(raw))
-    if samples:
-        for t in b.tasks:
-            lines = [json.dumps(sample(benchmark, i, r)) + "\n" for i, r in enumerate(right)]
-            (folder / f"{date}_samples_{t}.jsonl").write_text("".join(lines))
-    return folder
-
-
-def ranks(tmp: Path, **options: Any) -> dict[str, int | None]:
-    (table,) = leaderboard(discover([tmp], **options).entries)
-    return {r.label: r.cells[1].rank for r in table.rows}
-
-
-def test_a_part_of_the_questions_never_beats_the_whole(tmp_path: Path) -> None:
-    write_run(tmp_path / "whole", credits(200, 90))
-    for name in ("part1", "part2"):  # two of them, so that the questions most entries share are the part's
-        write_run(tmp_path / name, [1, 1, 1], expected=200, salt=name)
-    (table,) = leaderboard(discover([tmp_path]).entries)
-    assert {r.label: r.cells[0].rank for r in table.rows} == {"whole": 1, "part1": None, "part2": None}
-    assert table.rows[0].label == "whole"
-    assert "(part)" in table.rows[1].cells[1].text
-    assert "a part only, 3 of 200" in table.rows[1].cells[1].note
-
-
-def test_a_clear_winner_and_two_alike(tmp_path: Path) -> None:
-    low = credits(200, 90)
-    twin = [1 - c if i in (3, 60, 90, 140) else c for i, c in enumerate(low)]
-    high = [1 if i % 2 else c for i, c in enumerate(low)]
-    for name, c in (("low", low), ("twin", twin), ("high", high)):
-        write_run(tmp_path / name, c)
-    assert ranks(tmp_path) == {"high": 1, "low": 2, "twin": 2}
-    (table,) = leaderboard(discover([tmp_path]).entries)
-    assert table.rows[0].label == "high"
-    assert [r.cells[0].text for r in table.rows] == ["1", "2–3", "2–3"]
-    assert "better than 2 and worse than 0 of 2 others" in table.rows[0].cells[0].note
-    assert "better than 0 and worse than 1 of 2 others" in table.rows[1].cells[1].note
-    assert list(csv.DictReader(io.StringIO(table.to_csv())))[1]["EgoSchema worst rank"] == "3"
-
-
-def test_pairing_sees_what_intervals_do_not(tmp_path: Path) -> None:
-    """16 of 300 answers better, none worse: the scores' own intervals overlap widely, the paired difference is clear."""
-    base = credits(300, 150)
-    better = list(base)
-    for i in [i for i, c in enumerate(base) if not c][:16]:
-        better[i] = 1
-    write_run(tmp_path / "plain", base)
-    write_run(tmp_path / "better", better)
-    assert ranks(tmp_path) == {"better": 1, "plain": 2}
-
-
-def test_questions_on_one_video_are_not_independent(tmp_path: Path) -> None:
-    """The same 16 answers, all on two videos of eight questions: two coin tosses, so one rank."""
-    base = credits(300, 150)
-    base[:16] = [0] * 16
-    better = [1] * 16 + base[16:]
-    write_run(tmp_path / "plain", base, benchmark="nextqa", a_video=8)
-    write_run(tmp_path / "better", better, benchmark="nextqa", a_video=8)
-    assert set(ranks(tmp_path).values()) == {1}
-    write_run(tmp_path / "plain", base, benchmark="nextqa")
-    write_run(tmp_path / "better", better, benchmark="nextqa")
-    assert ranks(tmp_path) == {"better": 1, "plain": 2}, "on sixteen videos it is a difference"
-
-
-def test_rank_intervals_by_hand() -> None:
-    def rank(beats: set[tuple[int, int]]) -> dict[int, tuple[int, int]]:
-        return rank_intervals([0, 1, 2], {(x, y): (x, y) in beats for x in range(3) for y in range(3) if x != y})
-
-    assert rank({(0, 1), (0, 2), (1, 2)}) == {0: (1, 1), 1: (2, 2), 2: (3, 3)}
-    assert rank({(0, 2)}) == {0: (1, 2), 1: (1, 3), 2: (2, 3)}, "0 is above 2, and 1 may stand anywhere"
-    assert rank({(0, 1), (0, 2)}) == {0: (1, 1), 1: (2, 3), 2: (2, 3)}
-    assert rank(set()) == {0: (1, 3), 1: (1, 3), 2: (1, 3)}
-
-
-def made_entries(accuracies: Sequence[float], n: int, rng: random.Random) -> list[Entry]:
-    """Models that share each question's difficulty, so that answers are alike as those of real models are."""
-    keys = tuple(("egoschema_subset", i) for i in range(n))
-    names = tuple(str(i) for i in range(n))
-    luck = [rng.random() for _ in range(n)]
-    rows = [tuple(float((u if rng.random() < 0.8 else rng.random()) < p) for u in luck) for p in accuracies]
-    made = [Answers(keys, row, names, "question ids", names) for row in rows]
-    return [Entry(str(i), "run", "micro", {"egoschema": EntryScore(100 * sum(a.credits) / n, n, n, a)}, str(i)) for i, a in enumerate(made)]
-
-
-def test_sixteen_models_one_point_apart_are_not_all_first() -> None:
-    """By chaining, the best and the worst of them (15 points) shared rank 1."""
-    entries = made_entries([0.7 - 0.01 * i for i in range(16)], 4000, random.Random(3))
-    ranking = rank_benchmark([e.scores["egoschema"] for e in entries], "egoschema", 0.05, Designs(entries))
-    assert ranking.ranks[0][0] == 1
-    assert ranking.ranks[15][1] == 16
-    assert ranking.ranks[0][1] < ranking.ranks[15][0]
-    assert all(best <= i + 1 <= worst for i, (best, worst) in ranking.ranks.items())
-
-
-@pytest.mark.parametrize("accuracies", [[0.5] * 4, [0.5, 0.52, 0.55, 0.55]])
-def test_rank_intervals_hold_together(accuracies: list[float]) -> None:
-    """150 simulations: every model's true rank lies in its interval but in about alpha of them."""
-    rng = random.Random(7)
-    wrong = 0
-    for _ in range(150):
-        entries = made_entries(accuracies, 120, rng)
-        ranking = rank_benchmark([e.scores["egoschema"] for e in entries], "egoschema", 0.05, Designs(entries))
-        for i, (best, worst) in ranking.ranks.items():
-            above, below = (sum(a > accuracies[i] for a in accuracies), sum(a < accuracies[i] for a in accuracies))
-            if best > 1 + above or worst < len(accuracies) - below:  # equal models may take either place
-                wrong += 1
-                break
-    assert wrong <= 150 * 0.05 + 2 * (150 * 0.05 * 0.95) ** 0.5
-
-
-def test_few_changed_videos_need_the_exact_test() -> None:
-    import numpy as np
-
-    from harness.stats import cluster_mean, design
-
-    d = design([str(i) for i in range(500)], ["t"] * 500)
-    m = cluster_mean(np.array([1.0] * 5 + [0.0] * 495), d)
-    assert p_value([Difference(m.estimate, m.se, m.df, m.totals)]) == pytest.approx(2 * 0.5**5), "5 against 0: two-sided sign test"
 
 
 def test_stages_of_a_run(tmp_path: Path) -> None:
@@ -233,34 +40,6 @@ def test_one_base_of_two_seeds_is_one_entry(tmp_path: Path) -> None:
     assert "s1/base" in entries[0].notes[0]
 
 
-def test_scales_are_never_mixed(tmp_path: Path) -> None:
-    write_run(tmp_path / "small", credits(40, 20))
-    write_run(tmp_path / "large", credits(500, 260), scale="8b")
-    tables = leaderboard(discover([tmp_path, REPO / "results" / "paper"]).entries)
-    assert [t.scale for t in tables] == ["8b", "4b", "2b", "1b", "micro"]
-    by = {t.scale: t for t in tables}
-    assert [r.label for r in by["micro"].rows] == ["small"]
-    assert "large" in {r.label for r in by["8b"].rows}
-    assert "VideoSAVi" in {r.label for r in by["8b"].rows}
-    (tmp_path / "large" / "nextqa").mkdir()
-    write_run(tmp_path / "large", credits(40, 20), benchmark="nextqa", scale="micro")
-    assert any("scales are never mixed" in p for p in discover([tmp_path]).problems)
-
-
-def test_published_rows_are_marked_and_have_no_rank(tmp_path: Path) -> None:
-    write_run(tmp_path / "large", credits(500, 260), scale="8b")
-    table = leaderboard(discover([tmp_path, REPO / "results" / "paper"]).entries)[0]
-    row = next(r for r in table.rows if r.label == "VideoSAVi")
-    assert row.group == "published (not ranked)"
-    assert row.cells[0].text == "published"
-    assert all(c.rank is None for c in row.cells)
-    assert {c.source for c in row.cells} == {"published", "derived"}
-    assert any(r.label == "Kangaroo †" for r in table.rows), "not run with lmms-eval"
-    assert any("documented nowhere" in n for n in table.notes), "TempCompass's aggregation"
-    assert not discover([tmp_path, REPO / "results" / "paper"], rule="strict").problems
-    assert {e.kind for e in discover([tmp_path, REPO / "results" / "paper"], rule="strict").entries} == {"run"}
-
-
 @pytest.mark.parametrize("benchmark", list(CATALOG))
 def test_stock_folders_of_every_benchmark(tmp_path: Path, benchmark: str) -> None:
     write_stock(tmp_path / "org__stock", credits(40, 10), benchmark=benchmark)
@@ -271,44 +50,6 @@ def test_stock_folders_of_every_benchmark(tmp_path: Path, benchmark: str) -> Non
     assert s.answers is not None
     assert sum(s.answers.credits) == 10 * len(CATALOG[benchmark].tasks)
     assert s.n == 40 * len(CATALOG[benchmark].tasks)
-
-
-def test_stock_and_own_are_paired_by_question(tmp_path: Path) -> None:
-    own = credits(200, 80)
-    write_run(tmp_path / "own", own)
-    write_stock(tmp_path / "org__stock", [1 if i % 2 else c for i, c in enumerate(own)])
-    assert ranks(tmp_path, stock_scale="micro", stock_data="micro") == {"org/stock": 1, "own": 2}
-    assert len(leaderboard(discover([tmp_path]).entries)) == 2, "without a stated scale they do not meet"
-
-
-def test_unknown_videos_take_the_worst_clustering(tmp_path: Path) -> None:
-    """LongVideoBench's samples name no video: sd grows by sqrt(1337/753); the same answers of ours, with videos, are told apart."""
-    low = credits(120, 50)
-    high = list(low)
-    for i in [i for i, c in enumerate(low) if not c][:9]:
-        high[i] = 1
-    for name, c in (("low", low), ("high", high)):
-        write_stock(tmp_path / "stock" / name, c, benchmark="nextqa", model=name)
-        write_run(tmp_path / "own" / name, c, benchmark="nextqa")
-    assert set(ranks(tmp_path / "stock", stock_scale="micro", stock_data="micro").values()) == {1}
-    assert ranks(tmp_path / "own") == {"high": 1, "low": 2}
-    (table,) = leaderboard(discover([tmp_path / "stock"]).entries)
-    assert any("worst clustering" in n for n in table.notes)
-
-
-def test_other_questions_are_shown_but_not_ranked(tmp_path: Path) -> None:
-    write_run(tmp_path / "a", credits(100, 50))
-    write_run(tmp_path / "b", credits(100, 60))
-    write_run(tmp_path / "short", credits(80, 60))
-    write_run(tmp_path / "other", credits(100, 90), salt="x")
-    write_stock(tmp_path / "mute", credits(100, 70), samples=False, model="mute")
-    (table,) = leaderboard(discover([tmp_path], stock_scale="micro", stock_data="micro").entries)
-    got = {r.label: r.cells[1] for r in table.rows}
-    assert {k for k, c in got.items() if c.rank is not None} == {"a", "b"}
-    assert "other questions" in got["short"].note
-    assert "stand for other questions" in got["other"].note
-    assert "log_samples" in got["mute"].note
-    assert got["mute"].value == 70.0
 
 
 def test_empty_answers_of_mvbench_are_told(tmp_path: Path) -> None:
@@ -374,37 +115,6 @@ def test_a_paper_scale_needs_the_papers_questions(tmp_path: Path) -> None:
     assert any("at scale 8b it has 500" in p for p in discover([tmp_path], stock_scale="8b").problems)
     write_stock(tmp_path / "m", credits(500, 100))
     assert not discover([tmp_path], stock_scale="8b").problems
-
-
-def test_synthetic_and_real_data_are_never_ranked_together(tmp_path: Path) -> None:
-    write_stock(tmp_path / "m", credits(500, 100))
-    write_run(tmp_path / "own", credits(500, 100))
-    assert any("never ranked together" in p for p in discover([tmp_path], stock_scale="micro").problems)
-    assert not discover([tmp_path], stock_scale="micro", stock_data="micro").problems
-
-
-def test_what_a_table_is_of_is_read_from_the_scores_and_not_from_the_name_of_the_scale(tmp_path: Path) -> None:
-    write_run(tmp_path / "own", credits(500, 100), scale="26b")
-    write_run(tmp_path / "made", credits(500, 100), scale="26b-trial", data="micro")
-    tables = {t.scale: " ".join(t.notes) for t in leaderboard(discover([tmp_path]).entries)}
-    assert list(tables) == ["26b", "26b-trial"]
-    assert "synthetic data" not in tables["26b"]
-    assert "synthetic data" in tables["26b-trial"]
-
-
-def test_the_shipped_results_are_listed(tmp_path: Path) -> None:
-    found = discover([REPO / "results"], rule="strict")
-    assert found.problems == []
-    tables = {t.scale: t for t in leaderboard(found.entries, rule="strict")}
-    assert list(tables) == ["micro"]
-    rows = {r.label: r for r in tables["micro"].rows}
-    assert rows["micro: base"].cells[-1].text == "50.5", "as the README says"
-    assert rows["micro: none, iteration 4"].cells[0].text == "–"
-    assert any("no answers" in n for n in tables["micro"].notes)
-    assert any("read by rule 1" in n for n in tables["micro"].notes), "made when 'no yes' was still an answer"
-    assert {t.scale for t in leaderboard(discover([REPO / "results"]).entries)} == {"8b", "4b", "2b", "1b", "micro"}
-    (tmp_path / "study.json").write_text('{"runs": [{}]}')
-    assert any("no study of this project" in p for p in discover([tmp_path]).problems)
 
 
 def test_a_benchmark_run_again_counts_once(tmp_path: Path) -> None:
