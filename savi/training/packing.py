@@ -255,6 +255,8 @@ def packed_logps(model: nn.Module, batch: PackedBatch, family: Family) -> Tensor
         tree=batch.tree,
     ).logits  # [B, U, V]
     check_applied(batch.tree)
+    if logits.shape[1] != len(batch.keep):  # VideoLLaMA3's forward does not know logits_to_keep and gives all
+        logits = logits[:, batch.keep]
     each = token_logps(logits[batch.row, batch.at], batch.target)
     count, width = batch.grid
     flat = each.new_zeros(count * width).index_copy(0, batch.slot, each)

@@ -13,9 +13,7 @@ from savi.training.packing import PackedRow, PairTokens, batches, pack, packed_l
 from savi.training.settings import DPOSettings
 from savi.training.tree_attention import MaskDroppedError, Tree, register_tree_attention, tree_attention, use_tree_attention
 from tests.invariants.packed import encode, gradients, make_rows, relative_difference
-from tests.savi.tiny import tiny_family_lm, tiny_video_lm
-
-FAMILIES = ("internvl-qwen2", "internvl-llama", "qwen2_5_vl", "qwen3_vl", "llava_onevision", "smolvlm")
+from tests.savi.tiny import FAMILIES, tiny_family_lm, tiny_video_lm
 
 
 @pytest.fixture(scope="module")

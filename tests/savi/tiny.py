@@ -146,12 +146,15 @@ def _family_tokenizer(family: str) -> Any:
     template += "{% else %}<assistant>" + content + "<eos>{% endif %}{% endfor %}{% if add_generation_prompt %}<assistant>{% endif %}"
     named = {"fake_image_token": "<vstart>", "global_image_token": "<global-img>"}
     result = PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, bos_token="<bos>", eos_token="<eos>", pad_token="<pad>", unk_token="<unk>", chat_template=template
+        tokenizer_object=tokenizer,
+        bos_token="<bos>",
+        eos_token="<eos>",
+        pad_token="<pad>",
+        unk_token="<unk>",
+        chat_template=template,
+        extra_special_tokens=named if family == "smolvlm" else {},
     )
-    result.add_special_tokens({"extra_special_tokens": [t for t in FAMILY_SPECIALS if t not in result.all_special_tokens]})
-    if family == "smolvlm":
-        for key, token in named.items():
-            setattr(result, key, token)
+    result.add_special_tokens({"additional_special_tokens": [t for t in FAMILY_SPECIALS if t not in result.all_special_tokens]})
     return result
 
 

@@ -97,6 +97,16 @@ def test_shared_prefix_equals_stock_generate(family: str, way: str, monkeypatch:
 
 
 @pytest.mark.parametrize("family", FAMILIES)
+def test_a_saved_model_is_loaded_as_the_same(family: str, tmp_path: Path) -> None:
+    lm = tiny_family_lm(family)
+    lm.save_pretrained(tmp_path)
+    again = VideoLM.from_pretrained(tmp_path, device="cpu")
+    prompts = tiny_prompts(3, seed=3)
+    assert again.family.name == lm.family.name
+    assert again.watch(clip_for(family)).ask(prompts, max_new_tokens=8) == lm.watch(clip_for(family)).ask(prompts, max_new_tokens=8)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
 def test_video_matters(family: str) -> None:
     lm = tiny_family_lm(family)
     first, second = lm.watch_batch([frames_for(family, 0), frames_for(family, 1)])
