@@ -1,30 +1,39 @@
 """What a run would cost, before any data or GPU is there: videos, prompts, tokens, floating point operations, hours, disk.
 
-Counts follow the engine: a video's prefix is computed once for all that is asked of it. Lengths that only a run knows (prompts,
-replies) are assumed and said so. A plan is an estimate, not a promise; it is right to a factor, not to a percent.
+Counts follow the engine: a video's prefix is computed once for all that is asked of it. Time is counted by what bounds each part: reading a
+prefix and training by operations, a decoding step by memory and by what every layer costs anyway (`reproduce.figures`), frames by the cores
+that decode them beside the model. Lengths that only a run knows (prompts, replies) are assumed and said so. A plan is an estimate.
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
 from benchmarks.catalog import select
+from harness.run.requests import BIG_ROWS, SMALL_ROWS
+from reproduce.figures import Figures, figures_for
 from reproduce.scale import Scale, load_scale, scale_names
 
-PROMPT_TOKENS = 80
-"""A question with its options or instructions (ours; the benchmarks' mean is near it)."""
+PROMPT_TOKENS = {"real": 80, "micro": 20}
+"""A question with its options or instructions (ours; the benchmarks' mean is near it, and so is that of the synthetic ones)."""
 EVALUATION_REPLY_TOKENS = 8
 REPLY_SHARE = 0.5
 """Share of a reply's token limit that is used on average (ours)."""
+LONGEST_SHARE = 0.6
+"""Share of it that the longest reply of a batch uses: so many steps are taken (ours)."""
 BACKWARD = 2
-"""A backward pass costs about two forward passes."""
+"""A backward pass costs about two forward passes; of frozen weights (LoRA) only one."""
+KV_SHARE = 0.25
+"""Width of keys (and of values) in hidden sizes: a key head for four query heads, as in InternVL2.5-8B."""
+BYTES = 2
+"""Of a weight, key or value: 16 bits."""
 
 
 @dataclass(frozen=True)
 class Cost:
-    """One kind of stage over the whole run. `hours` at the scale's assumed throughput."""
+    """One kind of stage over the whole run, `hours` by the machine's figures."""
 
     stage: str
     videos: int
@@ -55,33 +64,58 @@ class Plan:
 
 
 class _Counter:
-    """Floating point operations of one model, and what they cost."""
+    """Operations and bytes of one model, and what they take."""
 
-    def __init__(self, scale: Scale) -> None:
+    def __init__(self, scale: Scale, figures: Figures) -> None:
         a = scale.architecture
+        self.figures, self.layers, self.prompt = figures, a.layers.value, PROMPT_TOKENS[scale.data]
         self.weights = a.language_params_b.value * 1e9
         self.attention = 4.0 * a.layers.value * a.hidden.value  # a token looking at one key: scores and values
         self.vision = a.vision_params_b.value * 1e9 * 2 * a.vision_tokens.value
         self.visual_tokens = a.visual_tokens.value
-        self.flops_per_hour = scale.machine.tflops.value * 1e12 * 3600
+        self.token_bytes = 2 * BYTES * a.layers.value * a.hidden.value * KV_SHARE
 
     def prefix_tokens(self, frames: int) -> int:
-        return frames * self.visual_tokens + PROMPT_TOKENS // 2
+        return frames * self.visual_tokens + self.prompt // 2
 
     def prefix(self, frames: int) -> float:
+        """The language model over a video."""
         tokens = self.prefix_tokens(frames)
-        return frames * self.vision + 2 * self.weights * tokens + self.attention * tokens * tokens / 2
+        return 2 * self.weights * tokens + self.attention * tokens * tokens / 2
 
     def branch(self, frames: int, tokens: float) -> float:
         return tokens * (2 * self.weights + self.attention * self.prefix_tokens(frames))
 
-    def cost(self, stage: str, videos: float, prompts: float, tokens: float, flop: float, disk_gb: float) -> Cost:
-        return Cost(stage, round(videos), round(prompts), tokens / 1e6, flop / 1e15, flop / self.flops_per_hour, disk_gb)
+    def watch_s(self, frames: int) -> float:
+        """Seconds to encode a video."""
+        return frames * self.vision / (self.figures.vision * 1e12) + self.prefix(frames) / (self.figures.prefill * 1e12)
+
+    def step_s(self, frames: int, videos: float, rows: float) -> float:
+        """Seconds of a decoding step."""
+        return self.figures.step_s(
+            weight_bytes=self.weights * BYTES, prefix_bytes=self.prefix_tokens(frames) * self.token_bytes, videos=videos, rows=rows,
+            row_flop=self.branch(frames, 1), layers=self.layers,
+        )  # fmt: skip
+
+    def read_s(self, flop: float) -> float:
+        """Seconds to read prompts of so many operations."""
+        return flop / (self.figures.prefill * 1e12)
+
+    def frames_s(self, videos: float, frames: int) -> float:
+        """Seconds the cores take to decode videos, beside the model."""
+        return videos * frames * self.figures.frame_ms / 1e3 / self.figures.cores
+
+    def cost(self, stage: str, videos: float, prompts: float, tokens: float, flop: float, disk_gb: float, seconds: float = 0.0) -> Cost:
+        return Cost(stage, round(videos), round(prompts), tokens / 1e6, flop / 1e15, seconds / 3600, disk_gb)
 
 
-def make_plan(scale: Scale) -> Plan:
-    """The plan of a run at `scale`, with its settings as they are (iterations, limit, benchmarks)."""
-    count = _Counter(scale)
+def make_plan(scale: Scale, figures: Figures | None = None) -> Plan:
+    """The plan of a run at `scale`, with its settings as they are (iterations, limit, benchmarks); `figures`: by default this machine's."""
+    given = scale.machine.tflops
+    figures = figures or figures_for(scale.machine.device.value)
+    if given.source.startswith("command line"):
+        figures = replace(figures, prefill=given.value, vision=given.value, train=given.value, measured_on=given.source)
+    count = _Counter(scale, figures)
     questions, videos, data = _data(scale, count)
     needs = f"a CUDA GPU with {scale.machine.gpu_gb.value:.0f} GB" if scale.machine.gpu_gb.value else "2 CPU cores, 4 GB of memory"
     if scale.data == "real":
@@ -89,9 +123,11 @@ def make_plan(scale: Scale) -> Plan:
     base = count.cost("base model", 0, 0, 0, 0, scale.architecture.weight_gb.value * (2 if scale.data == "real" else 0))
     costs = [data, base, _evaluate(scale, count, questions, videos), _propose(scale, count), _train(scale, count)]
     assumptions = [
-        f"throughput {scale.machine.tflops.value:g} TFLOP/s ({scale.machine.tflops.source})",
-        f"a question has {PROMPT_TOKENS} tokens, a benchmark's answer {EVALUATION_REPLY_TOKENS}",
-        f"other replies use {REPLY_SHARE:.0%} of their limit",
+        f"figures of {figures.measured_on}: {figures.prefill:.3g} TFLOP/s reading, {figures.train:.3g} training, "
+        f"{figures.read_gb_s:,.0f} GB/s; "
+        f"frames decoded beside it, {figures.frame_ms:.3g} ms of a core each, on {figures.cores}; --calibrate measures this machine's",
+        f"a question has {count.prompt} tokens, a benchmark's answer {EVALUATION_REPLY_TOKENS}",
+        f"other replies use {REPLY_SHARE:.0%} of their limit, the longest of a batch {LONGEST_SHARE:.0%}",
         "a video's prefix is computed once for all that is asked of it; every proposed question gives a pair",
         "disk: data sets as published, the base model as published and converted, one checkpoint an iteration",
     ]
@@ -117,10 +153,15 @@ def _data(scale: Scale, count: _Counter) -> tuple[int, int, Cost]:
 def _evaluate(scale: Scale, count: _Counter, questions: int, videos: int) -> Cost:
     """The base and every iteration, measured."""
     frames, rounds = scale.evaluation.num_frames.value, scale.loop.iterations.value + 1
-    per_question = PROMPT_TOKENS + EVALUATION_REPLY_TOKENS
-    flop = rounds * (videos * count.prefix(frames) + questions * count.branch(frames, per_question))
+    per_question = count.prompt + EVALUATION_REPLY_TOKENS
+    flop = rounds * (videos * (frames * count.vision + count.prefix(frames)) + questions * count.branch(frames, per_question))
     tokens = rounds * (videos * count.prefix_tokens(frames) + questions * per_question)
-    return count.cost("evaluate", rounds * videos, rounds * questions, tokens, flop, rounds * questions * 1.5e-6)
+    a_video = questions / max(videos, 1)
+    batch = max(1.0, (SMALL_ROWS if scale.data == "micro" else BIG_ROWS) / a_video)
+    steps = videos / batch * (EVALUATION_REPLY_TOKENS - 1) * count.step_s(frames, batch, batch * a_video)
+    model = videos * count.watch_s(frames) + count.read_s(questions * count.branch(frames, count.prompt)) + steps
+    seconds = rounds * max(model, count.frames_s(videos, frames))
+    return count.cost("evaluate", rounds * videos, rounds * questions, tokens, flop, rounds * questions * 1.5e-6, seconds)
 
 
 def _loop_videos(scale: Scale) -> int:
@@ -130,22 +171,36 @@ def _loop_videos(scale: Scale) -> int:
 def _propose(scale: Scale, count: _Counter) -> Cost:
     loop, n = scale.loop, _loop_videos(scale)
     frames, rows = loop.num_frames.value, 2 * loop.questions_per_kind.value
-    replies = REPLY_SHARE * (loop.ask_tokens.value + loop.answer_tokens.value + loop.critique_tokens.value + loop.revise_tokens.value)
-    context = PROMPT_TOKENS * 4 + REPLY_SHARE * (loop.answer_tokens.value * 2 + loop.critique_tokens.value)
-    flop = n * (count.prefix(frames) + rows * count.branch(frames, replies + context))
+    limits = [loop.ask_tokens.value, loop.answer_tokens.value, loop.critique_tokens.value, loop.revise_tokens.value]
+    replies = REPLY_SHARE * sum(limits)
+    context = count.prompt * 4 + REPLY_SHARE * (loop.answer_tokens.value * 2 + loop.critique_tokens.value)
+    flop = n * (frames * count.vision + count.prefix(frames) + rows * count.branch(frames, replies + context))
     tokens = n * (count.prefix_tokens(frames) + rows * (replies + context))
-    return count.cost("propose", n, n * rows * 4, tokens, flop, n * rows * 3e-6)
+    batch = min(loop.chunk_videos.value, loop.videos_per_iteration.value)
+    running = batch * rows * REPLY_SHARE / LONGEST_SHARE  # on average: rows that are done leave
+    steps = n / batch * sum(max(LONGEST_SHARE * limit - 1, 0) for limit in limits) * count.step_s(frames, batch, running)
+    model = n * count.watch_s(frames) + count.read_s(n * rows * count.branch(frames, context)) + steps
+    seconds = max(model, count.frames_s(n, frames))
+    return count.cost("propose", n, n * rows * 4, tokens, flop, n * rows * 3e-6, seconds)
 
 
 def _train(scale: Scale, count: _Counter) -> Cost:
     loop, n = scale.loop, _loop_videos(scale)
     frames, rows = loop.num_frames.value, 2 * loop.questions_per_kind.value
-    branch = 2 * (PROMPT_TOKENS + REPLY_SHARE * loop.answer_tokens.value)
-    one_pass = count.prefix(frames) + rows * count.branch(frames, branch)
+    branch = count.prompt + 2 * REPLY_SHARE * loop.answer_tokens.value  # a question, its chosen and its rejected answer
+    tokens = count.prefix_tokens(frames) + rows * branch
+    looking = count.attention * (count.prefix_tokens(frames) ** 2 / 2 + rows * branch * count.prefix_tokens(frames))
     recompute = 1 if scale.training.gradient_checkpointing.value else 0
-    passes = 1 + scale.training.epochs.value * (1 + BACKWARD + recompute)  # the reference's one pass, then the policy's
-    tokens = n * (count.prefix_tokens(frames) + rows * branch) * passes
-    return count.cost("train", n, n * rows, tokens, n * one_pass * passes, loop.iterations.value * scale.architecture.weight_gb.value)
+    backward = 1 if scale.training.lora_r.value else BACKWARD
+    reference, epochs = 2 * count.weights * tokens + looking, scale.training.epochs.value
+    step = 2 * count.weights * tokens * (1 + backward + recompute) + looking * (1 + BACKWARD + recompute)
+    flop = n * (frames * count.vision + reference + epochs * step)
+    model = n * (
+        frames * count.vision / (count.figures.vision * 1e12) + count.read_s(reference) + epochs * step / (count.figures.train * 1e12)
+    )
+    seconds = max(model, count.frames_s(n, frames))
+    disk = loop.iterations.value * scale.architecture.weight_gb.value
+    return count.cost("train", n, n * rows, n * tokens * (1 + epochs), flop, disk, seconds)
 
 
 def all_plans() -> list[Plan]:

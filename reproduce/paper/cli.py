@@ -73,6 +73,12 @@ def paper_command(
         bool, typer.Option(START_OVER, help="Make everything again; what is there is kept until its replacement is finished.")
     ] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan and its cost for every scale; run nothing.")] = False,
+    calibrate: Annotated[
+        bool,
+        typer.Option(
+            "--calibrate", help="With --dry-run: first measure this machine (a minute; decoding on --videos), for this plan and later ones."
+        ),
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="With --dry-run: the plans as JSON.")] = False,
 ) -> None:
     """Run the experiment: measure the base, align it with its own critiques, measure again, decide, and print the tables.
@@ -99,7 +105,11 @@ def paper_command(
         chosen = load_scale(choice.name, overrides)
     except (ScaleError, UnknownBenchmarkError) as e:
         stop(str(e), ExitCode.USAGE)
+    if calibrate and not dry_run:
+        stop("--calibrate measures this machine for a plan: give --dry-run too", ExitCode.USAGE)
     if dry_run:
+        if calibrate:
+            _calibrate(chosen.machine.device.value, videos)
         _print_plans(choice.name, choice.why, overrides, as_json)
         return
     _check_inputs(chosen, videos, base, exclude=exclude)
@@ -278,6 +288,23 @@ def _crash(experiment: Experiment, error: Exception) -> int:
         typer.echo(trace, err=True)
         where = "traceback above"
     return _problem(f"{name}: {error} ({where}); finished stages are kept, run the same command to go on", ExitCode.MACHINE)
+
+
+def _calibrate(device: str, videos: Path | None) -> None:
+    """Measure this machine and keep its figures."""
+    import torch
+
+    from reproduce.calibrate import calibrate
+    from reproduce.figures import keep
+    from savi.video.frames import find_videos
+
+    if device == "cuda" and not torch.cuda.is_available():
+        stop(
+            "--calibrate measures this machine's GPU for this scale, and torch sees none; leave it out to plan with an H200's",
+            ExitCode.MACHINE,
+        )
+    path = keep(calibrate(device, find_videos(videos) if videos is not None else ()), device)
+    typer.echo(f"measured this machine -> {path}", err=True)
 
 
 def _print_plans(chosen: str, why: str, overrides: dict[str, tuple[Any, str]], as_json: bool) -> None:

@@ -1,4 +1,4 @@
-"""`python -m tests.gpu`: the GPU checks as a plain script; with `--out DIR` the quick speed table too. Meant to take under six minutes.
+"""`python -m tests.gpu`: the GPU checks as a plain script; with `--out DIR` the quick speed table and this machine's figures too. Meant to take under six minutes.
 
     python -m tests.gpu --out DIR                  # on a GPU
     python -m tests.gpu --device cpu --out DIR     # the same at the smoke shape, to try it
@@ -46,7 +46,11 @@ def measured(out: Path, device: str) -> int:
     """The commands that measure, each in a process of its own; how many of them failed."""
     out.mkdir(parents=True, exist_ok=True)
     tried = ["--try-on-cpu"] if device == "cpu" else []
-    commands = [["speed", "--preset", "gpu-quick", "--json", str(out / "speed.json"), *tried]]
+    scale = "micro" if device == "cpu" else "8b"
+    commands = [
+        ["speed", "--preset", "gpu-quick", "--json", str(out / "speed.json"), *tried],
+        ["paper", "--dry-run", "--scale", scale, "--calibrate"],
+    ]
     failed = 0
     for words in commands:
         start = time.perf_counter()
