@@ -1,4 +1,6 @@
-"""`python -m tests.gpu`: the GPU checks as a plain script; with `--out DIR` the quick speed table and this machine's figures too. Meant to take under six minutes.
+"""`python -m tests.gpu`: the GPU checks as a plain script; with `--out DIR` the quick speed table and this machine's figures too.
+
+Meant to take under six minutes on a fresh machine.
 
     python -m tests.gpu --out DIR                  # on a GPU
     python -m tests.gpu --device cpu --out DIR     # the same at the smoke shape, to try it
