@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -68,9 +69,8 @@ def byte_tokenizer(tokens: tuple[str, str, str, str], template: str) -> Any:
 def processor_for(family: str, tokenizer: Any) -> Any:
     import transformers as tf
 
-    fixed = {**HALF, "do_resize": False}
     if family.startswith("internvl"):
-        image, video = tf.GotOcr2ImageProcessor(**HALF), tf.InternVLVideoProcessor(**fixed)
+        image, video = tf.GotOcr2ImageProcessor(**HALF), tf.InternVLVideoProcessor(**HALF, size={"height": 64, "width": 64})
         return tf.InternVLProcessor(image, tokenizer, video, image_seq_length=4, chat_template=tokenizer.chat_template)
     if family == "smolvlm":
         size = {"longest_edge": 64}
@@ -78,7 +78,7 @@ def processor_for(family: str, tokenizer: Any) -> Any:
         video = tf.SmolVLMVideoProcessor(**HALF, size=size, max_image_size=size)
         return tf.SmolVLMProcessor(image, tokenizer, video, image_seq_len=16, chat_template=tokenizer.chat_template)
     if family == "llava_onevision":
-        image, video = tf.LlavaOnevisionImageProcessor(**HALF), tf.LlavaOnevisionVideoProcessor(**fixed)
+        image, video = tf.LlavaOnevisionImageProcessor(**HALF), tf.LlavaOnevisionVideoProcessor(**HALF, size={"height": 56, "width": 56})
         keywords = {"num_image_tokens": 16, "vision_feature_select_strategy": "full"}
         return tf.LlavaOnevisionProcessor(image, tokenizer, video, chat_template=tokenizer.chat_template, **keywords)
     if family == "llava_next_video":
@@ -93,43 +93,72 @@ def processor_for(family: str, tokenizer: Any) -> Any:
     return getattr(tf, f"{both}Processor")(image, tokenizer, video_processor=video, chat_template=tokenizer.chat_template)
 
 
-@pytest.mark.parametrize("family", sorted(CASES))
-def test_ids_and_the_first_tokens_are_the_stock_processors_and_generates(family: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def build(family: str) -> tuple[VideoLM, Any]:
+    """The same tiny model as we take it, and with the stock processor."""
     fix_torchvision()
-    from transformers.models.smolvlm import processing_smolvlm
-    from transformers.video_utils import VideoMetadata
-
-    tokens, template, (count, height, width) = CASES[family]
+    tokens, template, _ = CASES[family]
     tokenizer = byte_tokenizer(tokens, template)
     if family.startswith("internvl"):
         model = tiny_model(family.removeprefix("internvl-"), vocabulary=len(tokenizer))
     else:
         model = tiny_family_model(family, vocabulary=len(tokenizer))
-    lm = VideoLM(model, tokenizer, Preprocessing.from_json({}, {**HALF, "size": QWEN_SIZE}), name=family)
+    return VideoLM(model, tokenizer, Preprocessing.from_json({}, {**HALF, "size": QWEN_SIZE}), name=family), processor_for(
+        family, tokenizer
+    )
+
+
+@pytest.fixture(autouse=True)
+def numbers_in_words(monkeypatch: pytest.MonkeyPatch) -> None:
+    """SmolVLM's stock processor spells numbers by an optional package."""
+    fix_torchvision()
+    from transformers.models.smolvlm import processing_smolvlm
+
+    monkeypatch.setattr(processing_smolvlm, "num2words", in_words)
+
+
+def stock_inputs(family: str, processor: Any, clip: Frames) -> dict[str, Any]:
+    from transformers.video_utils import VideoMetadata
+
+    content = [{"type": "video"}, {"type": "text", "text": QUESTION}]
+    text = processor.apply_chat_template([{"role": "user", "content": content}], tokenize=False, add_generation_prompt=True)
+    if family == "qwen3_vl":
+        # transformers 5.23 leaves the template's own pair around the pairs of the frames; the processor as published did not
+        text = text.replace("<|vision_start|><|video_pad|><|vision_end|>", "<|video_pad|>")
+    count, height, width, _ = clip.pixels.shape
+    metadata = VideoMetadata(
+        total_num_frames=clip.total, fps=clip.fps, duration=clip.duration_s, frames_indices=list(clip.indices), width=width, height=height
+    )
+    inputs = processor(text=[text], videos=[clip.pixels], video_metadata=[metadata], do_sample_frames=False, return_tensors="pt")
+    assert len(clip.indices) == count
+    return {key: value for key, value in inputs.items() if key != "video_metadata"}
+
+
+@pytest.mark.parametrize("family", sorted(CASES))
+def test_ids_and_the_first_tokens_are_the_stock_processors_and_generates(family: str) -> None:
+    lm, processor = build(family)
+    count, height, width = CASES[family][2]
     frames = resize_frames(tiny_frames(1, count), height, width)
     frames[2:, :, : width // 2] = frames[2, :, : width // 2]
     clip = Frames(frames, tuple(range(count)), 4.0, count / 4, count, "clip.mp4")
-
-    monkeypatch.setattr(processing_smolvlm, "num2words", in_words)  # an optional package that spells numbers
-    processor = processor_for(family, tokenizer)
-    content = [{"type": "video"}, {"type": "text", "text": QUESTION}]
-    text = processor.apply_chat_template([{"role": "user", "content": content}], tokenize=False, add_generation_prompt=True)
-    if (
-        family == "qwen3_vl"
-    ):  # transformers 5.23 leaves the template's pair around the frames' own pairs; the processor as published did not
-        text = text.replace("<|vision_start|><|video_pad|><|vision_end|>", "<|video_pad|>")
-    metadata = VideoMetadata(
-        total_num_frames=count, fps=4.0, duration=count / 4, frames_indices=list(range(count)), width=width, height=height
-    )
-    inputs = processor(text=[text], videos=[frames], video_metadata=[metadata], do_sample_frames=False, return_tensors="pt")
+    inputs = stock_inputs(family, processor, clip)
     watched = lm.watch(clip)
     ours = [*watched.prefix.ids.tolist(), *lm.prompt_ids(QUESTION)]
-    assert tokenizer.decode(ours) == tokenizer.decode(inputs["input_ids"][0])
+    assert lm.tokenizer.decode(ours) == lm.tokenizer.decode(inputs["input_ids"][0])
     assert ours == inputs["input_ids"][0].tolist()
-
-    keys = {key: value for key, value in inputs.items() if key != "video_metadata"}
     with torch.no_grad():
-        stock = model.generate(**keys, max_new_tokens=4, do_sample=False)[0, len(ours) :].tolist()
-    replies = lm.ask([(watched, QUESTION)], GenerationSettings(max_new_tokens=4))
-    assert replies[0].tokens == len(stock)
-    assert replies[0].text == tokenizer.decode(stock, skip_special_tokens=True).strip()
+        stock = lm.model.generate(**inputs, max_new_tokens=4, do_sample=False)[0, len(ours) :].tolist()
+    reply = lm.ask([(watched, QUESTION)], GenerationSettings(max_new_tokens=4))[0]
+    assert reply.tokens == len(stock)
+    assert reply.text == lm.tokenizer.decode(stock, skip_special_tokens=True).strip()
+
+
+@pytest.mark.parametrize("family", sorted(set(CASES) - {"internvl-qwen3"}))
+@pytest.mark.parametrize("shape", [(7, 90, 160), (8, 200, 120), (3, 31, 57), (12, 480, 640)], ids=str)
+def test_ids_of_frames_of_any_size(family: str, shape: tuple[int, int, int]) -> None:
+    """Frames that have to be resized: how many tokens they become, and which times are written, for clips of minutes too."""
+    lm, processor = build(family)
+    count, height, width = shape
+    frames = np.random.default_rng(0).integers(0, 256, (count, height, width, 3), dtype=np.uint8)
+    clip = Frames(frames, tuple(range(5, 5 + 300 * count, 300)), 24.0, 300 * count / 24, 300 * count, "clip.mp4")
+    ours = [*lm.prefix_ids(clip).tolist(), *lm.prompt_ids(QUESTION)]
+    assert lm.tokenizer.decode(ours) == lm.tokenizer.decode(stock_inputs(family, processor, clip)["input_ids"][0])
