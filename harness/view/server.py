@@ -2,6 +2,7 @@
 
 * It listens on 127.0.0.1. Requests with another Host header are refused, so no web site can reach it through a name of its own (DNS
   rebinding); without the token every address is "not found".
+* What another site's page loads from here (Origin, Sec-Fetch-Site) is refused even with the token; a link to here works.
 * GET and HEAD only. It serves pages that it renders and video files (`harness.view.files`), nothing else of any folder.
 * Videos may be asked for in parts (Range), which players need to seek.
 """
@@ -80,10 +81,12 @@ class _Handler(BaseHTTPRequestHandler):
     do_PUT = do_DELETE = do_PATCH = do_OPTIONS = do_TRACE = do_CONNECT = do_POST
 
     def _answer(self) -> None:
-        if self.headers.get_all("Host") is None or [h.lower() for h in self.headers.get_all("Host", [])] not in [
-            [h] for h in self.server.hosts
-        ]:
+        hosts = [h.strip().lower() for h in self.headers.get_all("Host", [])]
+        if len(hosts) != 1 or hosts[0] not in self.server.hosts:
             self._text(HTTPStatus.FORBIDDEN, "this address is not served under that host name")
+            return
+        if self._from_elsewhere():
+            self._text(HTTPStatus.FORBIDDEN, "pages of other sites may link here, no more")
             return
         try:
             self._route()
@@ -95,6 +98,13 @@ class _Handler(BaseHTTPRequestHandler):
             self.close_connection = True
         except Exception as e:  # noqa: BLE001 - one page that cannot be made must not end the others
             self._text(HTTPStatus.INTERNAL_SERVER_ERROR, f"this page cannot be made: {type(e).__name__}: {one_line(e)}")
+
+    def _from_elsewhere(self) -> bool:
+        """Whether another site's page asks for something to use it, by what browsers say of each request. Following a link is no use."""
+        origin, mode = self.headers.get("Origin"), self.headers.get("Sec-Fetch-Mode", "navigate")
+        if origin is not None and origin.removeprefix("http://") not in self.server.hosts:
+            return True
+        return self.headers.get("Sec-Fetch-Site", "none") not in ("none", "same-origin") and mode != "navigate"
 
     def _route(self) -> None:
         split = urlsplit(self.path)

@@ -144,6 +144,26 @@ def test_no_host_and_two_hosts_are_refused(server: Viewer) -> None:
     assert good.startswith(b"HTTP/1.1 200")
 
 
+@pytest.mark.parametrize(
+    ("headers", "status"),
+    [
+        ({"Origin": "https://evil.example"}, 403),
+        ({"Origin": "null"}, 403),
+        ({"Origin": "http://127.0.0.1:1"}, 403),
+        ({"Sec-Fetch-Site": "cross-site", "Sec-Fetch-Mode": "no-cors"}, 403),
+        ({"Sec-Fetch-Site": "same-site", "Sec-Fetch-Mode": "cors"}, 403),
+        ({"Sec-Fetch-Site": "cross-site", "Sec-Fetch-Mode": "navigate"}, 200),
+        ({"Sec-Fetch-Site": "same-origin", "Sec-Fetch-Mode": "cors"}, 200),
+        ({"Sec-Fetch-Site": "none", "Sec-Fetch-Mode": "navigate"}, 200),
+    ],
+)
+def test_other_sites_may_link_but_not_load(server: Viewer, headers: dict[str, str], status: int) -> None:
+    for path in ("/state", "/media/0/clip.mp4", "/run/one"):
+        assert ask(server, path, headers=headers)[0] == status
+    own = {"Origin": f"http://127.0.0.1:{server.server_address[1]}"}
+    assert ask(server, "/state", headers=own)[0] == 200
+
+
 @pytest.mark.parametrize("method", ["POST", "PUT", "DELETE", "PATCH", "OPTIONS", "TRACE"])
 def test_it_only_reads(server: Viewer, root: Path, method: str) -> None:
     before = sorted((str(p), p.lstat().st_mtime_ns) for p in root.rglob("*"))
