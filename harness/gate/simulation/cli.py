@@ -23,6 +23,7 @@ def simulate(
     margin: Annotated[float, typer.Option(help="Margin of the savings table, in points.")] = 1.5,
     benchmarks: Benchmarks = None,
     out: Annotated[Path | None, typer.Option(help="Folder for gate_simulation.{md,json,svg}.")] = None,
+    jobs: Annotated[int, typer.Option(min=1, help="Processes at work; the figures do not depend on it.")] = 1,
     as_json: AsJson = False,
 ) -> None:
     """Test the gate on itself: error rates, power, coverage and savings with the six benchmarks' real sizes."""
@@ -46,7 +47,7 @@ def simulate(
         saving_margin=margin,
         saving_sims=saving_sims,
     )
-    result = run(plan)
+    result = run(plan, jobs)
     if out is not None:
         write(result, out)
     typer.echo(json.dumps(result.to_dict(), indent=1) if as_json else markdown(result))

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -10,38 +13,45 @@ from harness import stats
 from harness.gate.early import sequence
 from harness.gate.simulation.simulate import Saving, SimulationPlan, baseline_credits, chunks, draws, exact, layout
 
+Cell = Callable[[SimulationPlan], list[Saving]]
+"""A row of the savings table."""
 
-def simulate_savings(plan: SimulationPlan) -> list[Saving]:
+
+def saving_cells(plan: SimulationPlan) -> list[Cell]:
     """Share of questions asked until certain, over effects and discordances, for each benchmark and for all together."""
-    out: list[Saving] = []
+    return [
+        partial(_savings, effect=(j, effect), discordance=(k, discordance))
+        for k, discordance in enumerate(plan.discordances)
+        for j, effect in enumerate(plan.effects)
+        if abs(effect) / 100 <= discordance
+    ]
+
+
+def _savings(plan: SimulationPlan, effect: tuple[int, float], discordance: tuple[int, float]) -> list[Saving]:
+    """One cell; effect and discordance with their positions, which the random numbers depend on."""
+    (j, points), (k, share) = effect, discordance
+    rows: list[Saving] = []
     m = plan.saving_margin / 100
-    for k, discordance in enumerate(plan.discordances):
-        for j, effect in enumerate(plan.effects):
-            if abs(effect) / 100 > discordance:
-                continue
-            rows: list[Saving] = []
-            for i, name in enumerate(plan.benchmarks):
-                d = layout(CATALOG[name])
-                base = baseline_credits(d, plan.rng(i, 9))
-                pop = sequence.population(d, base, margin=m)
-                per_video = np.bincount(d.clusters, minlength=d.videos)
-                asked: list[NDArray[np.intp]] = []
-                wrong = 0
-                for x, orders, truth in draws(
-                    d, pop, base, plan.saving_sims, effect=effect / 100, discordance=discordance, rho=plan.rho, rng=plan.rng(i, 20, j, k)
-                ):
-                    ended = sequence.run_all(x, orders, pop, margin=m, alpha=plan.alpha, batch=sequence.batch_size(pop.size, d.n))
-                    asked.append(np.cumsum(per_video[orders], axis=-1)[np.arange(len(x)), ended.drawn - 1])
-                    wrong += int((ended.passed != (truth > -m + 1e-12)).sum())
-                rows.append(_saving(name, effect, discordance, np.concatenate(asked), wrong, d.n))
-            total = sum(CATALOG[r.benchmark].n for r in rows)
-            questions = sum(r.questions for r in rows)
-            p90 = sum(r.p90 * CATALOG[r.benchmark].n for r in rows) / total
-            worst = max(r.wrong for r in rows)
-            out += [*rows, Saving("all", effect, 100 * discordance, questions / total, p90, worst, questions)]
-            if len(rows) > 1:
-                out.append(_mean_saving(plan, effect, discordance, plan.rng(21, j, k)))
-    return out
+    for i, name in enumerate(plan.benchmarks):
+        d = layout(CATALOG[name])
+        base = baseline_credits(d, plan.rng(i, 9))
+        pop = sequence.population(d, base, margin=m)
+        per_video = np.bincount(d.clusters, minlength=d.videos)
+        asked: list[NDArray[np.intp]] = []
+        wrong = 0
+        for x, orders, truth in draws(
+            d, pop, base, plan.saving_sims, effect=points / 100, discordance=share, rho=plan.rho, rng=plan.rng(i, 20, j, k)
+        ):
+            ended = sequence.run_all(x, orders, pop, margin=m, alpha=plan.alpha, batch=sequence.batch_size(pop.size, d.n))
+            asked.append(np.cumsum(per_video[orders], axis=-1)[np.arange(len(x)), ended.drawn - 1])
+            wrong += int((ended.passed != (truth > -m + 1e-12)).sum())
+        rows.append(_saving(name, points, share, np.concatenate(asked), wrong, d.n))
+    total = sum(CATALOG[r.benchmark].n for r in rows)
+    questions = sum(r.questions for r in rows)
+    p90 = sum(r.p90 * CATALOG[r.benchmark].n for r in rows) / total
+    worst = max(r.wrong for r in rows)
+    together = Saving("all", points, 100 * share, questions / total, p90, worst, questions)
+    return [*rows, together, *([_mean_saving(plan, points, share, plan.rng(21, j, k))] if len(rows) > 1 else [])]
 
 
 def _mean_saving(plan: SimulationPlan, effect: float, discordance: float, rng: np.random.Generator) -> Saving:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, replace
 from functools import partial
+from multiprocessing import get_context
 
 from harness.gate.simulation.ranks import TRUTHS, simulate_ranks
-from harness.gate.simulation.savings import simulate_savings
+from harness.gate.simulation.savings import saving_cells
 from harness.gate.simulation.shapes import losses, placed, simulate_format, simulate_offset, simulate_shape
 from harness.gate.simulation.simulate import (
     AGAIN,
@@ -42,6 +44,15 @@ def confirmed(part: Part, plan: SimulationPlan) -> list[Rate]:
     ]
 
 
-def simulate(plan: SimulationPlan) -> Simulation:
-    """The whole table, and the savings of early stopping."""
-    return Simulation(asdict(plan), [r for part in parts(plan) for r in confirmed(part, plan)], simulate_savings(plan))
+def simulate(plan: SimulationPlan, jobs: int = 1) -> Simulation:
+    """The whole table, and the savings of early stopping, in `jobs` processes: each part has random numbers of its own, so the figures do
+    not depend on them.
+    """
+    if jobs == 1:
+        rates, savings = [confirmed(part, plan) for part in parts(plan)], [cell(plan) for cell in saving_cells(plan)]
+    else:
+        with ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as pool:
+            first = [pool.submit(confirmed, part, plan) for part in parts(plan)]
+            second = [pool.submit(cell, plan) for cell in saving_cells(plan)]
+            rates, savings = [f.result() for f in first], [f.result() for f in second]
+    return Simulation(asdict(plan), [r for rows in rates for r in rows], [s for rows in savings for s in rows])

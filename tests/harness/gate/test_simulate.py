@@ -15,7 +15,7 @@ from harness import stats
 from harness.gate.simulation import simulate as sim
 from harness.gate.simulation.ranks import TRUTHS, simulate_ranks
 from harness.gate.simulation.report import markdown, write
-from harness.gate.simulation.savings import simulate_savings
+from harness.gate.simulation.savings import saving_cells
 from harness.gate.simulation.shapes import MARGIN, Shape, breaking, losses, of_sizes, offset, placed, simulate_format
 from harness.gate.simulation.whole import confirmed, simulate
 
@@ -152,12 +152,14 @@ def test_a_gate_that_ignores_the_margin_would_be_caught() -> None:
 
 
 def test_savings_order_and_reports(tmp_path: Path) -> None:
-    rows = {(s.benchmark, s.effect): s for s in simulate_savings(QUICK)}
+    rows = {(s.benchmark, s.effect): s for cell in saving_cells(QUICK) for s in cell(QUICK)}
     assert rows["all", 5.0].share < rows["all", -5.0].share < rows["all", 0.0].share < 1
     total = sum(rows[b, 0.0].questions for b in QUICK.benchmarks) / sum(CATALOG[b].n for b in QUICK.benchmarks)
     assert rows["all", 0.0].share == pytest.approx(total)
     assert rows["mean", 0.0].share < rows["all", 0.0].share
-    result = simulate(replace(QUICK, sims=20, saving_sims=10, benchmarks=("egoschema",)))
+    small = replace(QUICK, sims=20, saving_sims=10, benchmarks=("egoschema",))
+    result = simulate(small)
+    assert simulate(small, jobs=2) == result
     write(result, tmp_path)
     assert json.loads((tmp_path / "gate_simulation.json").read_text())["settings"]["sims"] == 20
     assert "python -m harness simulate --sims 20" in markdown(result)
