@@ -20,10 +20,7 @@ from harness.gate.output.console import (
     Benchmarks,
     Candidate,
     InconclusiveOption,
-    Junit,
-    Margin,
     RequireOption,
-    Summary,
     ending,
     known,
     names,
@@ -31,6 +28,7 @@ from harness.gate.output.console import (
     stop,
 )
 from harness.gate.output.init_ci import Provider
+from harness.gate.output.options import DecisionOptions, decision_options
 from savi.base.cli import print_json, print_text
 
 if TYPE_CHECKING:
@@ -40,51 +38,34 @@ if TYPE_CHECKING:
     from harness.records import Evaluation
 
 
+@decision_options
 def gate(
     candidate: Candidate,
     against: Against,
-    benchmarks: Benchmarks = None,
-    alpha: Alpha = 0.05,
-    margin: Margin = None,
-    as_json: AsJson = False,
-    junit: Junit = None,
-    summary: Summary = None,
+    *,
+    options: DecisionOptions,
     out: Annotated[Path | None, typer.Option(help="Also write the result as gate.json to this file.")] = None,
     row: Annotated[str | None, typer.Option(help="With --against paper: another row of the table.")] = None,
-    require: RequireOption = "mean",
     require_improvement: Annotated[bool, typer.Option(help="Pass only if the candidate is better, not only no worse.")] = False,
-    inconclusive: InconclusiveOption = "fail",
     rerun: Annotated[
         list[Path] | None, typer.Option(help="Against published numbers: another evaluation of the same weights, to measure run noise.")
     ] = None,
 ) -> None:
     """Decide whether a run reproduces the paper or regressed against another run."""
     from harness.gate.decision import EXIT_CODES
-    from harness.gate.exceptions import committed_exceptions
     from harness.gate.files import is_base, load_against, load_run, run_name, write_gates
-    from harness.gate.settings import GateSettings
 
-    with ending(candidate, junit=junit):
+    with ending(candidate, junit=options.junit):
         mine = load_run(candidate)
-        wanted = names(benchmarks)
         scale = next(iter(mine.values())).score.scale
         reference = load_against(against, scale=scale, row=row, base=is_base(candidate))
-        known(wanted, {*mine, *(reference.evaluations or {}), *(reference.published or {})})
-        settings = GateSettings(
-            alpha=alpha,
-            margin=margin,
-            benchmarks=wanted,
-            require=require,
-            require_improvement=require_improvement,
-            inconclusive=inconclusive,
-            exceptions=committed_exceptions(Path.cwd()),
-            run=run_name(candidate),
-        )
+        known(options.names, {*mine, *(reference.evaluations or {}), *(reference.published or {})})
+        settings = options.settings(run_name(candidate), require_improvement=require_improvement)
         result = _decided(candidate, mine, reference, settings, rerun or ())
     try:
         if out is not None:
             write_gates(out, {"gate": result})
-        publish(result, as_json=as_json, junit=junit, summary=summary)
+        publish(result, as_json=options.as_json, junit=options.junit, summary=options.summary)
     except OSError as e:
         stop(f"{e.filename}: cannot be written ({e.strerror})", EXIT_CODES["infrastructure"])
     raise typer.Exit(result.exit_code)

@@ -12,22 +12,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from harness.gate.output.console import (
-    Alpha,
-    AsJson,
-    Benchmarks,
-    InconclusiveOption,
-    Junit,
-    Margin,
-    RequireOption,
-    Summary,
-    ending,
-    known,
-    names,
-    publish,
-    stop,
-    write_junit_error,
-)
+from harness.gate.output.console import ending, known, publish, stop, write_junit_error
+from harness.gate.output.options import DecisionOptions, decision_options
 from savi.base.cli import KEPT, errors, print_text, tell
 
 if TYPE_CHECKING:
@@ -77,27 +63,20 @@ def _data_of(against: Path) -> Path | None:
     return next((d for p in (against, *against.resolve().parents[:3]) if (d := p / "data" / "hf_home").is_dir()), None)
 
 
+@decision_options
 def check(
     model: Annotated[str, typer.Argument(help="Checkpoint folder or hub id of the candidate.", show_default=False)],
     against: Annotated[Path, typer.Option(help="Run folder or reference file of the baseline.", show_default=False)],
-    margin: Margin = None,
-    benchmarks: Benchmarks = None,
-    alpha: Alpha = 0.05,
-    require: RequireOption = "mean",
-    inconclusive: InconclusiveOption = "fail",
+    *,
+    options: DecisionOptions,
     nonce: Nonce = None,
     batch: Batch = None,
     data: Data = None,
     out: Annotated[Path, typer.Option(help="Folder for the journal and check.json; the same folder resumes.")] = Path("runs/check"),
-    as_json: AsJson = False,
-    junit: Junit = None,
-    summary: Summary = None,
 ) -> None:
     """Evaluate in random video order and stop as soon as the verdict is certain."""
     from harness.gate.decision import EXIT_CODES
-    from harness.gate.exceptions import committed_exceptions
     from harness.gate.files import load_run, run_name
-    from harness.gate.settings import GateSettings
     from harness.run.offline import offline_environment
     from savi.base.hub import find_checkpoint
     from savi.base.processes import refuse_several_processes
@@ -106,29 +85,25 @@ def check(
         refuse_several_processes("harness check")
     data = data or _data_of(against)
     if data is None:
-        stop(f"no data folder: give --data or set HF_HOME ({against} has no data/hf_home)", EXIT_CODES["usage"], junit=junit)
-    with ending(against, junit=junit):
+        stop(f"no data folder: give --data or set HF_HOME ({against} has no data/hf_home)", EXIT_CODES["usage"], junit=options.junit)
+    with ending(against, junit=options.junit):
         baseline = load_run(against)
-        wanted = names(benchmarks)
-        known(wanted, set(baseline))
-        settings = GateSettings(
-            alpha=alpha, margin=margin, benchmarks=wanted, require=require, inconclusive=inconclusive,
-            exceptions=committed_exceptions(Path.cwd()), run=run_name(Path(model)),
-        )  # fmt: skip
+        known(options.names, set(baseline))
+        settings = options.settings(run_name(Path(model)))
         folder = find_checkpoint(model, tell=tell)  # a hub id is fetched before the process goes offline
         os.environ.update(offline_environment(data))  # before anything imports datasets or lmms-eval
     try:
-        chosen = {n: baseline[n] for n in wanted or baseline}
-        with errors(kept=KEPT, on_stop=lambda message, code: write_junit_error(junit, message, code)):
+        chosen = {n: baseline[n] for n in options.names or baseline}
+        with errors(kept=KEPT, on_stop=lambda message, code: write_junit_error(options.junit, message, code)):
             result = _run(
                 chosen, settings, folder, data=data, out=out, nonce=nonce, batch=batch, candidate=model, reference=run_name(against)
             )
     except ValueError as e:
-        stop(str(e), EXIT_CODES["usage"], junit=junit)
-    if as_json:
+        stop(str(e), EXIT_CODES["usage"], junit=options.junit)
+    if options.as_json:
         print_text(to_json(result))
-    publish(result.gate, as_json=False, junit=junit, summary=summary, quiet=as_json)
-    if not as_json:
+    publish(result.gate, as_json=False, junit=options.junit, summary=options.summary, quiet=options.as_json)
+    if not options.as_json:
         print_text(f"asked {100 * result.share:.1f} % of the questions")
     raise typer.Exit(result.gate.exit_code)
 
