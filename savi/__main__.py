@@ -73,8 +73,10 @@ def pairs(
     """
     with errors(kept=KEPT):
         from savi.base.files import FailureLog
+        from savi.cards.model_card import sources
         from savi.loop.journal import read_counts, read_usage
         from savi.loop.propose import AlignSettings, propose
+        from savi.publish.pairs_card import describe_pairs
 
         with usage():
             settings = AlignSettings(num_frames=num_frames, questions_per_kind=questions_per_kind, prompts=prompts, seed=seed)
@@ -89,6 +91,7 @@ def pairs(
                 pass
         if processes.rank:
             return  # the first process tells
+        describe_pairs(out, sources(settings, ["chunk_videos"]), getattr(lm, "source", None), read_counts(out).line())
         counts, asked = read_counts(out), {who: asdict(used) for who, used in read_usage(out).items()}
     if as_json:
         print_json({"out": str(out), "failures": str(failures.path), **asdict(counts), **({"usage": asked} if asked else {})})

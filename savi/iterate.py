@@ -19,10 +19,12 @@ from savi.base.errors import ResumeError
 from savi.base.files import FailureLog, new_folder
 from savi.base.lock import lock_folder
 from savi.base.processes import joined
+from savi.cards.model_card import lineage, sources, write_model_card
 from savi.loop.controls import Control, transform_pairs
 from savi.loop.journal import AlignCounts, Journal, is_complete, journal_path, read_counts, read_unchanged
 from savi.loop.preferences import PreferencePair, read_pairs, write_pairs
 from savi.loop.propose import AlignSettings, Asker, propose, video_keys
+from savi.publish.pairs_card import describe_pairs
 from savi.training.folder import MODEL_FOLDER, TrainResult, finished, made_from, write_result
 from savi.training.settings import DPOSettings
 
@@ -139,6 +141,8 @@ def propose_stage(
             return False
     for _ in propose(base.lm, videos, align, critic=critic, out=files[0], dropped=files[1], failures=failures, progress=progress):
         pass
+    if not processes.rank:
+        describe_pairs(files[0], sources(align, ["chunk_videos"]), base.path, read_counts(files[0]).line())
     return True
 
 
@@ -182,6 +186,8 @@ def train_stage(
         failures.add(what="training", where=out.name, why=why, stage="train")
         with new_folder(out / MODEL_FOLDER) as partial:
             shutil.copytree(base.path, partial, dirs_exist_ok=True)
+            how = "Copied, as there was no pair to train on,"
+            write_model_card(partial, "A base model as it was", lineage(base.path), None, base_fingerprint=base.fingerprint, how=how)
         result = TrainResult(out / MODEL_FOLDER, (), 0, 0, (), trained=False)
         write_result(out, inputs, result)
         return result

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from harness.records import read_evaluations
+from reproduce.paper.cards import describe_model, describe_pairs
 from reproduce.paper.experiment import (
     SHIPPED,
     Experiment,
@@ -178,6 +179,7 @@ class RealWork:
             progress=progress,
         ):
             pass
+        describe_pairs(experiment, iteration, read_counts(out).line())
         return read_counts(out).line()
 
     def train(self, experiment: Experiment, iteration: int, progress: Progress, failures: Path) -> str:
@@ -205,6 +207,7 @@ class RealWork:
                 f"iteration {iteration}, {error}; the same settings would diverge again: take a --set training.learning_rate=... below "
                 f"{rate:g}, and another --out"
             ) from error
+        describe_model(experiment, iteration)
         if not result.trained:
             return "no pair to train on: the model stays as it is"
         left = f", {len(result.pairs_dropped)} left out" if result.pairs_dropped else ""
@@ -239,6 +242,8 @@ class RealWork:
         if experiment.report_to:
             each = {f"score/{name}": e.score.strict_pct for name, e in found.items()}
             self._report(experiment, iteration, {"score": mean_pct(found), **each})
+        if iteration:
+            describe_model(experiment, iteration, found)
         return score_line(found, read_evaluations(experiment.run.iteration(0)) if iteration else None)
 
     def _report(self, experiment: Experiment, iteration: int, scores: dict[str, float]) -> None:

@@ -17,8 +17,8 @@ from pathlib import Path
 from savi.base.errors import ExitCode, FileFormatError, SaviError, UsageError
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
-_PATTERNS = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja", "conversation.py"]
-"""conversation.py is read as text by the conversion, never run."""
+_PATTERNS = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja", "conversation.py", "README.md"]
+"""conversation.py is read as text by the conversion, never run; README.md says the licence."""
 _OFFLINE = ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE", "HF_DATASETS_OFFLINE")
 _ON = ("1", "ON", "YES", "TRUE")
 

@@ -17,6 +17,8 @@ from savi.base.digests import canonical_json, sha256_file, sha256_json
 from savi.base.files import write_text_atomic
 
 SCHEMA = 1
+CARD_FILE = "README.md"
+"""A model's card, as the hub names it."""
 Digest = Callable[[Path], str]
 
 
@@ -80,7 +82,12 @@ def _is(path: Path, size: int, sha: str, digest: Digest) -> bool:
 
 
 def files_below(path: Path) -> list[Path]:
-    """A file itself, or the files of a folder that count as made: hidden ones, locks and downloads on their way do not."""
+    """A file itself, or the files of a folder that count as made: hidden ones, locks, downloads on their way and cards, which describe the
+    rest and may be written anew, do not."""
     if path.is_file():
         return [path]
-    return sorted(p for p in path.rglob("*") if p.is_file() and not p.name.startswith(".") and not p.name.endswith((".lock", ".partial")))
+
+    def counts(name: str) -> bool:
+        return not name.startswith(".") and not name.endswith((".lock", ".partial")) and name != CARD_FILE
+
+    return sorted(p for p in path.rglob("*") if p.is_file() and counts(p.name))

@@ -23,6 +23,7 @@ from savi.base.files import replace_folder, write_json_atomic
 from savi.base.hub import is_internvl_chat
 from savi.base.lock import lock_file
 from savi.base.stamp import Stamp, files_below, read_stamp
+from savi.cards.model_card import lineage, write_model_card
 from savi.conversion.config import ChatConfig, CheckpointError, NoRoomError, TargetError, native_config, read_config, read_json
 from savi.conversion.keys import UnknownKey, convert_tensor, head_key
 
@@ -80,6 +81,8 @@ def _convert(source: Path, target: Path, config: ChatConfig, shards: list[Path],
         _convert_shard(source, config, shard, part)
         _tell(progress, f"{shard.source} -> {shard.target}", done, steps)
     _write_rest(part, plan)
+    how = "Converted to transformers' own classes, every tensor renamed and none changed,"
+    write_model_card(part, f"{source.name}, native", lineage(source), None, how=how)
     made = [path for path in files_below(part) if path.name != STAMP_FILE]
     Stamp.of(inputs, part, made, {}, remembered_sha256).write(part / STAMP_FILE)
     if target.exists():

@@ -17,6 +17,7 @@ from savi.base.digests import canonical_json, sha256_json
 from savi.base.errors import ResumeError
 from savi.base.files import new_folder, read_jsonl
 from savi.base.stamp import Stamp, files_below, read_stamp
+from savi.cards.model_card import Trained, lineage, write_model_card
 from savi.loop.preferences import PreferencePair
 from savi.training.examples import DroppedPair
 from savi.training.settings import SPEED_ONLY, DPOSettings
@@ -84,7 +85,10 @@ def write_result(out: Path, inputs: Mapping[str, Any], result: TrainResult) -> N
     Stamp.of(inputs, out, files_below(result.checkpoint), facts, remembered_sha256).write(out / RESULT_FILE)
 
 
-def save(lm: VideoLM, folder: Path, state: Mapping[str, Tensor] | None = None) -> None:
-    """Write the checkpoint, whole or not at all. `state`: as in `save_pretrained`."""
+def save(lm: VideoLM, folder: Path, made: Trained, *, fingerprint: str, state: Mapping[str, Tensor] | None = None) -> None:
+    """Write the checkpoint and its card, whole or not at all. `fingerprint`: the base's; `state`: as in `save_pretrained`."""
+    base = lineage(lm.source)
+    name = f"{base.base.rpartition('/')[2] or 'A base model'} after {made.pairs} preference pairs"
     with new_folder(folder) as partial:
         lm.save_pretrained(partial, state=state)
+        write_model_card(partial, name, base, made, base_fingerprint=fingerprint, how="Trained")

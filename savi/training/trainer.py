@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from savi.base.errors import SaviError
 from savi.base.lock import lock_folder
 from savi.base.processes import Processes, joined
+from savi.cards.model_card import Trained, sources
 from savi.engine.model_folder import load_native_model
 from savi.loop.preferences import PreferencePair
 from savi.training.callbacks import DivergedError, LogFile, Progress, largest, wrong_weight
@@ -105,7 +106,8 @@ def _train(
             lm.model = plain.shell(lm.model)
         result = TrainResult(out / MODEL_FOLDER, log, trainer.state.global_step, len(examples), tuple(dropped))
         if trainer.is_world_process_zero():
-            save(lm, out / MODEL_FOLDER, state)
+            made = Trained(result.pairs_used, len(result.pairs_dropped), result.steps, sources(settings))
+            save(lm, out / MODEL_FOLDER, made, fingerprint=str(inputs["model"]), state=state)
             write_result(out, inputs, result)
             remove_checkpoints(out / TRAIN_FOLDER)
         trainer.accelerator.wait_for_everyone()
