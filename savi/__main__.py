@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -110,26 +110,43 @@ def convert(
         str, typer.Argument(metavar="SRC", help="An internvl_chat checkpoint: a folder, or a Hugging Face id.", show_default=False)
     ],
     target: Annotated[Path, typer.Argument(metavar="DST", help="The folder to make; it appears whole or not at all.", show_default=False)],
+    to: Annotated[
+        Literal["native", "internvl-chat"], typer.Option(help="The layout to write: transformers' own, or back into the original's.")
+    ] = "native",
+    base: Annotated[
+        str | None,
+        typer.Option(metavar="FOLDER|OWNER/NAME", help="With --to internvl-chat: the original that SRC was made from.", show_default=False),
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Turn InternVL 2.5 weights (VideoSAVi's too) into a native checkpoint.
+    """Turn InternVL 2.5 weights (VideoSAVi's too) into a native checkpoint, or a native one back into the original's layout.
 
     They are published with code of their own, which is not run here. Every tensor is renamed and checked, the tokenizer compared with the
-    original's. DST appears whole or not at all; killed and started again, the work goes on with the shard it was at.
+    original's. DST appears whole or not at all; killed and started again, the work goes on with the shard it was at. The way back takes the
+    layout, the tokenizer and the code from --base, for tools that know the published form alone.
     """
-    with errors(kept="whole shards are kept; run the same command to go on"):
+    if (base is not None) != (to == "internvl-chat"):
+        stop("--to internvl-chat and --base (the original whose layout, tokenizer and code are taken) go together", ExitCode.USAGE)
+    with errors(kept="whole shards are kept; run the same command to go on" if base is None else ""):
         from savi.base.hub import find_checkpoint
         from savi.conversion.checkpoint import convert as convert_folder
         from savi.conversion.checkpoint import weights_fingerprint
+        from savi.conversion.to_chat import convert_back
 
         folder = find_checkpoint(source, tell=tell)
+        original = None if base is None else find_checkpoint(base, tell=tell, also=["*.py"])
         with bar("shards") as told:
-            convert_folder(folder, target, progress=lambda _what, done, steps: told(done, steps))
+            if original is None:
+                convert_folder(folder, target, progress=lambda _what, done, steps: told(done, steps))
+            else:
+                convert_back(folder, original, target, progress=lambda _what, done, steps: told(done, steps))
         fingerprint = weights_fingerprint(target)
     if as_json:
         print_json({"source": source, "target": str(target), "fingerprint": fingerprint})
-    else:
+    elif base is None:
         typer.echo(f"{target}: ready (weights {fingerprint[:12]}); try: python -m savi ask VIDEO 'What happens?' --model {target}")
+    else:
+        typer.echo(f"{target}: ready (weights {fingerprint[:12]}), in the layout of {base}")
 
 
 share_cli.register(app)

@@ -11,7 +11,7 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from savi.base.errors import ExitCode, FileFormatError, SaviError, UsageError
@@ -52,13 +52,18 @@ def is_internvl_chat(path: str | Path) -> bool:
 
 
 def find_checkpoint(
-    model: str | Path, *, tell: Tell | None = None, offline: bool | None = None, check: Callable[[Path], None] | None = None
+    model: str | Path,
+    *,
+    tell: Tell | None = None,
+    offline: bool | None = None,
+    check: Callable[[Path], None] | None = None,
+    also: Sequence[str] = (),
 ) -> Path:
     """The folder of a checkpoint, in any format: a path, or a hub id that is fetched as far as it is not in the hub's cache.
 
     `tell` is called with a sentence before anything is looked up on the network. `offline`: whether that is forbidden; by default as
     HF_HUB_OFFLINE says. False fetches even in a process that is offline for everything else. `check` is called with a folder that holds
-    config.json before anything else is downloaded, and may refuse it.
+    config.json before anything else is downloaded, and may refuse it. `also`: patterns of files that are wanted besides.
 
     Raises:
         NoSuchModelError: nothing of that name.
@@ -73,7 +78,7 @@ def find_checkpoint(
     if isinstance(model, Path) or folder.exists() or not _HUB_ID.fullmatch(name):
         hint = " The small model shipped with this project is the folder benchmarks/micro/base." if name == "micro" else ""
         raise NoSuchModelError(f"{name}: no such checkpoint folder, and not a hub id (owner/name).{hint}")
-    offline_here = os.environ.get("HF_HUB_OFFLINE", "").upper() in _ON
+    offline_here = is_offline()
     asked, offline = offline, offline_here if offline is None else offline
     if tell is not None and not offline:
         tell(f"looking up {name} on the Hugging Face hub; what its cache lacks is downloaded")
@@ -84,7 +89,12 @@ def find_checkpoint(
 
     if check is not None:
         check(fetch(["config.json"]))
-    return fetch(_PATTERNS)
+    return fetch([*_PATTERNS, *also])
+
+
+def is_offline() -> bool:
+    """Whether the environment forbids the hub's client the network."""
+    return os.environ.get("HF_HUB_OFFLINE", "").upper() in _ON
 
 
 def is_hub_id(name: str) -> bool:
@@ -98,7 +108,7 @@ def fetch_dataset(name: str, patterns: list[str], *, tell: Tell | None = None) -
     Raises:
         HubError: the hub could not be reached, or refused.
     """
-    offline = os.environ.get("HF_HUB_OFFLINE", "").upper() in _ON
+    offline = is_offline()
     if tell is not None and not offline:
         tell(f"looking up the data set {name} on the Hugging Face hub; what its cache lacks is downloaded")
     return _fetch(name, patterns, forbidden="HF_HUB_OFFLINE is set: unset it once to download" if offline else "", kind="dataset")

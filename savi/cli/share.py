@@ -1,4 +1,4 @@
-"""`python -m savi export`: pairs in the formats of other tools."""
+"""`python -m savi export` and `push`: pairs in the formats of other tools; pairs and models on the hub."""
 
 from __future__ import annotations
 
@@ -71,6 +71,42 @@ def export(
     typer.echo(f"{len(found)} pairs -> {', '.join(map(str, written))}")
 
 
+def push(
+    source: Annotated[
+        Path, typer.Argument(metavar="FOLDER|FILE", help="A model folder, or a file of pairs.", show_default=False, exists=True)
+    ],
+    repository: Annotated[str, typer.Argument(metavar="OWNER/NAME", help="The repository; made where there is none.", show_default=False)],
+    public: Annotated[bool, typer.Option("--public", help="Make it public; without this it is private.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the files and their sizes; send nothing.")] = False,
+    style: Annotated[str, typer.Option("--format", metavar="|".join(NAMES), help="The format that pairs are sent in.")] = "trl",
+    with_videos: Annotated[bool, typer.Option("--with-videos", help="Send the videos of the pairs too.")] = False,
+) -> None:
+    """Bring a model or a set of pairs to the Hugging Face hub, with its card, in one commit.
+
+    The token is the hub client's own (`hf auth login`, or HF_TOKEN). Pairs are sent without paths of this machine.
+    """
+    from tempfile import TemporaryDirectory
+
+    with errors(kept="nothing was sent in part: a push is one commit; run the same command again"), TemporaryDirectory() as scratch:
+        from savi.publish.push import check_id, plan_model, plan_pairs
+        from savi.publish.push import push as send
+
+        check_id(repository)
+        made = Path(scratch)
+        upload = plan_model(source, made) if source.is_dir() else plan_pairs(source, made, name=style, with_videos=with_videos)
+        sizes = upload.sizes
+        total = f"{len(sizes)} files, {sum(sizes.values()) / 1e6:.1f} MB"
+        if dry_run:
+            for name, size in sizes.items():
+                typer.echo(f"{size:>14,}  {name}")
+            kind = f"{'public' if public else 'private'} {upload.kind} repository"
+            typer.echo(f"{total} would go to the {kind} {repository}; nothing was sent")
+            return
+        tell(f"sending {total} to {repository}")
+        typer.echo(send(upload, repository, public=public))
+
+
 def register(app: typer.Typer) -> None:
-    """Put the command into `python -m savi`."""
+    """Put the commands into `python -m savi`."""
+    app.command(epilog="Example: python -m savi push trained/model OWNER/NAME --dry-run")(push)
     app.command(epilog="Example: python -m savi export pairs.jsonl --format ms-swift --out swift.jsonl")(export)

@@ -55,7 +55,7 @@ def convert(src_dir: str | Path, dst_dir: str | Path, *, progress: Progress | No
     if not source.is_dir():
         raise CheckpointError(f"{source}: no such checkpoint folder")
     config = read_config(source)
-    shards = _shards(source)
+    shards = weight_files(source)
     with lock_file(target):
         return _convert(source, target, config, shards, progress)
 
@@ -66,7 +66,7 @@ def inputs_of(source: Path) -> dict[str, Any]:
     Raises:
         CheckpointError: weight files are missing.
     """
-    return _inputs(source, _shards(source))
+    return _inputs(source, weight_files(source))
 
 
 def _convert(source: Path, target: Path, config: ChatConfig, shards: list[Path], progress: Progress | None) -> Path:
@@ -114,7 +114,7 @@ class _Plan:
     tokenizer: Any
 
 
-def _shards(source: Path) -> list[Path]:
+def weight_files(source: Path) -> list[Path]:
     """The weight files, by the index if there is one.
 
     Raises:
@@ -188,13 +188,13 @@ def _plan(source: Path, config: ChatConfig, shards: list[Path]) -> _Plan:
     total = 0
     source_keys: set[str] = set()
     for shard, name in zip(shards, names, strict=True):
-        with _opened(shard, meta=True) as tensors:
+        with opened(shard, meta=True) as tensors:
             keys: list[str] = []
             for key, tensor in tensors:
                 if key in source_keys:
                     raise CheckpointError(f"{shard}: tensor {key} is in two files")
                 source_keys.add(key)
-                for native_key, native_tensor in _converted(shard, key, tensor, config).items():
+                for native_key, native_tensor in converted(shard, key, tensor, config).items():
                     shapes[native_key] = tuple(native_tensor.shape)
                     total += native_tensor.numel() * native_tensor.element_size()
                     keys.append(native_key)
@@ -206,7 +206,12 @@ def _plan(source: Path, config: ChatConfig, shards: list[Path]) -> _Plan:
     return _Plan(tuple(planned), total, native, tokenizer)
 
 
-def _converted(shard: Path, key: str, tensor: Tensor, config: ChatConfig) -> dict[str, Tensor]:
+def converted(shard: Path, key: str, tensor: Tensor, config: ChatConfig) -> dict[str, Tensor]:
+    """The native tensors that a tensor of the shard becomes.
+
+    Raises:
+        CheckpointError: there is no rule for it, or it does not fit the config.
+    """
     try:
         return convert_tensor(key, tensor, language_model=config.language_model, heads=config.heads)
     except UnknownKey as error:
@@ -239,7 +244,7 @@ def _compare(source: Path, found: dict[str, tuple[int, ...]], expected: dict[str
 
 
 @contextmanager
-def _opened(shard: Path, *, meta: bool) -> Iterator[Iterator[tuple[str, Tensor]]]:
+def opened(shard: Path, *, meta: bool) -> Iterator[Iterator[tuple[str, Tensor]]]:
     """The tensors of a weight file one by one; with `meta`, their shapes and types only."""
     from pickle import UnpicklingError
 
@@ -280,9 +285,9 @@ def _convert_shard(source: Path, config: ChatConfig, shard: _Shard, part: Path) 
     if path.exists():  # named only when whole
         return
     native: dict[str, Tensor] = {}
-    with _opened(source / shard.source, meta=False) as tensors:
+    with opened(source / shard.source, meta=False) as tensors:
         for key, tensor in tensors:
-            native |= _converted(source / shard.source, key, tensor, config)
+            native |= converted(source / shard.source, key, tensor, config)
     if tuple(native) != shard.keys:
         raise CheckpointError(f"{source / shard.source}: changed while it was converted; run the same command again")
     before = set(part.iterdir())
@@ -317,7 +322,7 @@ def _write_rest(part: Path, plan: _Plan) -> None:
 
 
 def _stored_type(path: Path) -> Any:
-    with _opened(path, meta=True) as tensors:
+    with opened(path, meta=True) as tensors:
         return next(tensor.dtype for _, tensor in tensors)
 
 

@@ -104,3 +104,16 @@ def convert_tensor(key: str, tensor: Tensor, *, language_model: LanguageModel, h
         if count:
             return {renamed: tensor}
     raise UnknownKey(key)
+
+
+def restore_tensor(key: str, native: list[Tensor], *, heads: Heads) -> Tensor:
+    """The source's tensor out of the native ones that `convert_tensor` makes of it, in that order: its inverse, bit for bit."""
+    import torch
+
+    if len(native) == 1:
+        return native[0]
+    if re.match(_INTERNLM2_LAYER + r"attention\.wqkv\.", key):
+        groups = heads.queries // heads.key_values
+        parts = [part.unflatten(0, (heads.key_values, count, heads.width)) for part, count in zip(native, (groups, 1, 1), strict=True)]
+        return torch.cat(parts, dim=1).flatten(0, 2)
+    return torch.cat(native)

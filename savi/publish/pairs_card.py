@@ -25,10 +25,18 @@ def describe_pairs(pairs: Path, settings: Settings, model: Path | None, counts: 
 
 
 def write_pairs_card(
-    path: Path, pairs: Sequence[PreferencePair], *, file: str, model: str = "", settings: Settings | None = None, counts: str = ""
+    path: Path,
+    pairs: Sequence[PreferencePair],
+    *,
+    file: str,
+    model: str = "",
+    settings: Settings | None = None,
+    counts: str = "",
+    note: str = "",
 ) -> Path:
     """Write the card of a set of pairs. `file`: the name of their file beside it; `model`: what made them; `counts`: what became of the
-    questions."""
+    questions; `note`: the
+    format, where it is not the project's own."""
     from huggingface_hub import DatasetCard, DatasetCardData
 
     data = DatasetCardData(
@@ -44,7 +52,7 @@ def write_pairs_card(
     parts = [
         f"# {len(pairs)} preference pairs on {videos} videos",
         f"To a question on a video, `chosen` is preferred to `rejected` ({kinds or 'none'}).{made} {counts}".strip(),
-        table(("column", "what it holds"), _COLUMNS),
+        note or table(("column", "what it holds"), _COLUMNS),
         *(["## Settings", settings_table(settings)] if settings else []),
         "The videos are named, not included, unless a folder videos/ stands beside this card; their licences are their owners'.",
         f"```bash\npython -m savi train {file} --model MODEL --out trained\n```",

@@ -44,6 +44,9 @@ class Hub:
             def do_POST(self) -> None:
                 hub._answer(self, body=True)
 
+            def do_PUT(self) -> None:
+                hub._answer(self, body=True)
+
         class Server(ThreadingHTTPServer):
             def handle_error(self, *_: Any) -> None:
                 pass  # a client that hangs up
