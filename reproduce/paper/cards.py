@@ -68,6 +68,6 @@ def _scores(experiment: Experiment, found: Mapping[str, Evaluation]) -> list[Car
     for benchmark in select(list(found)) if found else ():
         cell = scored(found[benchmark.name], "upstream")
         title = f"{benchmark.title} (synthetic twin)" if twins else benchmark.title
-        dataset = "synthetic" if twins else benchmark.repo
+        dataset = f"synthetic-{benchmark.name}" if twins else benchmark.repo
         made.append(CardScore(dataset, title, cell.value, cell.interval, found[benchmark.name].score.n))
     return made

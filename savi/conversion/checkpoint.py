@@ -316,6 +316,8 @@ def _write_rest(part: Path, plan: _Plan) -> None:
     ).save_pretrained(part)
     tokenizer.save_pretrained(part)
     write_json_atomic(part / "preprocessor_config.json", _preprocessor(plan.native.vision_config.image_size))
+    processor = {"processor_class": "InternVLProcessor", "image_seq_length": plan.native.image_seq_length}
+    write_json_atomic(part / "processor_config.json", processor)
     if len(plan.shards) > 1:
         where = {key: shard.target for shard in plan.shards for key in shard.keys}
         write_json_atomic(part / "model.safetensors.index.json", {"metadata": {"total_size": plan.total_bytes}, "weight_map": where})

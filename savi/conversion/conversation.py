@@ -98,10 +98,15 @@ def _from_source(path: Path, name: str, fields: dict[str, ast.expr]) -> Conversa
     return Conversation(str(template), str(message), str(roles[0]), str(roles[1]), separator)
 
 
-def chat_template(conversation: Conversation, *, bos: bool) -> str:
+_END = "\n"
+_IMAGE = "<IMG_CONTEXT>" + _END
+
+
+def chat_template(conversation: Conversation, *, bos: bool, video: str = "") -> str:
     """The jinja template that writes what the original's `get_prompt` writes, after a `bos_token` where its tokenizer adds one.
 
-    The family's system turn stands first unless the caller's messages begin with a system message.
+    A picture or a video becomes the mark that transformers' InternVL processor replaces by frames (`video`: the one for videos). The
+    family's system turn stands first unless the caller's messages begin with a system message.
     """
 
     def quoted(text: str) -> str:
@@ -117,7 +122,9 @@ def chat_template(conversation: Conversation, *, bos: bool) -> str:
         + "{{ tags[message['role']] }}"
         + "{% if message['content'] is string %}{{ message['content'] }}"
         + "{% else %}{% for part in message['content'] %}{% if part['type'] == 'text' %}{{ part['text'] }}"
-        + "{% else %}{{ raise_exception('only text parts; frames are written by the caller') }}{% endif %}{% endfor %}{% endif %}"
+        + f"{{% elif part['type'] == 'image' %}}{{{{ {quoted(_IMAGE)} }}}}"
+        + f"{{% elif part['type'] == 'video' %}}{{{{ {quoted(video + _END)} }}}}"
+        + "{% else %}{{ raise_exception('only text, images and videos') }}{% endif %}{% endfor %}{% endif %}"
         + "{{ sep }}{% endfor %}"
         + "{% if add_generation_prompt %}{{ tags['assistant'] }}{% endif %}"
     )

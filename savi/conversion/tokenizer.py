@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 CONTEXT_TOKEN, START_TOKEN, END_TOKEN = "<IMG_CONTEXT>", "<img>", "</img>"
 NAMED_TOKENS = {"start_image_token": START_TOKEN, "end_image_token": END_TOKEN, "context_image_token": CONTEXT_TOKEN}
 """The names under which transformers' InternVL processor, and this project, look the image tokens up."""
+_VIDEO_MARKS = ("<video>", "<|video_pad|>", "<|plugin|>", "</quad>")
+"""What may stand for a video until that processor replaces it by frames: the first that the checkpoint has. A token of its own would have
+no embedding, and these no prompt spells."""
 
 
 def added_tokens(folder: Path) -> AddedTokens:
@@ -41,6 +44,12 @@ def added_tokens(folder: Path) -> AddedTokens:
     except (TypeError, ValueError, KeyError, AttributeError) as error:
         raise CheckpointError(f"{folder / place}: its added tokens cannot be read ({error!r}); download it again") from error
     raise CheckpointError(f"{folder}: none of tokenizer_config.json, added_tokens.json and tokenizer.json lists the added tokens")
+
+
+def named_tokens(added: AddedTokens) -> dict[str, str]:
+    """The tokens by the names that transformers' InternVL processor looks them up under."""
+    video = next((token for token in _VIDEO_MARKS if token in added.ids), None)
+    return {**NAMED_TOKENS, **({"video_token": video} if video else {})}
 
 
 def _entries(entries: dict[int, dict[str, Any]]) -> AddedTokens:
@@ -68,7 +77,7 @@ def convert_tokenizer(source: Path, config: ChatConfig) -> PreTrainedTokenizerBa
             raise CheckpointError(f"{source}: token {token!r} should have id {index} and got {found}")
         if index >= config.llm_config.vocab_size:
             raise CheckpointError(f"{source}: token {token!r} has id {index}, but the model has {config.llm_config.vocab_size} embeddings")
-    tokenizer.chat_template = chat_template(conversation, bos=bos)
+    tokenizer.chat_template = chat_template(conversation, bos=bos, video=named_tokens(added).get("video_token", ""))
     tokenizer.eos_token = conversation.end_of_turn
     return tokenizer
 
@@ -76,7 +85,7 @@ def convert_tokenizer(source: Path, config: ChatConfig) -> PreTrainedTokenizerBa
 def _tokenizer(source: Path, config: ChatConfig, added: AddedTokens, conversation: Conversation) -> tuple[PreTrainedTokenizerBase, bool]:
     """The tokenizer, and whether the original's begins a text with its bos token."""
     around = (conversation.user, conversation.separator)
-    settings = {"bos_token": "<s>", "unk_token": "<unk>", "pad_token": "</s>", "extra_special_tokens": NAMED_TOKENS}
+    settings = {"bos_token": "<s>", "unk_token": "<unk>", "pad_token": "</s>", "extra_special_tokens": named_tokens(added)}
     path = source / "tokenizer.model"
     if config.language_model == "InternLM2ForCausalLM":
         return sentencepiece_tokenizer(path, added, prefix_each_part=True, around=around, **settings), True
@@ -85,12 +94,12 @@ def _tokenizer(source: Path, config: ChatConfig, added: AddedTokens, conversatio
         legacy = said.get("legacy")
         tokenizer = sentencepiece_tokenizer(path, added, prefix_each_part=legacy is None or bool(legacy), around=around, **settings)
         return tokenizer, bool(said.get("add_bos_token", True))
-    tokenizer = _native_tokenizer(source, config)
+    tokenizer = _native_tokenizer(source, config, named_tokens(added))
     _add_missing(tokenizer, added)
     return tokenizer, tokenizer.bos_token_id is not None and list(tokenizer("a")["input_ids"])[:1] == [tokenizer.bos_token_id]
 
 
-def _native_tokenizer(source: Path, config: ChatConfig) -> PreTrainedTokenizerBase:
+def _native_tokenizer(source: Path, config: ChatConfig, named: dict[str, str]) -> PreTrainedTokenizerBase:
     """A tokenizer whose files transformers reads by itself."""
     from transformers import PreTrainedTokenizerFast, Qwen2Tokenizer
 
@@ -100,7 +109,7 @@ def _native_tokenizer(source: Path, config: ChatConfig) -> PreTrainedTokenizerBa
         raise CheckpointError(f"{source}: this tokenizer needs tokenizer.json, or {' and '.join(other)}")
     kind = Qwen2Tokenizer if qwen else PreTrainedTokenizerFast
     try:
-        tokenizer: PreTrainedTokenizerBase = kind.from_pretrained(str(source), extra_special_tokens=NAMED_TOKENS)
+        tokenizer: PreTrainedTokenizerBase = kind.from_pretrained(str(source), extra_special_tokens=named)
     except Exception as error:  # the tokenizers library raises its own kinds for broken files
         raise CheckpointError(f"{source}: the tokenizer cannot be read ({str(error).splitlines()[0][:200]}); download it again") from error
     return tokenizer

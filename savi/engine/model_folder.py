@@ -10,6 +10,7 @@ import hashlib
 import json
 import math
 import os
+import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -26,6 +27,7 @@ from savi.families import Preprocessing, family_class
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+_PROCESSOR = "processor_config.json"
 _SMALL = 100_000_000
 """Below this many parameters a float16 checkpoint is computed in float32 on any device: float16 was chosen for its file size."""
 
@@ -152,11 +154,13 @@ def write_folder(
     *,
     store_dtype: torch.dtype | None = None,
     state: Mapping[str, Tensor] | None = None,
+    source: Path | None = None,
 ) -> None:
     """Write a plain checkpoint: weights, tokenizer, preprocessor settings.
 
     `store_dtype`: what the weights are stored in, None for the dtype in memory. `state`: the weights themselves, whole, where the model
-    holds only its shards of them; None takes the model's.
+    holds only its shards of them; None takes the model's. `source`: the folder it came from, whose settings of transformers' own processor
+    are kept as they are, so that `AutoProcessor` opens this folder where it opens that one.
     """
     folder.mkdir(parents=True, exist_ok=True)
     with _quiet(None):
@@ -172,6 +176,8 @@ def write_folder(
     for file, raw in settings.items():
         if raw:
             (folder / file).write_text(json.dumps(dict(raw), indent=2, sort_keys=True) + "\n")
+    if source is not None and (source / _PROCESSOR).is_file() and not (folder / _PROCESSOR).exists():
+        shutil.copyfile(source / _PROCESSOR, folder / _PROCESSOR)
     follow_umask(folder)
 
 

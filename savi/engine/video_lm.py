@@ -410,4 +410,6 @@ class VideoLM:
 
         `state`: the whole weights, where the model in memory holds only its shards of them.
         """
-        write_folder(Path(path), self.model, self.tokenizer, self.preprocessing, store_dtype=self.store_dtype, state=state)
+        write_folder(
+            Path(path), self.model, self.tokenizer, self.preprocessing, store_dtype=self.store_dtype, state=state, source=self.source
+        )

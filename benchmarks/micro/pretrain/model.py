@@ -125,6 +125,22 @@ def image_features(model: InternVLForConditionalGeneration, pixels: torch.Tensor
     return f.reshape(pixels.shape[0], TOKENS_PER_FRAME, f.shape[-1])
 
 
+CARD = """\
+---
+library_name: transformers
+license: apache-2.0
+pipeline_tag: video-text-to-text
+tags:
+- videosavi
+---
+
+# Micro base model
+
+A video language model of InternVL's architecture, small enough for two CPU cores, trained from scratch on synthetic videos by
+`python -m benchmarks micro --rebuild-base`; how is in training.json. It knows the words of the synthetic questions alone.
+"""
+
+
 def save_checkpoint(model: InternVLForConditionalGeneration, folder: Path, facts: dict[str, object]) -> None:
     """Write the checkpoint in fp16 with tokenizer and preprocessor; `facts` (how it was made) goes to training.json."""
     import copy
@@ -135,3 +151,4 @@ def save_checkpoint(model: InternVLForConditionalGeneration, folder: Path, facts
     half.save_pretrained(folder)
     write_tokenizer(folder, SIZE, TOKENS_PER_FRAME)
     write_text_atomic(folder / "training.json", json.dumps(facts, indent=1) + "\n")
+    write_text_atomic(folder / "README.md", CARD)
