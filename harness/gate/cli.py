@@ -111,7 +111,7 @@ def diff(
     from harness.gate.files import load_run
     from harness.gate.output.diff import diff_json, diff_text
     from harness.records import index_records
-    from harness.report.comparison import report_addresses, write_comparison
+    from harness.report.sides import report_addresses, write_comparison
 
     with ending(candidate):
         after, before = load_run(candidate), load_run(reference)

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from urllib.parse import urlencode
 
 from markupsafe import Markup
 
@@ -190,7 +191,17 @@ def _decision_row(decision: Decision, domain: tuple[float, float]) -> dict[str, 
     return {"d": decision, "title": title, "kind": kind, "svg": svg}
 
 
-def _gate_view(stage: Stage, gate: Gate) -> dict[str, object]:
+def _browse(run: RunData, stage: Stage, gate: Gate) -> str:
+    """The part of an address that shows the two stages of a gate; empty where one of them is not in this run."""
+    keys = [s.key for s in run.measured]
+    if stage.key not in keys or gate.against not in ("base", "previous"):
+        return ""
+    at = keys.index(stage.key)
+    other = "base" if gate.against == "base" else keys[at - 1] if at else ""
+    return urlencode({"from": other, "to": stage.key}) if other in keys else ""
+
+
+def _gate_view(run: RunData, stage: Stage, gate: Gate) -> dict[str, object]:
     r = gate.result
     domain = charts.points_domain([v for d in r.decisions for v in (d.estimate, d.low, d.high, *_margins(d))])
     questions: dict[str, list[dict[str, object]]] = {}
@@ -204,6 +215,7 @@ def _gate_view(stage: Stage, gate: Gate) -> dict[str, object]:
             f"{title_of(p.benchmark)}, {p.side}: {p.message}{f' (excused: {p.excused_by})' if p.excused_by else ''}" for p in r.integrity
         ],
         "axis": charts.interval_axis(domain),
+        "browse": _browse(run, stage, gate),
         "groups": questions,
         "level": f"{100 * (1 - 2 * r.alpha):g}",
         "kind": _verdict_class(r.verdict),
@@ -217,7 +229,7 @@ def _verdict_class(verdict: str) -> str:
 def gate_views(run: RunData) -> list[dict[str, object]]:
     """All comparisons, the last iteration against base first."""
     views = [(s, g) for s in reversed(run.stages) for g in sorted(s.gates, key=lambda g: g.against != "base")]
-    return [_gate_view(s, g) for s, g in views]
+    return [_gate_view(run, s, g) for s, g in views]
 
 
 def heat(run: RunData) -> list[dict[str, object]]:

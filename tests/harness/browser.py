@@ -36,6 +36,8 @@ FLAGS = (
     "--remote-debugging-pipe",
 )
 TIMEOUT_S = 60.0
+READY = "document.documentElement.dataset.ready === 'yes'"
+"""True once a page of the report or the viewer has drawn everything."""
 
 
 def find_browser() -> str | None:
@@ -156,6 +158,18 @@ class Browser:
         if "exceptionDetails" in r:
             raise BrowserError(r["exceptionDetails"].get("exception", {}).get("description", "exception"))
         return r["result"].get("value")
+
+    def wait(self, expression: str, seconds: float = 8.0) -> None:
+        """Until a JavaScript expression is true; between two pages there is none."""
+        end = time.monotonic() + seconds
+        while time.monotonic() < end:
+            try:
+                if self.run(expression):
+                    return
+            except BrowserError:
+                pass
+            time.sleep(0.05)
+        raise AssertionError(f"never true: {expression}")
 
     def press(self, key: str) -> None:
         """Press one key on whatever has the focus."""

@@ -14,11 +14,10 @@ from PIL import Image
 
 from harness.report.page import write_report
 from savi.base.files import write_bytes_atomic
-from tests.harness.browser import Browser, find_browser
+from tests.harness.browser import READY, Browser, find_browser
 
 SIZE = (1280, 980)
 COLOURS = 96
-READY = "document.documentElement.dataset.ready === 'yes'"
 
 
 def take_picture(run: Path, out: Path) -> int:

@@ -15,14 +15,13 @@ from PIL import Image
 
 from harness.records import read_evaluations
 from harness.report.page import write_report
-from tests.harness.browser import Browser, find_browser
+from tests.harness.browser import READY, Browser, find_browser
 from tests.harness.fake_run import REAL, write_fake_run
 
 pytestmark = [
     pytest.mark.browser,
     pytest.mark.skipif(find_browser() is None, reason="no Chromium here: the report was not looked at in a browser"),
 ]
-READY = "document.documentElement.dataset.ready === 'yes'"
 SHOWN = "document.querySelectorAll('#q-rows li[role=option]').length"
 SELECTED = "document.querySelector('#q-rows [aria-selected=true]')?.id"
 
@@ -52,15 +51,6 @@ def quiet(browser: Browser, page: Path) -> None:
     files = {r.partition("#")[0] for r in browser.requests if r.startswith("file://")}
     folder = page.resolve().parent.as_uri()
     assert {f for f in files if not (f.startswith(folder) and f.endswith(".mp4"))} == {page.resolve().as_uri()}
-
-
-def wait(browser: Browser, expression: str) -> None:
-    """Until the expression is true, at most five seconds."""
-    for _ in range(100):
-        if browser.run(expression):
-            return
-        browser.run("new Promise(r => setTimeout(r, 50))")
-    raise AssertionError(f"never true: {expression}")
 
 
 def brightness(png: bytes) -> float:
@@ -152,7 +142,7 @@ def test_a_short_link_shows_its_question_whatever_the_filters(browser: Browser, 
     for row in range(3):
         asked = f"#egoschema/egoschema_000{row}/2"
         browser.run(f"location.hash = '{asked}'")
-        wait(browser, f"document.getElementById('q-detail').textContent.includes('egoschema_000{row} · question 2 on it')")
+        browser.wait(f"document.getElementById('q-detail').textContent.includes('egoschema_000{row} · question 2 on it')")
         assert browser.run(SELECTED) is not None
     before = browser.run("document.getElementById('q-detail').textContent")
     for wrong in ("#egoschema/nowhere/1", "#egoschema/%/1", "#egoschema/egoschema_0000/99", "#scores", "#pairs/iter-9/x"):
@@ -188,6 +178,21 @@ def test_any_two_stages_side_by_side(browser: Browser, report: Path) -> None:
     quiet(browser, report)
 
 
+def test_a_benchmark_in_the_gate_leads_to_its_changed_questions(browser: Browser, report: Path) -> None:
+    browser.show()
+    browser.open(report, ready=READY)
+    links = browser.run("[...document.querySelectorAll('#gate a[href*=nextqa]')].map(a => a.getAttribute('href'))")
+    assert {re.sub("&in=.*", "", x) for x in links} == {
+        "#questions?from=base&to=iter-2",
+        "#questions?from=iter-1&to=iter-2",
+        "#questions?from=base&to=iter-1",
+    }
+    browser.run("document.querySelector('#gate a[href*=\"from=iter-1\"][href*=nextqa]').click()")
+    browser.wait("document.getElementById('q-from').value === 'iter-1' && document.getElementById('q-in').value === 'nextqa'")
+    assert browser.run("document.querySelector('#q-tabs [aria-pressed=true]').textContent").startswith("Changed")
+    quiet(browser, report)
+
+
 def test_pairs_are_browsed_filtered_and_linked(browser: Browser, report: Path) -> None:
     browser.show()
     browser.open(report, ready=READY)
@@ -200,7 +205,7 @@ def test_pairs_are_browsed_filtered_and_linked(browser: Browser, report: Path) -
     assert browser.run(count) == "1–41 of 41"
     assert browser.run("location.hash").startswith("#pairs/iter-2/")
     browser.run("location.hash = '#pairs/iter-1/p7'")
-    wait(browser, "document.querySelector('#p-detail .answers')?.textContent.includes('Chosen')")
+    browser.wait("document.querySelector('#p-detail .answers')?.textContent.includes('Chosen')")
     assert "red goes from x2 y3" in browser.run("document.getElementById('p-detail').textContent")
     browser.press("j")
     assert browser.run("location.hash") == "#pairs/iter-1/p8", "keys belong to the list used last"
@@ -210,16 +215,16 @@ def test_pairs_are_browsed_filtered_and_linked(browser: Browser, report: Path) -
 def test_the_video_plays_where_its_file_is_at_hand(browser: Browser, report: Path, tmp_path: Path) -> None:
     browser.show()
     browser.open(report, ready=READY)
-    wait(browser, "document.querySelector('#q-detail video')?.readyState >= 1")
+    browser.wait("document.querySelector('#q-detail video')?.readyState >= 1")
     assert browser.run("document.querySelector('#q-detail video').videoWidth") == 64
     browser.press("v")
-    wait(browser, "document.querySelector('#q-detail video').currentTime > 0")
+    browser.wait("document.querySelector('#q-detail video').currentTime > 0")
     quiet(browser, report)
     alone = Path(shutil.copy(report, tmp_path / "alone.html"))
     browser.open(alone, ready=READY)
-    wait(browser, "document.querySelector('#q-detail video') === null")
+    browser.wait("document.querySelector('#q-detail video') === null")
     assert "cannot be played" in browser.run("document.querySelector('#q-detail .media').textContent")
-    wait(browser, "document.querySelector('#q-detail img').naturalWidth === 262")
+    browser.wait("document.querySelector('#q-detail img').naturalWidth === 262")
 
 
 def test_frames_of_the_video_are_shown(browser: Browser, report: Path) -> None:

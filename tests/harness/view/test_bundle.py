@@ -17,7 +17,7 @@ from harness.report.read import read_run
 from harness.view.bundle import LeakError, Wanted, _unpacked, write_bundle
 from harness.view.scrub import LEFT_OUT, Scrubber
 from savi.base.errors import UsageError
-from tests.harness.browser import Browser, find_browser
+from tests.harness.browser import READY, Browser, find_browser
 from tests.harness.fake_run import write_fake_run
 
 SECRETS = {
@@ -223,18 +223,15 @@ def test_the_command(runs: Path, tmp_path: Path) -> None:
 def test_the_site_in_a_browser_from_files(runs: Path, tmp_path: Path, width: int) -> None:
     write_bundle(runs, tmp_path / "site", Wanted(media="videos"))
     shutil.rmtree(runs)
-    binary, ready = find_browser(), "document.documentElement.dataset.ready === 'yes'"
+    binary = find_browser()
     assert binary
     with Browser(binary) as browser:
         browser.show(width, 844, mobile=width < 500)
-        browser.open(tmp_path / "site" / "index.html", ready=ready)
+        browser.open(tmp_path / "site" / "index.html", ready=READY)
         assert browser.run("document.documentElement.scrollWidth") == width
         link = browser.run("document.querySelector('#runs a').href")
-        browser.open(link, ready=f"location.href === '{link}' && {ready}")
-        for _ in range(100):
-            if browser.run("document.querySelector('#q-detail video')?.readyState >= 1"):
-                break
-            browser.run("new Promise(r => setTimeout(r, 50))")
+        browser.open(link, ready=f"location.href === '{link}' && {READY}")
+        browser.wait("document.querySelector('#q-detail video')?.readyState >= 1")
         assert browser.run("document.querySelector('#q-detail video').videoWidth") == 64
         assert browser.errors == []
         folder = (tmp_path / "site").resolve().as_uri()

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import shutil
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from harness.view.server import Viewer
-from tests.harness.browser import Browser, find_browser
+from tests.harness.browser import READY, Browser, find_browser
 from tests.harness.fake_run import write_fake_run
 from tests.harness.view.test_server import served
 
@@ -18,7 +17,6 @@ pytestmark = [
     pytest.mark.browser,
     pytest.mark.skipif(find_browser() is None, reason="no Chromium here: the viewer was not looked at in a browser"),
 ]
-READY = "document.documentElement.dataset.ready === 'yes'"
 
 
 @pytest.fixture
@@ -50,29 +48,17 @@ def quiet(browser: Browser, server: Viewer) -> None:
     assert [r for r in browser.requests if not r.startswith((server.address, "data:"))] == []
 
 
-def wait(browser: Browser, expression: str, seconds: float = 8.0) -> None:
-    end = time.monotonic() + seconds
-    while time.monotonic() < end:
-        try:
-            if browser.run(expression):
-                return
-        except Exception:  # between two pages there is none
-            pass
-        time.sleep(0.05)
-    raise AssertionError(f"never true: {expression}")
-
-
 @pytest.mark.parametrize("width", [1366, 390])
 def test_index_then_report_then_video(browser: Browser, server: Viewer, width: int) -> None:
     browser.show(width, 844, mobile=width < 500)
     browser.open(server.address, ready=READY)
     assert browser.run("document.documentElement.scrollWidth") == width, "the page scrolls sideways"
     browser.run("[...document.querySelectorAll('#runs a')].find(a => a.textContent === 'one').click()")
-    wait(browser, f"location.pathname.endsWith('/run/one') && {READY}")
+    browser.wait(f"location.pathname.endsWith('/run/one') && {READY}")
     assert browser.run("document.documentElement.scrollWidth") == width
-    wait(browser, "document.querySelector('#q-detail video')?.readyState >= 1")
+    browser.wait("document.querySelector('#q-detail video')?.readyState >= 1")
     browser.run("document.querySelector('#q-detail video').currentTime = 1.5")
-    wait(browser, "document.querySelector('#q-detail video').currentTime === 1.5 && !document.querySelector('#q-detail video').seeking")
+    browser.wait("document.querySelector('#q-detail video').currentTime === 1.5 && !document.querySelector('#q-detail video').seeking")
     quiet(browser, server)
 
 
@@ -81,7 +67,7 @@ def test_two_stages_of_two_runs(browser: Browser, server: Viewer) -> None:
     choose = "(n, v) => { const s = document.querySelector(`select[name=${n}]`); s.value = v; }"
     browser.run(f"({choose})('a', 'two/base'); ({choose})('b', 'one/iter-2')")
     browser.run("document.querySelector('#compare button').click()")
-    wait(browser, f"location.pathname.endsWith('/compare') && {READY}")
+    browser.wait(f"location.pathname.endsWith('/compare') && {READY}")
     assert browser.run("document.getElementById('q-from').selectedOptions[0].textContent") == "Base of two"
     assert browser.run("document.getElementById('q-to').selectedOptions[0].textContent") == "Iteration 2 of one"
     assert browser.run("document.querySelectorAll('#q-detail .answer').length") == 2
@@ -98,8 +84,8 @@ def test_a_run_that_goes_on_says_so_and_keeps_the_place(browser: Browser, made: 
         assert "nextqa_0001 · question 2 on it" in browser.run(detail)
         assert browser.run("document.getElementById('news').hidden")
         shutil.move(later, run / "iter-2")
-        wait(browser, "!document.getElementById('news').hidden")
+        browser.wait("!document.getElementById('news').hidden")
         browser.run("document.getElementById('news').click()")
-        wait(browser, f"{READY} && document.getElementById('q-to').value === 'iter-2'")
+        browser.wait(f"{READY} && document.getElementById('q-to').value === 'iter-2'")
         assert "nextqa_0001 · question 2 on it" in browser.run(detail)
         quiet(browser, server)

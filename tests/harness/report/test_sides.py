@@ -15,9 +15,9 @@ from harness.__main__ import app
 from harness.gate.evidence.changes import changes
 from harness.gate.files import save_reference
 from harness.records import read_evaluations, read_records
-from harness.report.comparison import report_addresses, stage_place
 from harness.report.page import write_report
-from tests.harness.browser import Browser, find_browser
+from harness.report.sides import report_addresses, stage_place
+from tests.harness.browser import READY, Browser, find_browser
 from tests.harness.fake_run import make_records, write_fake_run
 
 
@@ -123,7 +123,7 @@ def test_gate_json_and_junit_name_what_diff_links(run: Path, tmp_path: Path) -> 
 @pytest.mark.browser
 @pytest.mark.skipif(find_browser() is None, reason="no Chromium here: the links were not followed in a browser")
 def test_a_link_of_diff_opens_its_question(run: Path, tmp_path: Path) -> None:
-    binary, ready = find_browser(), "document.documentElement.dataset.ready === 'yes'"
+    binary = find_browser()
     assert binary
     write_report(run)
     found = {c["link"]: c for changed in json.loads(diff(run / "iter-1", run / "base", "--json")).values() for c in changed}
@@ -133,7 +133,7 @@ def test_a_link_of_diff_opens_its_question(run: Path, tmp_path: Path) -> None:
         path, _, at = link.partition("#")
         with Browser(binary) as browser:
             browser.show(1366, 900)
-            browser.open(Path(path), ready=ready, at=f"#{at}")
+            browser.open(Path(path), ready=READY, at=f"#{at}")
             shown = browser.run("[...document.querySelectorAll('#q-detail .answer .text')].map(e => e.textContent)")
             assert shown == [change["before"]["answer"], change["after"]["answer"]]
             assert browser.run("document.querySelector('#q-detail .prompt').textContent") == change["before"]["prompt"]
