@@ -202,10 +202,10 @@ class ChatFormat:
 
     def end_ids(self, generation_config: Any) -> list[int]:
         """Ids that end a reply: the template's end of turn, the tokenizer's and the generation config's eos."""
-        ids = {self.end_of_turn_id, self.tokenizer.eos_token_id}
         configured = getattr(generation_config, "eos_token_id", None)
-        ids |= set(configured) if isinstance(configured, (list, tuple)) else {configured}
-        return sorted((i for i in ids if i is not None), key=str)
+        ids = [self.end_of_turn_id, self.tokenizer.eos_token_id, *(configured if isinstance(configured, (list, tuple)) else [configured])]
+        # by their text: a damaged config may hold anything, and whoever loads it names what is no id
+        return [i for _, i in sorted({str(i): i for i in ids if i is not None}.items())]
 
     def _as_text(self, text: str) -> list[int]:
         """Ids of a text in which nothing is a special token, whatever it spells."""
