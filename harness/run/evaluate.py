@@ -162,19 +162,21 @@ def _measure_all(
             if check(plan.hf_home, b).n == 0:
                 raise DatasetError(f"{b.title}: no questions below {plan.hf_home}; {fix_command(plan.hf_home, b.name)}")
             try:
-                with adapter.session(_journal(adapter, plan, b, tell), partial(progress, b.name) if progress is not None else None):
+                with adapter.session(
+                    own_journal(adapter, plan.out / b.name, tell), partial(progress, b.name) if progress is not None else None
+                ):
                     results = run_tasks(adapter, b.tasks, manager, seed=plan.seed, limit=plan.limit)
             except PartDone:
                 continue
             yield b, collect(adapter, plan, b, results, guesses, time.monotonic() - begin)
 
 
-def _journal(adapter: SaviLmms, plan: Plan, benchmark: Benchmark, tell: Callable[[str], None]) -> Journal:
+def own_journal(adapter: SaviLmms, folder: Path, tell: Callable[[str], None]) -> Journal:
     """This process's journal; the first process looks at all of them before the others begin to write."""
     rank = adapter.processes.rank
     if rank > 0:
         adapter.processes.wait()
-    journal = Journal(plan.out / benchmark.name, rank=rank, made_by=made_by(), tell=tell)
+    journal = Journal(folder, rank=rank, made_by=made_by(), tell=tell)
     if rank == 0:
         adapter.processes.wait()
     return journal

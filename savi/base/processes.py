@@ -24,7 +24,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any, TypeVar
 
-from savi.base.errors import ExitCode, SaviError, UsageError
+from savi.base.errors import ExitCode, UsageError
 from savi.base.files import make_folder
 from savi.base.watch import BEAT_S, ProcessGoneError, Watch, begin, finish, sweep
 
@@ -211,7 +211,7 @@ def _watched(folder: Path, processes: Processes) -> Iterator[None]:
         watch.beat(over=True)
         processes.wait()
     except BaseException as error:
-        why = None if isinstance(error, SaviError) else _reason(watch)
+        why = None if isinstance(error, Exception) and hasattr(error, "exit_code") else _reason(watch)  # known errors are this one's own
         watch.end(why or f"process {processes.rank} on {socket.gethostname()} has ended: {str(error) or type(error).__name__}")
         if why is not None:
             raise ProcessGoneError(why) from error

@@ -9,6 +9,7 @@ from __future__ import annotations
 import warnings
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,12 +18,12 @@ from benchmarks.catalog import CATALOG
 from benchmarks.data.layout import MediaIndex, has_twins
 from harness.records import Evaluation, QuestionRecord
 from harness.run.collect import reply_of
-from harness.run.evaluate import run_tasks
-from harness.run.journal import Journal
-from harness.run.made_from import PAPER_MAX_NEW_TOKENS, SMALL_MAX_NEW_TOKENS, made_by
+from harness.run.evaluate import own_journal, run_tasks
+from harness.run.made_from import PAPER_MAX_NEW_TOKENS, SMALL_MAX_NEW_TOKENS
 from harness.run.offline import Guesses, check_environment, quiet_upstream, refuse_network, task_manager
+from harness.run.processes import PartDone, as_if_alone
 from harness.scoring import describe, question_id, record, unique_ids
-from savi.base.processes import refuse_several_processes
+from savi.base.processes import current
 
 if TYPE_CHECKING:
     from harness.run.lmms_model import SaviLmms
@@ -46,14 +47,14 @@ class VideoAsker:
         """
         from harness.run.lmms_model import SaviLmms, load_model
 
-        refuse_several_processes("harness check")
         check_environment(hf_home)
         self.hf_home, self.out = Path(hf_home).resolve(), Path(out)
         settings = {(e.score.provenance.frames.get("num_frames"), e.score.provenance.seed, e.score.scale) for e in baseline.values()}
         if len(settings) != 1:
             raise ValueError(f"the baseline's benchmarks differ in frames, seed or scale: {sorted(map(str, settings))}")
         num_frames, self.seed, _ = settings.pop()
-        lm = load_model(model) if isinstance(model, str | Path) else model
+        processes = current()
+        lm = load_model(model, device=processes.device) if isinstance(model, str | Path) else model
         self.adapter: SaviLmms = SaviLmms(
             lm=lm,
             num_frames=int(num_frames or 0),
@@ -61,6 +62,7 @@ class VideoAsker:
             max_new_tokens=SMALL_MAX_NEW_TOKENS if has_twins(self.hf_home) else PAPER_MAX_NEW_TOKENS,
             seed=self.seed,
             media=MediaIndex(self.hf_home),
+            processes=processes,
         )
         self._wanted = {name: {r.question_id for r in e.records} for name, e in baseline.items()}
         self.guesses = Guesses()
@@ -68,13 +70,13 @@ class VideoAsker:
         self._where: dict[str, dict[str, list[tuple[str, int]]]] = {}
 
     def __call__(self, benchmark: str, videos: Sequence[str]) -> list[QuestionRecord]:
-        """Records of all questions on `videos`.
+        """Records of all questions on `videos`; processes that were joined share the asking, and all get all records.
 
         Raises:
             KeyError: a video the benchmark does not have.
         """
         b = CATALOG[benchmark]
-        with refuse_network(), quiet_upstream():
+        with refuse_network(), quiet_upstream(), as_if_alone():
             where = self._index(b)
             chosen: dict[str, list[int]] = defaultdict(list)
             for v in videos:
@@ -84,8 +86,12 @@ class VideoAsker:
             load = manager.load_task_or_group
             manager.load_task_or_group = lambda *a, **k: _narrowed(load(*a, **k), chosen)
             self.guesses.by_task.clear()
-            with self.adapter.session(Journal(self.out / b.name, made_by=made_by(), tell=warnings.warn)):
+            results: Mapping[str, Any] = {}
+            with suppress(PartDone), self.adapter.session(own_journal(self.adapter, self.out / b.name, warnings.warn)):
                 results = run_tasks(self.adapter, [t for t in b.tasks if chosen[t]], manager, seed=self.seed)
+        return current().by_first(lambda: self._records(b, chosen, results))
+
+    def _records(self, b: Benchmark, chosen: Mapping[str, list[int]], results: Mapping[str, Any]) -> list[QuestionRecord]:
         out: list[QuestionRecord] = []
         for task in (t for t in b.tasks if chosen[t]):
             guessed = self.guesses.by_task[task]

@@ -6,6 +6,7 @@ import json
 import os
 import secrets
 from collections.abc import Mapping
+from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -74,15 +75,16 @@ def check(
     data: Data = None,
     out: Annotated[Path, typer.Option(help="Folder for the journal and check.json; the same folder resumes.")] = Path("runs/check"),
 ) -> None:
-    """Evaluate in random video order and stop as soon as the verdict is certain."""
+    """Evaluate in random video order and stop as soon as the verdict is certain.
+
+    On several GPUs: torchrun --nproc-per-node 8 -m harness check ... asks the same questions and gives the same verdict.
+    """
     from harness.gate.decision import EXIT_CODES
     from harness.gate.files import load_run, run_name
     from harness.run.offline import offline_environment
     from savi.base.hub import find_checkpoint
-    from savi.base.processes import refuse_several_processes
+    from savi.base.processes import is_first
 
-    with errors():
-        refuse_several_processes("harness check")
     data = data or _data_of(against)
     if data is None:
         stop(f"no data folder: give --data or set HF_HOME ({against} has no data/hf_home)", EXIT_CODES["usage"], junit=options.junit)
@@ -100,6 +102,8 @@ def check(
             )
     except ValueError as e:
         stop(str(e), EXIT_CODES["usage"], junit=options.junit)
+    if not is_first():
+        return  # the first process tells
     if options.as_json:
         print_text(to_json(result))
     publish(result.gate, as_json=False, junit=options.junit, summary=options.summary, quiet=options.as_json)
@@ -128,28 +132,35 @@ def _run(
     from harness.run.lmms_model import weights_of
     from savi.base.files import write_text_atomic
     from savi.base.lock import lock_folder
+    from savi.base.processes import is_first, joined
 
-    console = Console(stderr=True, highlight=False)
+    console = Console(stderr=True, highlight=False, quiet=not is_first())
 
     def progress(name: str, asked: int, of: int, look: Look) -> None:
         bounds = f"{100 * look.low:+.1f} to {100 * look.high:+.1f} points"
         console.print(f"{name}: {asked:,} of {of:,} questions, {bounds}{f', {look.verdict}' if look.verdict else ''}")
 
-    with lock_folder(out):
-        nonce = nonce or kept_nonce(out)
-        tell(f"nonce of the drawing order: {nonce} (kept in {out / NONCE_FILE})")
+    def begin() -> str:
+        held.enter_context(lock_folder(out))
+        kept = nonce or kept_nonce(out)
+        tell(f"nonce of the drawing order: {kept} (kept in {out / NONCE_FILE})")
+        return kept
+
+    with joined(out) as processes, ExitStack() as held:
+        drawn = processes.by_first(begin)
         result = check_runs(
             baseline,
             VideoAsker(folder, baseline, hf_home=data, out=out),
             settings,
-            nonce=nonce,
+            nonce=drawn,
             weights=weights_of(folder),
             batch=batch,
             progress=progress,
             candidate_name=candidate,
             reference_name=reference,
         )
-        write_text_atomic(out / "check.json", to_json(result) + "\n")
+        if processes.rank == 0:
+            write_text_atomic(out / "check.json", to_json(result) + "\n")
     return result
 
 

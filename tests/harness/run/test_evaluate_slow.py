@@ -333,15 +333,18 @@ def test_another_result_is_refused_in_all_processes(whole: Path, checkpoint: Pat
     assert without_times(whole) == before
 
 
-def test_check_refuses_several_processes_by_name(whole: Path, checkpoint: Path, twins: TwinSet, tmp_path: Path) -> None:
-    more = ["--out", str(tmp_path / "out"), "--data", str(twins.hf_home), "--against", str(whole)]
-    done = subprocess.run(
-        [sys.executable, "-m", "harness", "check", str(checkpoint), *more],
-        capture_output=True, text=True, env={**environment(twins.hf_home), "WORLD_SIZE": "2", "RANK": "1"}, cwd=ROOT, check=False,
-    )  # fmt: skip
-    assert done.returncode == 2, done.stderr[-2000:]
-    assert "harness check runs in one process, and WORLD_SIZE is 2" in done.stderr
-    assert not list((tmp_path / "out").glob("*"))
+def test_check_asks_the_same_as_one_process(whole: Path, checkpoint: Path, twins: TwinSet, tmp_path: Path) -> None:
+    """The same order, questions, verdict and exit code."""
+    said = {}
+    for count in (1, 2):
+        more = ["--out", str(tmp_path / str(count)), "--data", str(twins.hf_home), "--against", str(whole), "--nonce", "n", "--json"]
+        done = torchrun(count, "-m", "harness", "check", str(checkpoint), "--benchmarks", "egoschema,nextqa", *more, home=twins.hf_home)
+        said[count] = json.loads(done.stdout)
+        assert json.loads((tmp_path / str(count) / "check.json").read_text()) == said[count]
+        assert done.returncode == (0 if said[count]["gate"]["exit_code"] == 0 else 1), done.stderr[-2000:]
+    assert said[1] == said[2]
+    assert sum(one["questions"] for one in said[1]["asked"]) > 10
+    assert list((tmp_path / "2").rglob("journal-1.jsonl"))
 
 
 def test_a_missing_video_fails_its_questions_only(checkpoint: Path, tmp_path: Path) -> None:
