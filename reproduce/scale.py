@@ -123,6 +123,8 @@ class MachineSettings(_Model):
     """Sustained throughput assumed by the plan."""
     device: Setting[Literal["cpu", "cuda"]]
     """`cpu` hides any GPU from the run."""
+    processes: Setting[Literal["auto", 1, 2]]
+    """On this machine, without a launch: `auto` is two where there are two cores. It changes no result."""
 
 
 class Architecture(_Model):

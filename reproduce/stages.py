@@ -32,6 +32,13 @@ class Progress(Protocol):
     def __call__(self, done: int, total: int, /) -> None: ...
 
 
+class Ahead(Protocol):
+    """Another process, which makes stages ahead of their turn: their files are there then, and the stage has little left to do."""
+
+    def begin(self, job: tuple[str, Any], /) -> None: ...
+    def wait(self, name: str, /) -> float: ...
+
+
 class Console(Protocol):
     """What the runner says to the person."""
 
@@ -53,7 +60,8 @@ class StageContext:
 @dataclass(frozen=True)
 class Stage:
     """One step. `settings`: what of the configuration it depends on; `after`: stages whose outputs it reads; `outputs`: files or folders
-    below the run's folder; `run`: does it and returns one line for people (without times)."""
+    below the run's folder; `run`: does it and returns one line for people (without times). `beside`: the stage during which another
+    process may make this one; `shared`: the processes of a launch share its work."""
 
     name: str
     title: str
@@ -61,6 +69,8 @@ class Stage:
     after: tuple[str, ...]
     outputs: tuple[str, ...]
     run: Callable[[StageContext], str] = field(compare=False, repr=False)
+    beside: str = ""
+    shared: bool = False
 
 
 class StageError(SaviError):
@@ -210,8 +220,30 @@ def _make_ready(run: Path, stage: Stage, now: Mapping[str, Any], console: Consol
     return None
 
 
+def in_turn(stages: Sequence[Stage]) -> list[Stage]:
+    """The order in which stages are run where another process makes some of them ahead: those, and what reads them, after the stage they
+    are made beside."""
+    names = {stage.name: i for i, stage in enumerate(stages)}
+    order: list[Stage] = []
+    waiting: list[Stage] = []
+    for i, stage in enumerate(stages):
+        if names.get(stage.beside, -1) > i or any(other.name in stage.after for other in waiting):
+            waiting.append(stage)
+            continue
+        order.append(stage)
+        if any(other.beside == stage.name for other in waiting):
+            order += waiting
+            waiting = []
+    return order + waiting
+
+
 def run_stages(
-    run: Path, stages: Sequence[Stage], console: Console, *, note_timing: Callable[[str, Mapping[str, Any]], None] | None = None
+    run: Path,
+    stages: Sequence[Stage],
+    console: Console,
+    *,
+    note_timing: Callable[[str, Mapping[str, Any]], None] | None = None,
+    ahead: Ahead | None = None,
 ) -> list[str]:
     """Run what is not done, in order; returns the names of the stages that were run.
 
@@ -221,8 +253,9 @@ def run_stages(
     digests: dict[str, str] = {}
     ran: list[str] = []
     memory = _memory(run)
-    for number, stage in enumerate(stages, 1):
+    for number, stage in enumerate(stages if ahead is None else in_turn(stages), 1):
         now = made_from(stage, digests)
+        beside_s = 0.0 if ahead is None else ahead.wait(stage.name)
         stamp = _make_ready(run, stage, now, console, memory)
         if stamp is not None:
             shutil.rmtree(_aside(run, stage.name), ignore_errors=True)  # killed between its stamp and this
@@ -230,9 +263,11 @@ def run_stages(
             console.skip(stage, str(stamp.facts.get("summary", "")))
             continue
         progress = console.begin(stage, number, len(stages))
+        if ahead is not None:
+            _begin_beside(run, stage, stages, digests, console, memory, ahead)
         started = time.monotonic()
         summary = stage.run(StageContext(run, progress, failures_path(run, stage.name)))
-        seconds = time.monotonic() - started
+        seconds = time.monotonic() - started + beside_s
         files = list_outputs(run, stage)
         sync_files(files, run)
         stamp = Stamp.of(now, run, files, {"summary": summary}, memory.digest)
@@ -246,6 +281,16 @@ def run_stages(
         memory.save()
     memory.save()
     return ran
+
+
+def _begin_beside(
+    run: Path, stage: Stage, stages: Sequence[Stage], digests: Mapping[str, str], console: Console, memory: DigestMemory, ahead: Ahead
+) -> None:
+    """Have the stages begun that can be made beside this one."""
+    for other in stages:
+        possible = other.beside == stage.name and all(name in digests for name in other.after)
+        if possible and _make_ready(run, other, made_from(other, digests), console, memory) is None:
+            ahead.begin(("stage", other.name))
 
 
 def peak_memory_gb() -> float:

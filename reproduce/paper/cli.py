@@ -6,6 +6,7 @@ import json
 import os
 import sys
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, get_args
 
@@ -17,9 +18,11 @@ from savi.base.errors import ExitCode, SaviError
 from savi.base.files import write_text_atomic
 from savi.base.limit_flags import decode_limits
 from savi.base.lock import LockedError
+from savi.base.processes import joined, launched
 
 if TYPE_CHECKING:
     from reproduce.paper.experiment import Experiment
+    from reproduce.paper.paper import Outcome
     from reproduce.paper.work import Work
     from reproduce.scale import Scale
 
@@ -68,6 +71,9 @@ def paper_command(
     report_to: Annotated[
         str, typer.Option("--report-to", metavar="tensorboard|wandb|trackio|none", help="Trackers told of the curves; several with commas.")
     ] = "none",
+    processes: Annotated[
+        str | None, typer.Option(metavar="auto|1|2", help="Processes on this machine (micro: two where there are two cores).")
+    ] = None,
     offline: Annotated[bool, typer.Option("--offline", help="Never fetch anything, not even the base model.")] = False,
     start_over: Annotated[
         bool, typer.Option(START_OVER, help="Make everything again; what is there is kept until its replacement is finished.")
@@ -83,6 +89,8 @@ def paper_command(
 ) -> None:
     """Run the experiment: measure the base, align it with its own critiques, measure again, decide, and print the tables.
 
+    On several GPUs: torchrun --nproc-per-node 8 -m reproduce paper ...; the run's folder must be seen by all processes.
+
     Exit codes: 0 the experiment is complete; 2 usage, or a folder of another configuration; 4 scores that are not comparable; 5 something
     the run needs is missing or broke (run the same command again to go on).
     """
@@ -97,6 +105,7 @@ def paper_command(
         "loop.iterations": (iterations, "iterations"), "evaluation.limit": (limit, "limit"), "model.base": (base, "base"),
         "evaluation.twins_seed": (twins_seed, "twins-seed"), "loop.seed": (seed or None, "seed"),
         "training.control": (None if control == "none" else control, "control"),
+        "machine.processes": (int(processes) if processes and processes.isdecimal() else processes, "processes"),
     }  # fmt: skip
     try:
         overrides = _read_overrides(typed, settings or [], benchmarks or [])
@@ -183,47 +192,28 @@ def execute(
     start_over: bool = False,
 ) -> int:
     """Run an experiment in its folder; returns the exit code."""
-    from reproduce.paper.console import RunConsole
     from reproduce.paper.experiment import base_path
     from reproduce.paper.launch import reexec, worker_environment
-    from reproduce.paper.paper import build_stages, run_paper, summarise
-    from reproduce.run_dir import RunDirError, base_identity, new_facts
-    from reproduce.stages import StampsLostError, drop_stamps, refuse_lost_stamps, statuses
+    from reproduce.paper.paper import build_stages, follow
+    from reproduce.run_dir import RunDirError, base_identity
+    from reproduce.stages import StampsLostError
 
     s = experiment.scale
-    console = RunConsole()
     try:
         identity = base_identity(base_path(experiment)) if s.data == "micro" else None
-        wanted = worker_environment(experiment.hf_home, device=s.machine.device.value)
-        found = experiment.run.read()
-        stages = build_stages(experiment, make_work(), base_fingerprint=identity)
-        if found and not start_over:
-            refuse_lost_stamps(experiment.run.path, stages)
-        status = statuses(experiment.run.path, stages) if found and not start_over else {}
-        finished = bool(status) and all(v.done for v in status.values())
-        if not finished:
-            (relaunch or reexec)(wanted)  # the lines below are said once, by the process that does the work
-        console.say(f"scale {s.name}: {s.title}")
-        console.say(f"  {'chosen' if asked == 'auto' else 'taken'} because: {why}")
-        with experiment.run.lock():
-            facts = new_facts(
-                scale=s.name,
-                data=s.data,
-                published=s.published,
-                why=why,
-                title=s.title,
-                seed=s.loop.seed.value,
-                gpus=gpus,
-                base_fingerprint=identity,
-                hf_home="data/hf_home" if s.data == "micro" else str(experiment.hf_home),
-            )
-            new = experiment.run.open(_all_settings(experiment), facts)
-            experiment.run.sweep()
-            if start_over:
-                drop_stamps(experiment.run.path, stages)
-            _say_plan(console, experiment, stages, status, new, facts)
-            with console:
-                outcome = summarise(experiment, stages, console) if finished else run_paper(experiment, stages, console)
+        wanted = worker_environment(experiment.hf_home, device=s.machine.device.value, small=s.data == "micro")
+
+        def enter() -> None:
+            (relaunch or reexec)(wanted)
+
+        if launched() > 1:
+            enter()
+        with joined(experiment.run.path) as processes:
+            if processes.rank:
+                follow(experiment, build_stages(experiment, make_work(), base_fingerprint=identity))
+                return ExitCode.DONE
+            outcome = _lead(experiment, identity, enter, why=why, asked=asked, gpus=gpus, start_over=start_over)
+            processes.from_first("")  # no more stages
     except (RunDirError, StampsLostError, LockedError) as e:
         return _problem(str(e), e.exit_code)
     except (Stopped, KeyboardInterrupt) as e:
@@ -231,6 +221,51 @@ def execute(
     except Exception as e:  # noqa: BLE001 - the edge of the program: named here, with its traceback in a file, and never exit 0
         return _crash(experiment, e)
     return ExitCode.BROKEN if outcome.integrity else 0
+
+
+def _lead(
+    experiment: Experiment, identity: str | None, enter: Callable[[], None], *, why: str, asked: str, gpus: list[Any], start_over: bool
+) -> Outcome:
+    """What one process does, or the first of several: see how far the run is, run the rest, say what came of it."""
+    from reproduce.paper.console import RunConsole
+    from reproduce.paper.paper import build_stages, run_paper, summarise
+    from reproduce.run_dir import new_facts
+    from reproduce.stages import drop_stamps, refuse_lost_stamps, statuses
+
+    s, console, work = experiment.scale, RunConsole(), make_work()
+    found = experiment.run.read()
+    stages = build_stages(experiment, work, base_fingerprint=identity)
+    if found and not start_over:
+        refuse_lost_stamps(experiment.run.path, stages)
+    status = statuses(experiment.run.path, stages) if found and not start_over else {}
+    finished = bool(status) and all(v.done for v in status.values())
+    if not finished:
+        enter()  # the lines below are said once, by the process that does the work
+    console.say(f"scale {s.name}: {s.title}")
+    console.say(f"  {'chosen' if asked == 'auto' else 'taken'} because: {why}")
+    with work.second(experiment, identity) if not finished else nullcontext() as second, experiment.run.lock():
+        facts = new_facts(
+            scale=s.name,
+            data=s.data,
+            published=s.published,
+            why=why,
+            title=s.title,
+            seed=s.loop.seed.value,
+            gpus=gpus,
+            base_fingerprint=identity,
+            hf_home="data/hf_home" if s.data == "micro" else str(experiment.hf_home),
+        )
+        new = experiment.run.open(_all_settings(experiment), facts)
+        experiment.run.sweep()
+        if start_over:
+            drop_stamps(experiment.run.path, stages)
+        _say_plan(console, experiment, stages, status, new, facts)
+        if finished:
+            return summarise(experiment, stages, console)
+        if second is not None:
+            console.say("  2 processes of one thread share the work (--processes 1: one alone; the results are the same)")
+        with console:
+            return run_paper(experiment, stages, console, second)
 
 
 def _all_settings(experiment: Experiment) -> dict[str, Any]:

@@ -15,13 +15,16 @@ from pathlib import Path
 from harness.run.offline import offline_environment
 
 
-def worker_environment(hf_home: Path, *, device: str) -> dict[str, str]:
+def worker_environment(hf_home: Path, *, device: str, small: bool = False) -> dict[str, str]:
     """What the worker's environment must hold. On a CPU, memory given back to the system after every step halves the speed of training:
-    glibc is told to keep it. A GPU that may be there is hidden then, so that numbers do not depend on the machine."""
+    glibc is told to keep it. A GPU that may be there is hidden then, so that numbers do not depend on the machine. A small model gets one
+    thread (unless OMP_NUM_THREADS says otherwise): a second one only waits, and long beside a busy neighbour."""
     env = offline_environment(hf_home)
     env["TOKENIZERS_PARALLELISM"] = "false"
     if device == "cpu":
         env |= {"MALLOC_MMAP_THRESHOLD_": str(1 << 30), "MALLOC_TRIM_THRESHOLD_": str(4 << 30), "CUDA_VISIBLE_DEVICES": ""}
+        if small:
+            env["OMP_NUM_THREADS"] = os.environ.get("OMP_NUM_THREADS") or "1"
     else:
         env["PYTORCH_CUDA_ALLOC_CONF"] = os.environ.get("PYTORCH_CUDA_ALLOC_CONF", "expandable_segments:True")
     return env

@@ -7,7 +7,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,8 @@ from reproduce.paper.overlap import OVERLAP_FILE
 from reproduce.paper.results import TABLES, all_evaluations
 from reproduce.paper.work import Work
 from reproduce.run_dir import FAILURES_FILE
-from reproduce.stages import Stage, StageContext, failures_path, run_stages
+from reproduce.stages import Ahead, Stage, StageContext, failures_path, run_stages
+from savi.base.processes import current
 
 
 def build_stages(experiment: Experiment, work: Work, *, base_fingerprint: str | None = None) -> list[Stage]:
@@ -62,6 +63,8 @@ def build_stages(experiment: Experiment, work: Work, *, base_fingerprint: str | 
             ("prepare", "base/model"),
             ("base/eval",),
             lambda context: work.evaluate(experiment, 0, context.progress, context.failures),
+            beside="iter-1/train",
+            shared=True,
         ),
     ]
     for t in range(1, experiment.iterations + 1):
@@ -113,6 +116,7 @@ def _iteration(
             ("overlap",) if experiment.exclude else (),
             (videos,),
             lambda context: work.videos(experiment, iteration, context.progress),
+            beside="prepare" if iteration == 1 else f"{before}/train",
         ),
         Stage(
             f"{here}/propose",
@@ -121,6 +125,7 @@ def _iteration(
             (f"{here}/videos", model_before),
             tuple(f"{here}/{f}" for f in ("pairs.jsonl", "dropped.jsonl", "pairs.journal.jsonl")),
             lambda context: work.propose(experiment, iteration, context.progress, context.failures),
+            shared=True,
         ),
         Stage(
             f"{here}/train",
@@ -129,6 +134,7 @@ def _iteration(
             (f"{here}/propose", model_before),
             (f"{here}/train", f"{here}/model"),
             lambda context: work.train(experiment, iteration, context.progress, context.failures),
+            shared=True,
         ),
         Stage(
             f"{here}/evaluate",
@@ -137,6 +143,8 @@ def _iteration(
             ("prepare", f"{here}/train"),
             (f"{here}/eval",),
             lambda context: work.evaluate(experiment, iteration, context.progress, context.failures),
+            beside=f"iter-{iteration + 1}/train",
+            shared=True,
         ),
         Stage(
             f"{here}/gate",
@@ -159,13 +167,32 @@ class Outcome:
     failures: int
 
 
-def run_paper(experiment: Experiment, stages: list[Stage], console: RunConsole) -> Outcome:
-    """Run what is not done and print the summary.
+def run_paper(experiment: Experiment, stages: list[Stage], console: RunConsole, ahead: Ahead | None = None) -> Outcome:
+    """Run what is not done and print the summary. The processes of a launch share the stages that can be shared; `ahead` is another process
+    of this machine.
 
     Raises: whatever a stage raises; finished stages stay finished.
     """
-    run_stages(experiment.run.path, stages, console, note_timing=experiment.run.note_timing)
+    led = [led_by_first(stage) for stage in stages]
+    run_stages(experiment.run.path, led, console, note_timing=experiment.run.note_timing, ahead=ahead)
     return summarise(experiment, stages, console)
+
+
+def led_by_first(stage: Stage) -> Stage:
+    """A stage that tells the other processes of a launch to join in."""
+
+    def run(context: StageContext) -> str:
+        current().from_first(stage.name)
+        return stage.run(context)
+
+    return replace(stage, run=run) if stage.shared and current().count > 1 else stage
+
+
+def follow(experiment: Experiment, stages: list[Stage]) -> None:
+    """What the other processes of a launch do: the stages that the first one names, until there are no more."""
+    by_name = {stage.name: stage for stage in stages}
+    while name := current().from_first(""):
+        by_name[name].run(StageContext(experiment.run.path, lambda done, total, /: None, failures_path(experiment.run.path, name)))
 
 
 def summarise(experiment: Experiment, stages: list[Stage], console: RunConsole) -> Outcome:

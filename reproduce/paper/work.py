@@ -8,6 +8,8 @@ from __future__ import annotations
 import gc
 import json
 import random
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
@@ -30,8 +32,10 @@ from reproduce.stages import Progress
 from savi.base.digests import sha256_json
 from savi.base.files import write_text_atomic
 from savi.base.hub import find_checkpoint, is_internvl_chat
+from savi.base.processes import current, launched
 
 if TYPE_CHECKING:
+    from reproduce.paper.second import Second
     from savi.engine.video_lm import VideoLM
 
 
@@ -48,6 +52,7 @@ class Work(Protocol):
     def gate(self, experiment: Experiment, iteration: int) -> str: ...
     def tables(self, experiment: Experiment) -> str: ...
     def report(self, experiment: Experiment) -> str: ...
+    def second(self, experiment: Experiment, base_fingerprint: str | None) -> AbstractContextManager[Second | None]: ...
 
 
 @dataclass
@@ -55,6 +60,20 @@ class RealWork:
     """The stages as they are. Keeps the model it loaded last, since evaluation and the next proposals ask the same one."""
 
     _loaded: tuple[str, VideoLM] | None = field(default=None, repr=False)
+    _second: Second | None = field(default=None, repr=False)
+
+    @contextmanager
+    def second(self, experiment: Experiment, base_fingerprint: str | None) -> Iterator[Second | None]:
+        """A second process to share the work with, where the scale and this machine allow one."""
+        from reproduce.paper.second import Second, cores
+
+        wanted = experiment.scale.machine.processes.value
+        if launched() > 1 or (min(2, cores()) if wanted == "auto" else wanted) < 2:
+            yield None
+            return
+        with Second(experiment, base_fingerprint) as self._second:
+            yield self._second
+        self._second = None
 
     def prepare(self, experiment: Experiment, progress: Progress) -> str:
         """Make the twins, or check that the six data sets are on this machine (paper scales)."""
@@ -168,7 +187,7 @@ class RealWork:
         from savi.loop.propose import propose
 
         out = experiment.run.iteration(iteration) / "pairs.jsonl"
-        lm = self._model(experiment.model(iteration - 1))
+        lm = self.model(experiment.model(iteration - 1))
         for _ in propose(
             lm,
             self._videos(experiment, iteration),
@@ -177,6 +196,7 @@ class RealWork:
             dropped=out.with_name("dropped.jsonl"),
             failures=FailureLog(failures),
             progress=progress,
+            helper=None if self._second is None else self._second.helper(iteration),
         ):
             pass
         describe_pairs(experiment, iteration, read_counts(out).line())
@@ -227,7 +247,7 @@ class RealWork:
             progress(sum(counts[n] for n in names[: names.index(name)]) + done, sum(counts.values()))
 
         found = evaluate(
-            self._model(experiment.model(iteration)),
+            self.model(experiment.model(iteration)),
             benchmarks=experiment.benchmarks,
             hf_home=experiment.hf_home,
             out=experiment.run.iteration(iteration) / "eval",
@@ -238,6 +258,8 @@ class RealWork:
             progress=tell,
             replace=True,  # the stage is run again only where its inputs changed
         )
+        if current().rank:
+            return ""  # the first process has the results
         list_failed(found, experiment.run.iteration(iteration).name, failures)
         if experiment.report_to:
             each = {f"score/{name}": e.score.strict_pct for name, e in found.items()}
@@ -275,7 +297,8 @@ class RealWork:
         out = write_report(experiment.run.path)
         return f"{out.name}, {out.stat().st_size / 1e6:.1f} MB"
 
-    def _model(self, path: Path) -> VideoLM:
+    def model(self, path: Path) -> VideoLM:
+        """A checkpoint in memory, loaded once."""
         from savi.engine.video_lm import VideoLM
 
         if self._loaded is None or self._loaded[0] != str(path):

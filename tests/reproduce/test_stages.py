@@ -23,6 +23,7 @@ from reproduce.stages import (
     StampsLostError,
     drop_stamps,
     failures_path,
+    in_turn,
     refuse_lost_stamps,
     run_stages,
     stamp_path,
@@ -300,3 +301,63 @@ def test_failures_are_kept_with_their_stage(tmp_path: Path) -> None:
     run_stages(tmp_path, [Stage("iter-1/propose", "", {}, (), ("one.txt",), run)], Quiet())
     assert failures_path(tmp_path, "iter-1/propose").name == "iter-1.propose.failures.jsonl"
     assert failures_path(tmp_path, "iter-1/propose").exists()
+
+
+class InHere:
+    """Another process, in this one: it does a job when it is waited for, or dies before."""
+
+    def __init__(self, run: Path, stages: list[Stage], dies: bool) -> None:
+        self.run, self.dies = run, dies
+        self.stages = {stage.name: stage for stage in stages}
+        self.begun: list[str] = []
+
+    def begin(self, job: tuple[str, Any], /) -> None:
+        assert job[0] == "stage"
+        self.begun.append(job[1])
+
+    def wait(self, name: str, /) -> float:
+        if name in self.begun and not self.dies:
+            self.stages[name].run(StageContext(self.run, lambda done, total, /: None, failures_path(self.run, name)))
+        return 7.0 if name in self.begun else 0.0
+
+
+def loop(run: list[str]) -> list[Stage]:
+    """measure-0, then train, measure and gate twice: a measurement may be made beside the next training."""
+
+    def once(name: str) -> Any:
+        def work(c: StageContext) -> str:
+            if not (c.run / name).exists():
+                run.append(name)
+                (c.run / name).write_text(name)
+            return name
+
+        return work
+
+    def stage(name: str, *after: str, beside: str = "") -> Stage:
+        return Stage(name, name, {}, after, (name,), once(name), beside=beside)
+
+    return [
+        stage("measure-0", beside="train-1"),
+        stage("train-1"),
+        stage("measure-1", "train-1", beside="train-2"),
+        stage("gate-1", "measure-0", "measure-1"),
+        stage("train-2", "train-1"),
+        stage("measure-2", "train-2", beside="train-3"),
+        stage("gate-2", "measure-1", "measure-2"),
+    ]
+
+
+@pytest.mark.parametrize("dies", [False, True])
+def test_another_process_makes_stages_ahead(dies: bool, tmp_path: Path) -> None:
+    run: list[str] = []
+    stages = loop(run)
+    order = [stage.name for stage in in_turn(stages)]
+    assert order == ["train-1", "measure-0", "train-2", "measure-1", "gate-1", "measure-2", "gate-2"]
+    other, timed = InHere(tmp_path, stages, dies), {}
+    console = Quiet()
+    ran = run_stages(tmp_path, stages, console, note_timing=lambda name, values: timed.update({name: values["wall_s"]}), ahead=other)
+    assert ran == run == order, "each once, whoever did it"
+    assert other.begun == ["measure-0", "measure-1"]
+    assert timed["measure-0"] >= 7 > timed["train-1"]
+    assert all(status.done for status in statuses(tmp_path, stages).values())
+    assert run_stages(tmp_path, stages, Quiet(), ahead=InHere(tmp_path, stages, dies)) == []
