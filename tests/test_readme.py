@@ -24,6 +24,7 @@ DOCUMENTS = [
     ROOT / "CHANGELOG.md",
     *sorted((ROOT / "docs").rglob("*.md")),
     *sorted((ROOT / "docs/ci").glob("*")),
+    *sorted((ROOT / "docs/cluster").glob("*.s*")),
     *sorted((ROOT / "results").rglob("README.md")),
 ]
 PACKAGES = ("savi", "benchmarks", "harness", "reproduce")
@@ -52,7 +53,7 @@ def commands_in(text: str) -> list[tuple[str, str, list[str]]]:
     """(package, command, options) of all commands in a document; one may go on in an inline code's or a block's next line."""
     text = re.sub(r"`[^`]*`", lambda code: code[0].replace("\n", " "), text)
     text = re.sub(r"\n {8,}", " ", text)
-    found = re.findall(rf"python -m ({'|'.join(PACKAGES)}) ([\w-]+)([^`\n#]*)", text)
+    found = re.findall(rf"(?<![\w-])-m ({'|'.join(PACKAGES)}) ([\w-]+)([^`\n#']*)", text)
     return [(package, command, re.findall(r"(?<![\w-])--?[a-z][\w-]*", rest)) for package, command, rest in found]
 
 

@@ -41,7 +41,7 @@ class Second:
         warm()
         context = multiprocessing.get_context("fork" if sys.platform == "linux" else "spawn")  # forked, it need not import all of it again
         self._link, other = context.Pipe()
-        scale, rest = experiment.scale.model_dump_json(), replace(experiment, scale=None)  # type: ignore[arg-type]  # no pickle of pydantic's
+        scale, rest = experiment.scale.model_dump_json(), replace(experiment, scale=None, report_to=())  # type: ignore[arg-type]  # no pickle of pydantic's
         self._process: Any = context.Process(  # type: ignore[attr-defined]
             target=serve, args=(scale, rest, base_fingerprint, other), name="second", daemon=True
         )

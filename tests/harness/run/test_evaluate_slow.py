@@ -24,6 +24,7 @@ from benchmarks.micro.twins.twins import TwinSet, build_twins
 from harness.integrity import StatusLimits, check_evaluation, check_whole
 from harness.records import Evaluation, read_evaluations, read_score, write_records
 from harness.run.offline import offline_environment
+from tests.savi import launched
 from tests.savi.tiny import tiny_checkpoint
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
@@ -307,20 +308,18 @@ def test_several_processes_give_what_one_gives(count: int, whole: Path, checkpoi
     assert without_times(out) == without_times(whole)
 
 
-def test_a_killed_process_is_gone_on_from_with_another_number(whole: Path, checkpoint: Path, twins: TwinSet, tmp_path: Path) -> None:
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP])
+def test_a_dead_or_hung_process_is_gone_on_from_with_another_number(
+    number: signal.Signals, whole: Path, checkpoint: Path, twins: TwinSet, tmp_path: Path
+) -> None:
     out = tmp_path / "out"
-    arguments = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", *command(checkpoint, twins.hf_home, out)[1:]]
-    with subprocess.Popen(
-        [sys.executable, *arguments], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=environment(twins.hf_home), cwd=ROOT
-    ) as p:
-        until = time.monotonic() + 300
-        while p.poll() is None and time.monotonic() < until:
-            if any(j.stat().st_size > 0 for j in out.glob("*/journal-1.jsonl")):
-                second = Path(f"/proc/{p.pid}/task/{p.pid}/children").read_text().split()[-1]
-                os.kill(int(second), signal.SIGKILL)
-                break
-            time.sleep(0.005)
-        assert p.wait(timeout=60) != 0, "the death of one process ends the others"
+    env = {**environment(twins.hf_home), "SAVI_SILENCE_S": "15"}
+    with launched.torchrun(2, *command(checkpoint, twins.hf_home, out)[2:], env=env) as process:
+        seconds, errors, last = launched.hit(process, out, number, lambda _: any(j.stat().st_size for j in out.glob("*/journal-1.jsonl")))
+    assert seconds < 60
+    assert f"error: process 1 ({last['pid']} on " in errors
+    assert "it was at video " in errors
+    assert ".mp4 (evaluate)" in errors
     assert evaluate(checkpoint, twins.hf_home, out).returncode == 0
     assert without_times(out) == without_times(whole)
 

@@ -1,11 +1,13 @@
-"""`savi pairs` as several processes: the files of one, whatever becomes of the processes."""
+"""`savi pairs`, `train` and `align` as several processes: what one gives, whatever becomes of the processes."""
 
 from __future__ import annotations
 
+import json
 import signal
 from pathlib import Path
 
 import pytest
+from safetensors.torch import load_file
 
 from benchmarks.micro.pretrain.recipe import BASE_DIR
 from benchmarks.micro.world.videos import build_videos
@@ -20,7 +22,7 @@ FILES = ("pairs.jsonl", "dropped.jsonl", "pairs.journal.jsonl", "failures.jsonl"
 
 @pytest.fixture(scope="module")
 def videos(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """40 videos: one is broken, one long."""
+    """40 videos; one is broken."""
     folder = tmp_path_factory.mktemp("videos")
     paths = build_videos(folder, 40, seed=7)
     paths[11].write_bytes(paths[11].read_bytes()[:200])
@@ -73,3 +75,71 @@ def test_a_dead_or_hung_process_is_named_and_the_rest_goes_on(
     assert files(tmp_path, FILES) == one
     assert everything(tmp_path) == sorted(FILES)
     assert not beats(tmp_path)
+
+
+TRAIN = ("--learning-rate", "1e-4", "--pairs-per-step", 8, "--save-steps", 2)
+
+
+@pytest.fixture(scope="module")
+def pairs(one: dict[str, bytes], videos: Path) -> Path:
+    """The pairs of one process, beside the videos that they name."""
+    path = videos / "pairs.jsonl"
+    rows = [json.loads(line) for line in one["pairs.jsonl"].decode().splitlines()]
+    path.write_text("".join(json.dumps({**row, "video": Path(row["video"]).name}) + "\n" for row in rows))
+    return path
+
+
+def train(pairs: Path, out: Path) -> list[object]:
+    return ["savi", "train", pairs, "--model", BASE_DIR, "--out", out, *TRAIN]
+
+
+@pytest.fixture(scope="module")
+def trained(pairs: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("trained")
+    with start(train(pairs, out), ENV) as process:
+        ended(process)
+    return out
+
+
+def furthest(folder: Path, other: Path) -> float:
+    """The largest difference between the weights of two checkpoints."""
+    mine, theirs = (load_file(one / "model/model.safetensors") for one in (folder, other))
+    assert mine.keys() == theirs.keys()
+    return max(float((mine[name].float() - value.float()).abs().max()) for name, value in theirs.items())
+
+
+def test_training_gives_the_weights_of_one_process(pairs: Path, trained: Path, tmp_path: Path) -> None:
+    """Up to the order of sums; an update is up to 1e-4 a step."""
+    with torchrun(2, *train(pairs, tmp_path)) as process:
+        ended(process)
+    assert furthest(trained, tmp_path) < 1e-6
+    assert not beats(tmp_path / "train")
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP])
+def test_a_dead_or_hung_process_ends_training_and_it_goes_on(number: signal.Signals, pairs: Path, trained: Path, tmp_path: Path) -> None:
+    def ready(found: dict[int, dict[str, object]]) -> bool:
+        return any((tmp_path / "train").glob("checkpoint-*/stamp.json"))
+
+    with torchrun(2, *train(pairs, tmp_path), env={**ENV, "SAVI_SILENCE_S": "15"}) as process:
+        seconds, errors, last = hit(process, tmp_path / "train", number, ready)
+    assert seconds < 60
+    assert f"error: process 1 ({last['pid']} on " in errors
+    assert "it was at video " in errors
+    assert ".mp4 (train)" in errors
+    with torchrun(2, *train(pairs, tmp_path)) as process:
+        ended(process)
+    assert furthest(trained, tmp_path) < 1e-6
+
+
+def test_align_by_two_is_align_by_one(videos: Path, tmp_path: Path) -> None:
+    """The second iteration's pairs are made by weights that differ in their last bits."""
+    arguments = (videos, *MICRO, "--iterations", 2, "--learning-rate", "1e-4", "--json")
+    made = {}
+    for count in (1, 2):
+        with torchrun(count, "savi", "align", *arguments, "--out", tmp_path / str(count)) as process:
+            said, _ = ended(process)
+        made[count] = json.loads(said)["iterations"]
+    assert [row["videos"] for row in made[1]] == [row["videos"] for row in made[2]] == [20, 20]
+    assert files(tmp_path / "1/iter-1", FILES[:3]) == files(tmp_path / "2/iter-1", FILES[:3])
+    assert furthest(tmp_path / "1/iter-1", tmp_path / "2/iter-1") < 1e-6
