@@ -228,6 +228,7 @@ def _lead(
 ) -> Outcome:
     """What one process does, or the first of several: see how far the run is, run the rest, say what came of it."""
     from reproduce.paper.console import RunConsole
+    from reproduce.paper.jobs import second_process
     from reproduce.paper.paper import build_stages, run_paper, summarise
     from reproduce.run_dir import new_facts
     from reproduce.stages import drop_stamps, refuse_lost_stamps, statuses
@@ -243,7 +244,7 @@ def _lead(
         enter()  # the lines below are said once, by the process that does the work
     console.say(f"scale {s.name}: {s.title}")
     console.say(f"  {'chosen' if asked == 'auto' else 'taken'} because: {why}")
-    with work.second(experiment, identity) if not finished else nullcontext() as second, experiment.run.lock():
+    with nullcontext() if finished else second_process(experiment, identity) as work.second, experiment.run.lock():
         facts = new_facts(
             scale=s.name,
             data=s.data,
@@ -262,10 +263,10 @@ def _lead(
         _say_plan(console, experiment, stages, status, new, facts)
         if finished:
             return summarise(experiment, stages, console)
-        if second is not None:
+        if work.second is not None:
             console.say("  2 processes of one thread share the work (--processes 1: one alone; the results are the same)")
         with console:
-            return run_paper(experiment, stages, console, second)
+            return run_paper(experiment, stages, console, work.second)
 
 
 def _all_settings(experiment: Experiment) -> dict[str, Any]:

@@ -8,8 +8,6 @@ from __future__ import annotations
 import gc
 import json
 import random
-from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
@@ -32,7 +30,7 @@ from reproduce.stages import Progress
 from savi.base.digests import sha256_json
 from savi.base.files import write_text_atomic
 from savi.base.hub import find_checkpoint, is_internvl_chat
-from savi.base.processes import current, launched
+from savi.base.processes import current
 
 if TYPE_CHECKING:
     from reproduce.paper.second import Second
@@ -40,7 +38,9 @@ if TYPE_CHECKING:
 
 
 class Work(Protocol):
-    """What the stages call. Each returns a line for people, without times."""
+    """What the stages call. Each returns a line for people, without times. `second`: another process that takes a share."""
+
+    second: Second | None
 
     def prepare(self, experiment: Experiment, progress: Progress) -> str: ...
     def overlap(self, experiment: Experiment, progress: Progress) -> str: ...
@@ -52,7 +52,6 @@ class Work(Protocol):
     def gate(self, experiment: Experiment, iteration: int) -> str: ...
     def tables(self, experiment: Experiment) -> str: ...
     def report(self, experiment: Experiment) -> str: ...
-    def second(self, experiment: Experiment, base_fingerprint: str | None) -> AbstractContextManager[Second | None]: ...
 
 
 @dataclass
@@ -60,20 +59,7 @@ class RealWork:
     """The stages as they are. Keeps the model it loaded last, since evaluation and the next proposals ask the same one."""
 
     _loaded: tuple[str, VideoLM] | None = field(default=None, repr=False)
-    _second: Second | None = field(default=None, repr=False)
-
-    @contextmanager
-    def second(self, experiment: Experiment, base_fingerprint: str | None) -> Iterator[Second | None]:
-        """A second process to share the work with, where the scale and this machine allow one."""
-        from reproduce.paper.second import Second, cores
-
-        wanted = experiment.scale.machine.processes.value
-        if launched() > 1 or (min(2, cores()) if wanted == "auto" else wanted) < 2:
-            yield None
-            return
-        with Second(experiment, base_fingerprint) as self._second:
-            yield self._second
-        self._second = None
+    second: Second | None = field(default=None, repr=False)
 
     def prepare(self, experiment: Experiment, progress: Progress) -> str:
         """Make the twins, or check that the six data sets are on this machine (paper scales)."""
@@ -196,7 +182,7 @@ class RealWork:
             dropped=out.with_name("dropped.jsonl"),
             failures=FailureLog(failures),
             progress=progress,
-            helper=None if self._second is None else self._second.helper(iteration),
+            helper=None if self.second is None else self.second.helper(iteration),
         ):
             pass
         describe_pairs(experiment, iteration, read_counts(out).line())

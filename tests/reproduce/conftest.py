@@ -14,6 +14,12 @@ from reproduce.scale import load_scale
 from tests.reproduce.fakes import FakeWork
 
 
+@pytest.fixture(autouse=True)
+def one_core(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No second process: it would do the real work beside the made-up one."""
+    monkeypatch.setattr("reproduce.paper.jobs.cores", lambda: 1)
+
+
 @pytest.fixture
 def fake_base(tmp_path: Path) -> Path:
     folder = tmp_path / "base-checkpoint"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import random
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -75,9 +74,6 @@ class FakeWork(RealWork):
         if name == self.boom:
             raise self.error
         self.calls.append(name)
-
-    def second(self, experiment: Experiment, base_fingerprint: str | None) -> AbstractContextManager[None]:  # type: ignore[override]
-        return nullcontext()
 
     def prepare(self, experiment: Experiment, progress: Progress) -> str:
         self._call("prepare")
