@@ -10,9 +10,17 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from savi.base.cli import Clock, errors, print_json, printable, stop, tell, usage
-from savi.base.errors import ExitCode
+from savi.base.errors import ExitCode, SaviError
 from savi.base.limit_flags import decode_limits
 from savi.cli.common import DeviceOption, FramesOption, JsonOption, ModelOption, open_model
+
+TilesOption = Annotated[
+    int, typer.Option("--max-tiles", min=1, help="Tiles a frame may be cut into, with a thumbnail (InternVL; it was trained on up to 12).")
+]
+SizeOption = Annotated[int | None, typer.Option("--input-size", min=1, help="Side of a tile in pixels (InternVL; the model's own).")]
+DtypeOption = Annotated[
+    Literal["auto", "float32", "bfloat16", "float16"], typer.Option("--dtype", help="Of the computation (auto: the checkpoint's own).")
+]
 
 if TYPE_CHECKING:
     from savi.engine.sampling import GenerationSettings
@@ -36,18 +44,14 @@ def ask(
         list[str], typer.Option(help="Asked after the answer, in the same conversation; may be repeated.", show_default=False)
     ] = [],  # noqa: B006  # typer copies it
     num_frames: FramesOption = 8,
-    max_tiles: Annotated[
-        int, typer.Option(min=1, help="Tiles a frame may be cut into, with a thumbnail (InternVL; it was trained on up to 12).")
-    ] = 1,
-    input_size: Annotated[int | None, typer.Option(min=1, help="Side of a tile in pixels (InternVL; the model's own).")] = None,
+    max_tiles: TilesOption = 1,
+    input_size: SizeOption = None,
     max_new_tokens: Annotated[int, typer.Option(min=1, help="The longest reply.")] = 256,
     temperature: Annotated[float, typer.Option(min=0.0, help="0 takes the likeliest word each time; above 0 draws.")] = 0.0,
     top_p: Annotated[float, typer.Option(min=0.0, max=1.0, help="Draw among the likeliest words of this total probability.")] = 1.0,
     seed: Annotated[int, typer.Option(help="Of the draws; a question's draw does not depend on the others.")] = 0,
     device: DeviceOption = "auto",
-    dtype: Annotated[
-        Literal["auto", "float32", "bfloat16", "float16"], typer.Option(help="Of the computation (auto: the checkpoint's own).")
-    ] = "auto",
+    dtype: DtypeOption = "auto",
     out: Annotated[
         Path | None, typer.Option("--out", "-o", help="Write what --json prints to this new file too.", show_default=False)
     ] = None,
@@ -59,6 +63,7 @@ def ask(
     if out is not None and out.exists():
         stop(f"{out}: is there already; name a new file, or remove it", ExitCode.USAGE)
     with errors():
+        from savi.base.files import write_json_atomic
         from savi.engine.sampling import GenerationSettings
         from savi.video.read import read_frames
 
@@ -73,29 +78,28 @@ def ask(
             tell(f"note: {lm.name} does not know the word {word!r}")
         watched = lm.watch(frames)
         clock.lap("encode")
-        answers = _converse(watched, questions, follow_up, settings)
+        answers, failure = _converse(watched, questions, follow_up, settings)
         clock.lap("answer")
         shown = {"indices": list(frames.indices), "total": frames.total, "fps": frames.fps, "duration_s": frames.duration_s}
-        what: dict[str, Any] = {
-            "model": lm.name,
-            "fingerprint": lm.fingerprint,
-            "video": str(video),
-            "frames": shown,
-            "settings": asdict(settings),
-        }
-        what |= {"max_tiles": max_tiles, "input_size": input_size, "answers": answers, "seconds": clock.laps}
+        what: dict[str, Any] = {"model": lm.name, "fingerprint": lm.fingerprint, "video": str(video), "frames": shown}
+        what |= {"max_tiles": max_tiles, "input_size": input_size, "settings": asdict(settings), "answers": answers, "seconds": clock.laps}
+        if as_json:
+            print_json(what)
+        else:
+            _print(answers)
         if out is not None:
-            from savi.base.files import write_json_atomic
-
             write_json_atomic(out, what)
-    if as_json:
-        print_json(what)
-    else:
-        _print(answers)
+        if failure is not None:
+            raise failure
 
 
-def _converse(watched: Watched, questions: list[str], follow_up: list[str], settings: GenerationSettings) -> list[dict[str, Any]]:
-    """The answer to each question, and in its conversation those to the follow-up questions; each step is one batch."""
+def _converse(
+    watched: Watched, questions: list[str], follow_up: list[str], settings: GenerationSettings
+) -> tuple[list[dict[str, Any]], SaviError | None]:
+    """The answer to each question, and in its conversation those to the follow-up questions; each step is one batch.
+
+    What ends the conversations early (they outgrow the context) comes beside the answers so far.
+    """
     repeats = [questions[:number].count(question) for number, question in enumerate(questions)]
     keys = [f"{question}/{repeat}" for question, repeat in zip(questions, repeats, strict=True)]  # a draw of its own for each
     conversations: list[list[str]] = [[] for _ in questions]
@@ -104,7 +108,12 @@ def _converse(watched: Watched, questions: list[str], follow_up: list[str], sett
         for conversation, question in zip(conversations, asked, strict=True):
             conversation.append(question)
         names = [f"{key}/{step}" for key in keys] if step else keys
-        replies = watched.lm.ask([(watched, conversation) for conversation in conversations], settings, keys=names)
+        try:
+            replies = watched.lm.ask([(watched, conversation) for conversation in conversations], settings, keys=names)
+        except SaviError as error:
+            if not answers:
+                raise
+            return answers, error
         for number, (question, reply) in enumerate(zip(asked, replies, strict=True)):
             answer = {"question": question, **asdict(reply)}
             if step:
@@ -112,7 +121,7 @@ def _converse(watched: Watched, questions: list[str], follow_up: list[str], sett
             else:
                 answers.append(answer | {"follow_ups": []})
             conversations[number].append(reply.text)
-    return answers
+    return answers, None
 
 
 def _print(answers: list[dict[str, Any]]) -> None:

@@ -107,6 +107,23 @@ def test_follow_up_questions_are_asked_in_the_conversation(clip: Path, model: Pa
     assert out.read_bytes() == kept
 
 
+def test_answers_are_not_lost_when_a_follow_up_does_not_fit(clip: Path, model: Path, tmp_path: Path) -> None:
+    out = tmp_path / "answers.json"
+    long = " ".join(["red"] * 2000)
+    result = run("ask", clip, "what is red", "--follow-up", long, "-m", model, "-n", 4, "--max-new-tokens", 6, "--out", out)
+    assert "context" in failed(result, 2)
+    (answer,) = json.loads(out.read_text())["answers"]
+    assert answer["follow_ups"] == []
+    assert result.stdout == answer["text"] + "\n"
+
+
+def test_answers_are_printed_where_the_file_cannot_be_written(clip: Path, model: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    result = run("ask", clip, "what is red", "-m", model, "-n", 4, "--max-new-tokens", 6, "--out", tmp_path / "file" / "answers.json")
+    assert str(tmp_path / "file") in failed(result, 5)
+    assert result.stdout.strip()
+
+
 def test_frames_may_be_cut_into_tiles(model: Path, tmp_path: Path) -> None:
     import savi
 
