@@ -153,7 +153,9 @@ class GateResult:
             raw["integrity"] = [IntegrityProblem(**p) for p in raw["integrity"]]
             raw["changed"] = {k: Changed(**c) for k, c in raw.get("changed", {}).items()}
             result = cls(**raw)
-        except (KeyError, TypeError, AttributeError, json.JSONDecodeError) as e:
+        except GateFileError:
+            raise
+        except (KeyError, TypeError, AttributeError, ValueError, RecursionError) as e:
             raise GateFileError(f"not a gate result: {type(e).__name__}: {e}") from e
         if result.verdict not in get_args(Overall) or result.exit_code != exit_code(result.verdict, result.inconclusive):
             raise GateFileError(f"verdict {result.verdict!r} with exit code {result.exit_code}: the file was changed")

@@ -168,7 +168,7 @@ def _read_json(path: Path) -> object:
     try:
         data = path.read_bytes()
         return json.loads(gzip.decompress(data) if data[:2] == b"\x1f\x8b" else data)
-    except (OSError, EOFError, zlib.error, UnicodeDecodeError, json.JSONDecodeError) as e:
+    except (OSError, EOFError, zlib.error, ValueError, RecursionError) as e:
         raise RecordError(f"{path}: cannot be read as JSON ({e})") from e
 
 

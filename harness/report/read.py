@@ -45,7 +45,7 @@ def _read_json(path: Path, problems: list[str]) -> object | None:
         return None
     try:
         data: object = json.loads(path.read_text(encoding="utf-8", errors="replace"))
-    except (json.JSONDecodeError, OSError, RecursionError) as e:
+    except (ValueError, OSError, RecursionError) as e:
         problems.append(f"{path.name} in {path.parent.name}/ cannot be read: {e}")
         return None
     return data
@@ -60,7 +60,7 @@ def _read_lines(path: Path, problems: list[str]) -> Iterator[Json]:
                 continue
             try:
                 row = json.loads(line)
-            except (json.JSONDecodeError, RecursionError):
+            except (ValueError, RecursionError):
                 bad.append(i)
                 continue
             if isinstance(row, dict):

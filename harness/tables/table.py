@@ -205,7 +205,9 @@ def from_json(text: str) -> Table:
             cells = (Cell(**{**c, "interval": tuple(c["interval"]) if c["interval"] else None}) for c in r["cells"])
             rows.append(Row(r["label"], tuple(cells), r["group"]))
         return Table(rows=tuple(rows), **raw)
-    except (KeyError, TypeError, AttributeError, json.JSONDecodeError) as e:
+    except TableError:
+        raise
+    except (KeyError, TypeError, AttributeError, ValueError, RecursionError) as e:
         raise TableError(f"not a table written by Table.to_json: {e}") from e
 
 

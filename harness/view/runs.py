@@ -157,7 +157,7 @@ def _verdict(stage: Path) -> str:
         raw = json.loads((stage / "gate.json").read_text(encoding="utf-8"))
         found = raw.get("base") or next(iter(raw.values()))
         return GateResult.from_json(found).verdict
-    except (OSError, ValueError, AttributeError, StopIteration, TypeError, GateFileError):
+    except (OSError, ValueError, AttributeError, StopIteration, TypeError, RecursionError, GateFileError):
         return ""
 
 

@@ -10,7 +10,12 @@ from pathlib import Path
 import pytest
 
 from harness.records import Evaluation, RecordError, read_evaluations, read_records, read_score, write_evaluation
+from harness.report.page import render
+from harness.report.read import read_run
 from harness.run.journal import Answer, Journal, JournalError
+from harness.view.runs import facts, files_of
+from harness.view.scrub import Scrubber
+from tests.harness.fake_run import write_fake_run
 from tests.harness.made import evaluation, records
 
 pytestmark = pytest.mark.fuzz
@@ -131,3 +136,26 @@ def test_inputs_of_a_finished_result(tmp_path: Path) -> None:
     for seed in range(INPUTS):
         path.write_bytes(damaged(whole, random.Random(seed)))
         assert all("\n" not in line for line in _differences(wanted, _read_inputs(path))), seed
+
+
+def test_a_run_is_shown_whatever_its_files_hold(tmp_path: Path) -> None:
+    """A damaged file is said on the page, or left out of it: the page is made all the same, and so is the index."""
+    run = write_fake_run(tmp_path / "run", iterations=1, sizes={"egoschema": 8})
+    files = [p for p in files_of(run) if p.is_file()]
+    assert len(files) > 8
+    for seed in range(INPUTS):
+        rng = random.Random(seed)
+        path = rng.choice(files)
+        whole = path.read_bytes()
+        path.write_bytes(damaged(whole, rng))
+        found = read_run(run)
+        assert all(map(assert_fits_a_line, found.problems))
+        facts(tmp_path, run)
+        if seed % 10 == 0:
+            assert render(Scrubber([tmp_path]).run(found), link=lambda file: None).endswith("</html>")
+        path.write_bytes(whole)
+
+
+def assert_fits_a_line(text: str) -> bool:
+    assert_one_line(text)
+    return True

@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime as dt
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -392,3 +393,19 @@ def test_no_improvement_is_shown_over_a_baseline_that_was_not_read() -> None:
         result = gate_runs({"egoschema": evaluation(good, weights="new")}, {"egoschema": evaluation(baseline, weights="old")}, settings)
         assert {d.verdict for d in result.decisions if d.question == "improved"} == {wanted}
         assert result.verdict == wanted
+
+
+@pytest.mark.parametrize("text", ["[" * 100_000, '{"schema": ' + "9" * 5000 + "}"])
+def test_json_that_python_refuses_is_a_broken_file(text: str, tmp_path: Path) -> None:
+    """Nested too deep, or a number of too many digits: no JSONDecodeError, but a broken file all the same."""
+    from harness.gate.files import load_reference
+    from harness.records import RecordError
+    from harness.tables.table import TableError, from_json
+
+    with pytest.raises(GateFileError):
+        GateResult.from_json(text)
+    with pytest.raises(TableError):
+        from_json(text)
+    (tmp_path / "reference.json").write_text(text)
+    with pytest.raises(RecordError):
+        load_reference(tmp_path / "reference.json")
