@@ -45,7 +45,13 @@ PACKAGES = (
     "numpy",
 )
 # Where a run keeps its things may change between two commands that mean the same experiment.
-_NOT_IDENTITY = ("machine.tflops", "machine.processes", "loop.chunk_videos", "training.max_batch_tokens")
+_NOT_IDENTITY = (
+    "machine.tflops",
+    "machine.processes",
+    "loop.chunk_videos",
+    "training.max_batch_tokens",
+    "training.gradient_checkpointing",
+)
 
 
 class RunDirError(SaviError):

@@ -98,7 +98,7 @@ class TrainingSettings(_Model):
     lr_scheduler: Setting[LrScheduler]
     max_grad_norm: Setting[Annotated[float, Field(ge=0)]]
     weight_decay: Setting[Annotated[float, Field(ge=0)]]
-    gradient_checkpointing: Setting[bool]
+    gradient_checkpointing: Setting[bool | Literal["auto"]]
     max_batch_tokens: Setting[Positive]
     logging_steps: Setting[Positive]
     save_steps: Setting[Annotated[int, Field(ge=0)]]

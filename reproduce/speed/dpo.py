@@ -13,7 +13,7 @@ import contextlib
 import copy
 import shutil
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -66,7 +66,7 @@ def dpo_setup(preset: Preset, name: str, pairs: int, *, lora: bool) -> tuple[Cas
     def reference_logps(packed: Any) -> Any:
         model = lm.model if reference is None else reference
         off = policy.disable_adapter() if lora else contextlib.nullcontext()
-        with use_tree_attention(model), off, torch.no_grad():
+        with use_tree_attention(model), off, torch.no_grad(), as_trained(policy, shape):
             return packed_logps(policy if lora else model, packed, lm.family)
 
     once = reference_logps(batch)
@@ -78,7 +78,7 @@ def dpo_setup(preset: Preset, name: str, pairs: int, *, lora: bool) -> tuple[Cas
             again = VideoPrefix(ids, prefix.positions, prefix.next_pos, lm.features(frames))
             packed = pack([PackedRow(again, tokens)], lm.family, dtype=getattr(torch, shape.dtype), device=lm.device)
             known = reference_logps(packed)
-        with use_tree_attention(lm.model):
+        with use_tree_attention(lm.model), as_trained(policy, shape):
             policy.train()
             logps = packed_logps(policy, packed, lm.family)
             chosen = int(packed.lengths[:, 0].sum())
@@ -132,6 +132,17 @@ def _case(preset: Preset, name: str, pairs: int, ways: dict[str, Callable[[], No
     )
 
 
+@contextlib.contextmanager
+def as_trained(policy: Any, shape: Shape) -> Iterator[None]:
+    """How the trainer computes: float32 masters, bfloat16 products (`savi.training.trainer.masters_in_float32`)."""
+    import torch
+    from peft.helpers import disable_input_dtype_casting
+
+    half, device = shape.dtype == "bfloat16", next(policy.parameters()).device.type
+    with disable_input_dtype_casting(policy, active=half), torch.autocast(device, torch.bfloat16, enabled=half):
+        yield
+
+
 def _rows(preset: Preset, frames: Any, pairs: int) -> list[dict[str, Any]]:
     from PIL import Image
 
@@ -176,7 +187,9 @@ def _trl_step(trainer: Any, policy: Any, batches: list[dict[str, Any]]) -> None:
     policy.zero_grad(set_to_none=True)
     policy.train()
     for one in batches:
-        (trainer.compute_loss(policy, dict(one)) / len(batches)).backward()
+        with trainer.compute_loss_context_manager():  # autocast, as when it trains
+            loss = trainer.compute_loss(policy, dict(one))
+        (loss / len(batches)).backward()
 
 
 def _on(batch: dict[str, Any], device: Any) -> dict[str, Any]:

@@ -106,6 +106,8 @@ class VideoStore:
         self._ahead: dict[str, Future[Frames | VideoError]] = {}
         self.next_pos: dict[str, int] = {}
         """The position at which text goes on after each video encoded so far, held or not."""
+        self.lengths: dict[str, int] = {}
+        """Tokens of each such video's prefix."""
 
     def add_frames(self, videos: Sequence[tuple[str, Frames]]) -> None:
         """Encode decoded videos together where their shapes agree."""
@@ -123,7 +125,7 @@ class VideoStore:
 
     def _hold(self, video: str, prefix: VideoPrefix) -> None:
         self._held[video] = prefix
-        self.next_pos[video] = prefix.next_pos
+        self.next_pos[video], self.lengths[video] = prefix.next_pos, prefix.length
         self._bytes += _size(prefix)
         while self._bytes > self._keep_bytes and len(self._held) > 1:
             _, old = self._held.popitem(last=False)

@@ -180,7 +180,7 @@ class PackedDPOTrainer(Trainer):
         if self.settings.engine == "plain":
             lengths = [(len(pair.chosen), len(pair.rejected)) for row in rows for pair in row.pairs]
             return separate_logps(model, rows, self.family), torch.tensor(lengths, device=self.args.device)
-        batch = pack(rows, self.family, dtype=self._dtype(model), device=self.args.device, branches=self.settings.branch_attention)
+        batch = pack(rows, self.family, dtype=self._dtype(model), device=self.args.device)
         return packed_logps(model, batch, self.family), batch.lengths
 
     def _autocast(self) -> torch.autocast:

@@ -16,8 +16,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from savi.training.settings import BranchAttention
-from savi.training.tree_attention import SPLIT_FROM, Tree, branch_blocks, check_applied, require_tree_attention
+from savi.training.tree_attention import SPLIT_FROM, Tree, check_applied, require_tree_attention
 
 if TYPE_CHECKING:
     from savi.families.base import Family, VideoFeatures
@@ -97,12 +96,10 @@ def pack(
     dtype: torch.dtype,
     device: torch.device | str = "cpu",
     split: bool | None = None,
-    branches: BranchAttention = "sdpa",
 ) -> PackedBatch:
     """Pack rows whose prefixes are equally long.
 
     `dtype` is the model's (of the additive mask). `split`: attention in two calls (`savi.training.tree_attention`); None: by the prefix.
-    `branches` "flex": always in two calls, the second by flex attention.
 
     Raises:
         ValueError: no pairs at all, prefixes of different lengths, or an empty completion where a scored one is needed.
@@ -113,7 +110,7 @@ def pack(
     if len(lengths_of) > 1:
         raise ValueError(f"prefixes of different lengths in one batch: {sorted(lengths_of)}; group the videos by prefix length first")
     p = lengths_of.pop()
-    split = branches == "flex" or (p >= SPLIT_FROM if split is None else split)
+    split = p >= SPLIT_FROM if split is None else split
     longest = max(row.tokens for row in rows)
     tails = [_tail(row, p) for row in rows]
 
@@ -128,12 +125,8 @@ def pack(
         ],
         dim=-2,
     )
-    if branches == "flex":
-        own, parent = (torch.stack(part).to(device) for part in zip(*(_branches(tail, p, longest) for tail in tails), strict=True))
-        tree = Tree(p, None, split, branch_blocks(own, parent, p))
-    else:
-        mask = torch.stack([_visible(tail, p, longest, whole=not split) for tail in tails])[:, None]
-        tree = Tree(p, torch.zeros(mask.shape, dtype=dtype).masked_fill_(~mask, float("-inf")).to(device), split)
+    mask = torch.stack([_visible(tail, p, longest, whole=not split) for tail in tails])[:, None]
+    tree = Tree(p, torch.zeros(mask.shape, dtype=dtype).masked_fill_(~mask, float("-inf")).to(device), split)
 
     keep = torch.tensor(sorted({position for tail in tails for position in tail.predicted_at}), dtype=torch.long)
     at = torch.searchsorted(keep, torch.tensor([position for tail in tails for position in tail.predicted_at], dtype=torch.long))
@@ -212,19 +205,6 @@ def _visible(tail: _Tail, p: int, longest: int, *, whole: bool) -> Tensor:
     mask.tril_(first)
     mask.diagonal(first).fill_(True)
     return mask
-
-
-def _branches(tail: _Tail, p: int, longest: int) -> tuple[Tensor, Tensor]:
-    """Number of each position's branch and of its parent's [longest - p] (see `savi.training.tree_attention.branch_blocks`)."""
-    own = torch.full((longest - p,), -1)
-    parent = torch.full((longest - p,), -1)
-    questions: dict[tuple[int, int], int] = {}
-    for number, (start, end, question_start, question_end) in enumerate(tail.segments):
-        if question_start < 0:
-            questions[start, end] = number
-        own[start - p : end - p] = number
-        parent[start - p : end - p] = number if question_start < 0 else questions[question_start, question_end]
-    return own, parent
 
 
 def token_logps(logits: Tensor, targets: Tensor) -> Tensor:

@@ -20,6 +20,7 @@ from savi.cards.model_card import Trained, sources
 from savi.engine.model_folder import load_native_model
 from savi.loop.preferences import PreferencePair
 from savi.training.callbacks import DivergedError, LogFile, Progress, largest, wrong_weight
+from savi.training.checkpointing import needs_checkpointing
 from savi.training.checkpoints import last_checkpoint, plan_digest, read_sums, remove_checkpoints
 from savi.training.examples import (
     DroppedPair,
@@ -36,7 +37,7 @@ from savi.training.packed_trainer import Keeper, PackedDPOTrainer
 from savi.training.settings import DPOSettings
 from savi.training.sharding import Plain, count_cpu_processes, trainer_options, whole_state
 from savi.training.trackers import run_name
-from savi.training.tree_attention import require_branch_attention, text_implementation, use_tree_attention
+from savi.training.tree_attention import text_implementation, use_tree_attention
 
 if TYPE_CHECKING:
     from savi.engine.video_lm import VideoLM
@@ -73,7 +74,6 @@ def train(
         VideoError: a video's file went away after the pairs were made and was not found missing at the start.
         LockedError: another process is training into `out_dir`.
     """
-    require_branch_attention(settings.branch_attention, lm.device)
     sharding = dict(trainer_options(settings, lm.model, lm.family))
     if report_to:
         sharding |= {"report_to": list(report_to), "run_name": run_name(Path(out_dir))}
@@ -155,6 +155,8 @@ def _run(
     """All steps, from the last checkpoint on. Leaves the trained weights in `lm`, or returns them whole where the model is in shards."""
     plan = make_plan(examples, settings)
     lm.decoders.release()
+    model = trainable(lm, settings)
+    settings = settings.model_copy(update={"gradient_checkpointing": needs_checkpointing(lm, model, examples, store, settings)})
     args = settings.trl_config(
         out / TRAIN_FOLDER,
         total_steps=len(plan),
@@ -165,7 +167,6 @@ def _run(
     count_cpu_processes(args)
     log_file, keeper = LogFile(out / LOG_FILE, settings, progress), Keeper(plan_digest(inputs, examples))
     limit = torch.finfo(lm.store_dtype or lm.model.dtype).max
-    model = trainable(lm, settings)
     lm.model.config.use_cache = False
     with contextlib.nullcontext() if settings.engine == "plain" else use_tree_attention(lm.model):
         keeper.trainer = trainer = PackedDPOTrainer(
@@ -184,7 +185,7 @@ def _run(
         checkpoint = _from_first(trainer, lambda: last_checkpoint(out / TRAIN_FOLDER, keeper.plan, trainer.sharding))
         if checkpoint is not None:
             trainer.go_on_with(read_sums(checkpoint))
-        with float32_weights(lm.model) if trainer.sharding == "none" else contextlib.nullcontext():  # sharded, the framework keeps them
+        with masters_in_float32(lm.model, model) if trainer.sharding == "none" else contextlib.nullcontext():  # else the framework's
             if settings.objective.needs_reference:
                 trainer.score_reference()
             trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
@@ -240,6 +241,18 @@ def trainable(lm: VideoLM, settings: DPOSettings) -> nn.Module:
     linear = [name for name, module in model.named_modules() if id(module) in inside and isinstance(module, nn.Linear)]
     set_seed(settings.seed)  # the adapters' first values
     return get_peft_model(model, LoraConfig(r=settings.lora_r, lora_alpha=settings.lora_alpha, target_modules=linear))
+
+
+@contextlib.contextmanager
+def masters_in_float32(inner: nn.Module, policy: nn.Module) -> Iterator[None]:
+    """What is trained of a bfloat16 model is kept in float32 and computed in bfloat16: autocast rounds the weights, once a forward pass.
+
+    Adapters take their inputs as they are: peft would make float32 of them first, which autocast then rounds back to the same numbers.
+    """
+    from peft.helpers import disable_input_dtype_casting
+
+    with disable_input_dtype_casting(policy, active=inner.dtype == torch.bfloat16), float32_weights(inner):  # type: ignore[arg-type]
+        yield
 
 
 @contextlib.contextmanager

@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import cache
 from typing import Any
 
 import torch
@@ -45,14 +44,12 @@ class Tree:
 
     `mask` is additive, in the model's dtype: 0 where a query may look, -inf elsewhere; every query may look at itself, so no row is empty.
     Shape [B, 1, T, P + T] for the T branch positions when `split`, else [B, 1, P + T, P + T]. `prefix_len` is P, equal in all rows.
-    `uses` is shared by copies of the tree. `blocks` replaces `mask` where the branches go through flex attention: see
-    `branch_blocks`.
+    `uses` is shared by copies of the tree.
     """
 
     prefix_len: int
-    mask: Tensor | None
+    mask: Tensor
     split: bool
-    blocks: Any = field(default=None, compare=False)
     uses: Uses = field(default_factory=Uses, compare=False)
 
 
@@ -82,61 +79,18 @@ def tree_attention(
         return sdpa_attention_forward(module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **kwargs)
     tree.uses.count += 1
     p = tree.prefix_len
-    tail = None
-    if tree.blocks is not None:
-        if dropout:
-            raise ValueError("flex attention has no dropout: set the model's attention_dropout to 0, or branch_attention='sdpa'")
-        tail = _flex(query.device.type)(query[:, :, p:], key, value, block_mask=tree.blocks, scale=scaling, enable_gqa=True)
     groups = int(getattr(module, "num_key_value_groups", 1))
     if groups > 1:
-        seen = p if tail is not None else key.shape[2]
-        key, value = repeat_kv(key[:, :, :seen], groups), repeat_kv(value[:, :, :seen], groups)
+        key, value = repeat_kv(key, groups), repeat_kv(value, groups)
     if tree.split:
         head = F.scaled_dot_product_attention(
             query[:, :, :p], key[:, :, :p], value[:, :, :p], is_causal=True, scale=scaling, dropout_p=dropout
         )
-        if tail is None:
-            tail = F.scaled_dot_product_attention(query[:, :, p:], key, value, attn_mask=tree.mask, scale=scaling, dropout_p=dropout)
+        tail = F.scaled_dot_product_attention(query[:, :, p:], key, value, attn_mask=tree.mask, scale=scaling, dropout_p=dropout)
         out = torch.cat([head, tail], dim=2)
     else:
         out = F.scaled_dot_product_attention(query, key, value, attn_mask=tree.mask, scale=scaling, dropout_p=dropout)
     return out.transpose(1, 2).contiguous(), None
-
-
-def branch_blocks(own: Tensor, parent: Tensor, prefix_len: int) -> Any:
-    """Flex attention's `BlockMask` of the T branch positions over P + T keys.
-
-    `own` [B, T]: each position's branch, numbered from 0 in its row, -1 for padding; `parent` [B, T]: the branch it hangs on, its own for
-    one that hangs on the prefix. What it says is what the additive mask of `Tree` says.
-    """
-    from torch.nn.attention.flex_attention import create_block_mask
-
-    def visible(row: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
-        after = (key - prefix_len).clamp(min=0)
-        branch = own[row, after]
-        mine = ((branch == own[row, query]) | (branch == parent[row, query])) & (after <= query)
-        return ((own[row, query] >= 0) & ((key < prefix_len) | mine)) | (key == query + prefix_len)
-
-    rows, length = own.shape
-    return create_block_mask(visible, rows, None, length, prefix_len + length, device=str(own.device))
-
-
-@cache
-def _flex(device: str) -> Any:
-    """Flex attention, compiled where there is a kernel to compile; uncompiled (CPU) it makes the whole matrix of scores."""
-    from torch.nn.attention.flex_attention import flex_attention
-
-    return flex_attention if device == "cpu" else torch.compile(flex_attention)
-
-
-def require_branch_attention(kind: str, device: torch.device) -> None:
-    """Refuse an attention for the branches that cannot be trained on this device.
-
-    Raises:
-        ValueError: "flex" on a CPU: torch has no backward pass for it there.
-    """
-    if kind == "flex" and device.type == "cpu":
-        raise ValueError("branch_attention 'flex' cannot be trained on a CPU: torch has no backward pass for it there; use 'sdpa'")
 
 
 def tree_mask(batch_size: int, q_length: int, kv_length: int, attention_mask: Tensor | None = None, **kwargs: Any) -> Tensor | None:

@@ -98,6 +98,37 @@ def half_precision_stays_near(device: str) -> None:
     assert same >= 0.7, f"{same:.0%} of the rows begin alike"
 
 
+def checkpointing_leaves_the_gradients(device: str) -> None:
+    """A packed LoRA step as the trainer computes it, bfloat16 with float32 masters, with and without checkpointing."""
+    from savi.training.losses import Logps, step_loss
+    from savi.training.packing import pack, packed_logps
+    from savi.training.settings import DPOSettings
+    from savi.training.trainer import masters_in_float32, trainable
+    from savi.training.tree_attention import use_tree_attention
+    from tests.invariants.packed import gradients, make_rows, relative_difference
+
+    lm = family_on("internvl-qwen2", device, torch.bfloat16)
+    settings = DPOSettings(lora_r=4)
+    policy = trainable(lm, settings)
+    for name, parameter in policy.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(parameter, std=0.05)  # zero at the start: then A has no gradient
+    batch = pack(make_rows(lm), lm.family, dtype=torch.bfloat16, device=device)
+    found = []
+    for checkpointing in (False, True):
+        if checkpointing:
+            lm.model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        policy.train()
+        with masters_in_float32(lm.model, policy), use_tree_attention(lm.model), torch.autocast(device, torch.bfloat16):
+            logps = packed_logps(policy, batch, lm.family)
+            known = torch.zeros_like(logps)
+            loss = step_loss(Logps(logps, known, batch.lengths), settings.objective, step_pairs=batch.pairs, step_chosen_tokens=1)
+            found.append(gradients(policy, loss))  # in the same surroundings: layers are computed again
+    assert found[0], "adapters have gradients"
+    assert {gradient.dtype for gradient in found[0].values()} == {torch.float32}
+    assert relative_difference(found[1], found[0]) < 1e-2
+
+
 def memory_comes_back(device: str) -> None:
     """`release` gives back what the decoder kept."""
     lm = family_on("internvl-qwen2", device)
@@ -124,5 +155,6 @@ CHECKS: list[Callable[[str], None]] = [
     static_equals_eager,
     graphs_see_new_weights,
     half_precision_stays_near,
+    checkpointing_leaves_the_gradients,
     memory_comes_back,
 ]
