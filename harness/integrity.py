@@ -339,7 +339,7 @@ def check_pair(candidate: Evaluation, baseline: Evaluation) -> list[IntegrityPro
         _compare("reading", {"rule": reading_rule(a)}, {"rule": reading_rule(b)}, problem_to=out, name=name)
     frames = [{**x.frames, "decoder": "pyav"} if x.frames.get("decoder") in SAME_PIXELS else x.frames for x in (p, q)]
     _compare("frame_settings", frames[0], frames[1], problem_to=out, name=name)
-    out += _compare_versions(name, p.versions, q.versions)
+    out += compare_versions(name, p.versions, q.versions)
     if p.seed != q.seed:
         problem("seed", f"seed {p.seed} against {q.seed}")
     return out
@@ -348,7 +348,7 @@ def check_pair(candidate: Evaluation, baseline: Evaluation) -> list[IntegrityPro
 _RELEASE = re.compile(r"(\d+)\.(\d+)")
 
 
-def _compare_versions(name: str, candidate: Mapping[str, str], baseline: Mapping[str, str]) -> list[IntegrityProblem]:
+def compare_versions(name: str, candidate: Mapping[str, str], baseline: Mapping[str, str]) -> list[IntegrityProblem]:
     """Another release (major.minor) may read or answer otherwise, so it stops; a patch level or a build tag warns, as does a version that
     only one side states."""
     shown: dict[bool, list[str]] = {True: [], False: []}

@@ -12,13 +12,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from harness.gate.decide import conclude
+from harness.gate.decide import conclude, excuse
 from harness.gate.decision import ALL, Decision, GateResult, GateUsageError
 from harness.gate.early import sequence
 from harness.gate.early.plan import CREDITS, Plan, Track, order_seed, plan
 from harness.gate.evidence.changes import changed_questions
 from harness.gate.settings import GateSettings
-from harness.integrity import IntegrityProblem, StatusLimits, check_evaluation, reading_rule
+from harness.integrity import IntegrityProblem, StatusLimits, check_evaluation, compare_versions, reading_rule
 from harness.reading import READING_VERSION
 from harness.records import Evaluation, QuestionRecord
 
@@ -222,13 +222,14 @@ def check(
     *,
     nonce: str,
     weights: str = "",
+    versions: Mapping[str, str] | None = None,
     batch: int | None = None,
     progress: Progress | None = None,
     candidate_name: str = "",
     reference_name: str = "",
 ) -> CheckResult:
     """Check a candidate against a baseline run. Videos of all benchmarks are drawn in one random order (see `plan`); `weights` and `nonce`
-    are what nobody can know before; `batch` videos are asked between two looks.
+    are what nobody can know before; `batch` videos are asked between two looks; `versions` are those that the candidate is asked with.
 
     It stops when every required decision is certain, and at the first fail of any benchmark, also a rise of answers that cannot be read.
     The mean's verdict differs from the whole set's with probability at most alpha; so does each benchmark's pass; the benchmarks' fails
@@ -249,6 +250,9 @@ def check(
     whole = {n: baseline[n] for n in names}
     scale = baseline[names[0]].score.scale
     problems = [p for n in names for p in (*check_evaluation(baseline[n], side="baseline", limits=s.limits), *_read_as_now(baseline[n]))]
+    if versions is not None:
+        problems += [p for n in names for p in compare_versions(n, versions, baseline[n].score.provenance.versions)]
+    problems = excuse(problems, s)
     if any(p.stops for p in problems):
         nothing = [AskedShare(n, 0, len(e.records), 0, e.score.videos) for n, e in whole.items()]
         return CheckResult(conclude([], problems, s, candidate=candidate_name, reference=reference_name, scale=scale), nothing, nonce)
@@ -268,5 +272,7 @@ def check(
     ]
     decisions = [] if run.problems else run.decisions()
     changed = {n: changed_questions(run.records[n], [r for q in drawing.known[n].questions for r in q]) for n in names}
-    gate = conclude(decisions, run.problems, s, candidate=candidate_name, reference=reference_name, scale=scale, changed=changed)
+    gate = conclude(
+        decisions, [*problems, *run.problems], s, candidate=candidate_name, reference=reference_name, scale=scale, changed=changed
+    )
     return CheckResult(gate, asked, nonce)

@@ -130,6 +130,7 @@ def _run(
     from harness.gate.early.ask import VideoAsker
     from harness.gate.early.check import check as check_runs
     from harness.run.lmms_model import weights_of
+    from harness.run.made_from import versions
     from savi.base.files import write_text_atomic
     from savi.base.lock import lock_folder
     from savi.base.processes import is_first, joined
@@ -154,6 +155,7 @@ def _run(
             settings,
             nonce=drawn,
             weights=weights_of(folder),
+            versions=versions(),
             batch=batch,
             progress=progress,
             candidate_name=candidate,

@@ -161,6 +161,16 @@ def test_a_baseline_read_by_an_older_rule_is_not_compared() -> None:
         assert (r.gate.exit_code, [p.code for p in r.gate.integrity], table.calls) == (4, ["reading"], [])
 
 
+@pytest.mark.parametrize(("now", "code"), [("0.8.0", 4), ("0.7.4", 0), ("0.7.3", 0)])
+def test_a_baseline_of_another_release_is_not_compared_and_a_patch_level_warns(now: str, code: int) -> None:
+    cand, base = runs(0.0, 0.1)
+    table = Table(cand)
+    r = check({"egoschema": base}, table, GateSettings(margin=2.5), versions={"lmms_eval": now, "savi": "9"})
+    assert r.gate.exit_code == code
+    assert (table.calls == []) == (code == 4)
+    assert [p.warns for p in r.gate.integrity] == ([] if now == "0.7.3" else [code == 0])
+
+
 def many(change: dict[str, tuple[float, float]], n: int = 1200) -> tuple[dict[str, Evaluation], Table]:
     """Baselines of six benchmarks and a candidate that loses and gains those shares."""
     base, cand = {}, []
