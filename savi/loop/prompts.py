@@ -7,10 +7,25 @@ no model, no video and no right answers.
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, model_validator
+
+from savi.loop.replies import (
+    asks_the_user,
+    before_echo,
+    cut_back,
+    ends_in_a_loop,
+    is_about_the_answer,
+    is_refusal,
+    repeats_itself,
+    spoken,
+    unquoted,
+    without_lead_in,
+    without_remarks,
+)
 
 Kind = Literal["spatial", "temporal"]
 KINDS: tuple[Kind, ...] = ("spatial", "temporal")
@@ -21,7 +36,16 @@ LETTERS = "ABCDEFGH"
 """Option letters that are looked for; more than eight options are not asked by any benchmark here."""
 
 _OPTION = re.compile(rf"(?<!\S)\(?([{LETTERS}])(?:[).:]+)?(?=\s|$)")
-_LEAD_IN = re.compile(r"^\W*(?:(?:the\s+)?(?:question|answer|critique|revised answer|revision)\s*\d*\s*:|\d+\s*[.)])\s*", re.IGNORECASE)
+_ASKED = re.compile(r"\?(?=[\s\"'”’)\]*_?!]|$)")
+"""A question mark that ends a question; one in the midst of a word, as in an address, does not."""
+_ASKED_BY_WORDS = re.compile(
+    r"(?:what|where|which|who|whose|when|why|how)(?:'s|\s+(?:\w+\s+)?(?:is|are|was|were|do|does|did|can|could|will|would|should|might"
+    r"|has|have|had|happens|occurs|causes))\b[^.!?:\n]*\.",
+    re.IGNORECASE,
+)
+"""A whole line that asks by its words and ends in a full stop."""
+_TO_THE_USER = "put to the user, not about the video"
+_ANSWERED = re.compile(r"^A:\s+(?=\S)")
 _LONE_LETTER = re.compile(rf"^\(?[{LETTERS}][).:]*$")
 
 
@@ -145,36 +169,53 @@ def prompt_set(name: str) -> PromptSet:
     return PROMPTS[name]
 
 
-def parse_question(text: str) -> Question | Unreadable:
-    """Read a question out of a reply.
+def parse_question(text: str, *, finished: bool = True) -> Question | Unreadable:
+    """Read a question out of a reply: the first one, where there are several.
 
-    Readable: it has a question mark, something before it, and, if option letters follow, these start with A, are consecutive, at least two,
-    and have distinct texts that are not empty. Both `... ? A circle B square` and `...?\\n(A) circle\\n(B) square` are read. A lead-in
-    ("Question:", "1.") and whatever stands before the line with the question mark are dropped; so are later lines that are no options.
+    Readable: it has a question mark (or a line that asks by its words), something before it, and, if option letters follow, these start
+    with A, are consecutive, at least two, and have distinct texts that are not empty. Both `... ? A circle B square` and
+    `...?\\n(A) circle\\n(B) square` are read. Courtesies and labels ("Sure!", "Question:", "1.") and whatever stands before the line with
+    the question mark are dropped; so are later lines that are no options. Of a reply that was cut off (`finished` False), a question
+    without options is read: it ended before the cut.
     """
-    lines = [_bare(line) for line in text.strip().splitlines()]
-    start = next((i for i, line in enumerate(lines) if "?" in line), None)
-    if start is None:
-        return Unreadable("no question mark")
-    kept = [_bare(_LEAD_IN.sub("", lines[start], count=1))]
-    for line in lines[start + 1 :]:
-        if line and not _OPTION.match(line):
+    lines = [_bare(line) for line in spoken(text).splitlines()]
+    found: Question | Unreadable = Unreadable("no question mark")
+    for start, line in enumerate(lines):
+        if _ASKED.search(line):
+            found = _question_at(lines[start:], finished=finished)
+            if isinstance(found, Question) or found.reason != _TO_THE_USER:
+                return found
+    asked = next((line for line in map(without_remarks, lines) if _ASKED_BY_WORDS.fullmatch(line)), None)
+    return found if asked is None else Question(f"{asked[:-1]}?")
+
+
+def _question_at(lines: Sequence[str], *, finished: bool) -> Question | Unreadable:
+    """The question that the first of these lines has."""
+    kept = [_bare(_ANSWERED.sub("", without_remarks(lines[0])))]
+    for line in filter(None, lines[1:]):
+        if not _OPTION.match(line):
             break
-        if line:
-            kept.append(line)
+        kept.append(line)
+    if len(kept) == 2 and _ANSWERED.match(kept[1]):
+        del kept[1]  # "A:" before an answer
     whole = "\n".join(kept)
-    stem, _, rest = whole.rpartition("?")
-    if not re.search(r"\w", stem):
-        return Unreadable("nothing before the question mark")
-    options = _read_options(rest)
+    marks = [mark.start() for mark in _ASKED.finditer(whole)]
+    options = _read_options(whole[marks[-1] + 1 :])
     if isinstance(options, Unreadable):
         return options
-    return Question(text=whole.strip() if options else f"{stem}?", options=options)
+    stem = whole[: marks[-1 if options else 0]]
+    if not re.search(r"\w", stem):
+        return Unreadable("nothing before the question mark")
+    if options:
+        return Question(whole.strip(), options) if finished else Unreadable("cut off among the options")
+    if asks_the_user(f"{stem}?"):
+        return Unreadable(_TO_THE_USER)
+    return Question(f"{stem}?" + ('"' if stem.count('"') % 2 else ""))  # a quotation that the question ends in
 
 
 def _bare(line: str) -> str:
-    """A line without the quotes and stars around it."""
-    return line.strip("*\"'` \t\r\f\v")
+    """A line without the quotes and marks around it."""
+    return line.strip("*_\"'`“”‘’ \t\r\f\v")
 
 
 def _read_options(rest: str) -> tuple[tuple[str, str], ...] | Unreadable:
@@ -183,6 +224,8 @@ def _read_options(rest: str) -> tuple[tuple[str, str], ...] | Unreadable:
     if not marks:
         return ()
     letters = "".join(mark.group(1) for mark in marks)
+    if letters == "A" and re.match(r"\s*A\s+\w.*[.!]\s*$", rest, re.DOTALL):
+        return ()  # the article of a sentence
     if len(marks) < 2:
         return Unreadable("one option only")
     if letters != LETTERS[: len(marks)]:
@@ -197,22 +240,40 @@ def _read_options(rest: str) -> tuple[tuple[str, str], ...] | Unreadable:
 
 
 def parse_answer(text: str, question: Question | None = None) -> str | Unreadable:
-    """Read an answer (initial or revised).
+    """Read an answer (initial or revised): without courtesies, labels, markdown, the question repeated before it and other turns after it.
 
-    Readable: it has a word; given a question with options, it names one of its letters or the text of one of its options; given one without
-    options, it is no lone option letter.
+    Readable: it has a word, is no refusal and does not say one thing over and over; given a question with options, it names one of its
+    letters or the text of one of its options; given one without options, it is no lone option letter.
     """
-    answer = _LEAD_IN.sub("", text.strip(), count=1).strip()
+    answer = before_echo(without_lead_in(spoken(text)).strip())
     if not re.search(r"\w", answer):
         return Unreadable("empty")
+    if is_refusal(answer):
+        return Unreadable("a refusal")
+    if is_about_the_answer(answer):
+        return Unreadable("speaks of the proposed answer, and is none")
+    if repeats_itself(answer):
+        return Unreadable("repeats itself")
     if question is None:
         return answer
+    answer = _without_question(answer, question)
+    if not re.search(r"\w", answer):
+        return Unreadable("repeats the question")
     if question.options:
         if choice(answer, question) is None:
             return Unreadable("names none of the options")
-    elif _LONE_LETTER.match(answer):
+        return answer
+    if _LONE_LETTER.match(answer):
         return Unreadable("an option letter to a question without options")
-    return answer
+    return unquoted(_ANSWERED.sub("", answer))
+
+
+def _without_question(answer: str, question: Question) -> str:
+    """An answer without the question that it repeats before it; a question with options is asked again in its answer too seldom to look."""
+    mark = next(_ASKED.finditer(answer), None)
+    if mark is None or question.options or _words(answer[: mark.start()]) != _words(question.text):
+        return answer
+    return without_lead_in(answer[mark.end() :].strip("\"'”’)]*_ \t\n")).strip()
 
 
 def choice(answer: str, question: Question) -> str | None:
@@ -230,10 +291,25 @@ def _words(text: str) -> str:
     return " " + " ".join(re.findall(r"[^\W_]+", text.casefold())) + " "
 
 
-def parse_critique(text: str) -> str | Unreadable:
-    """Read a critique: any reply with a word in it. Its verdict is not read: a model's own "right" or "wrong" proved worth nothing."""
-    critique = text.strip()
-    return critique if re.search(r"\w", critique) else Unreadable("empty")
+def parse_critique(text: str, answer: str | None = None, *, finished: bool = True) -> str | Unreadable:
+    """Read a critique: any reply with a word in it that is no refusal and not the answer again.
+
+    Nothing is trained on a critique, so one that was cut off is kept up to its last whole sentence, unless it was saying one thing over and
+    over. Its verdict is not read: a model's own "right" or "wrong" proved worth nothing.
+    """
+    critique = spoken(text)
+    if not re.search(r"\w", critique):
+        return Unreadable("empty")
+    if is_refusal(critique):
+        return Unreadable("a refusal")
+    if answer is not None and same_answer(without_lead_in(critique), answer):
+        return Unreadable("repeats the answer")
+    if finished:
+        return critique
+    whole = cut_back(critique)
+    if repeats_itself(critique) or ends_in_a_loop(whole):
+        return Unreadable("repeats itself")
+    return whole or Unreadable("cut off in its first sentence")
 
 
 def same_answer(one: str, other: str) -> bool:

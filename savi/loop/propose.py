@@ -221,14 +221,18 @@ class _Draft:
         if isinstance(reply, ServedReply) and reply.refused:
             self.dropped = ("no reply", reply.refused)
             return
-        if not reply.finished:  # training on it would teach to stop anywhere
-            read = Unreadable(f"cut off after {reply.tokens} tokens")
-        elif step == "ask":
-            read = parse_question(reply.text)
+        if step == "ask":
+            read = parse_question(reply.text, finished=reply.finished)
         elif step == "critique":
-            read = parse_critique(reply.text)
+            read = parse_critique(reply.text, self.said["answer"], finished=reply.finished)
+        elif not reply.finished:  # trained on, it would teach to stop anywhere
+            read = Unreadable("cut off")
         else:
             read = parse_answer(reply.text, self.question)
+            if step == "revise" and isinstance(read, str) and same_answer(read, self.said["critique"]):
+                read = Unreadable("repeats the critique")
+        if isinstance(read, Unreadable) and not reply.finished:
+            read = Unreadable(f"cut off after {reply.tokens} tokens")
         if isinstance(read, Unreadable):
             self.said[step], self.dropped = reply.text, (f"unreadable {_NOUNS[step]}", read.reason)
         elif isinstance(read, Question):

@@ -39,6 +39,7 @@ def smollm_video_lm(file: Path) -> VideoLM:
 
     tokenizer = AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name)
     text: Any = AutoModelForCausalLM.from_pretrained(file.parent, gguf_file=file.name, dtype=torch.float32)
+    text.config.quantization_config = None  # the weights are plain here, whatever the file holds
     torch.manual_seed(0)
     vision = InternVLVisionConfig(
         hidden_size=32, intermediate_size=64, num_hidden_layers=1, num_attention_heads=4, image_size=64, patch_size=16, attention_bias=True
