@@ -83,11 +83,14 @@ def run_all(plan: Plan, *, jobs: int = 1) -> None:
     plan.out.mkdir(parents=True, exist_ok=True)
     threads = max(1, (os.cpu_count() or 1) // jobs)  # runs side by side that each take every core wait for each other
     env = {"OMP_NUM_THREADS": str(threads), **os.environ} if jobs > 1 else None
+    alone = ["--processes", "1"] if jobs > 1 else []
 
     def one(item: tuple[int, str]) -> tuple[Path, int]:
         log = plan.out / f"seed{item[0]}-{item[1]}.log"
         with log.open("w", encoding="utf-8") as f:
-            done = subprocess.run(plan.command(*item), stdout=f, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, env=env, check=False)
+            done = subprocess.run(
+                plan.command(*item) + alone, stdout=f, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, env=env, check=False
+            )
         print(f"{log.stem}: exit {done.returncode}", flush=True)
         return log, done.returncode
 
