@@ -185,7 +185,8 @@ class RealWork:
             helper=None if self.second is None else self.second.helper(iteration),
         ):
             pass
-        describe_pairs(experiment, iteration, read_counts(out).line())
+        if current().rank == 0:
+            describe_pairs(experiment, iteration, read_counts(out).line())
         return read_counts(out).line()
 
     def train(self, experiment: Experiment, iteration: int, progress: Progress, failures: Path) -> str:
@@ -213,7 +214,8 @@ class RealWork:
                 f"iteration {iteration}, {error}; the same settings would diverge again: take a --set training.learning_rate=... below "
                 f"{rate:g}, and another --out"
             ) from error
-        describe_model(experiment, iteration)
+        if current().rank == 0:
+            describe_model(experiment, iteration)
         if not result.trained:
             return "no pair to train on: the model stays as it is"
         left = f", {len(result.pairs_dropped)} left out" if result.pairs_dropped else ""
