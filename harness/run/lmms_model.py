@@ -35,7 +35,7 @@ from savi.base.processes import Processes  # noqa: E402
 from savi.base.watch import working_on  # noqa: E402
 from savi.engine.sampling import GenerationSettings  # noqa: E402
 from savi.video.frames import DECODERS, Decoder, Frames, VideoError, segment_indices  # noqa: E402
-from savi.video.prefetch import FramePrefetcher  # noqa: E402
+from savi.video.prefetch import FramePrefetcher, decoders  # noqa: E402
 
 if TYPE_CHECKING:
     from savi.engine.video_lm import VideoLM, Watched
@@ -243,7 +243,7 @@ class SaviLmms(lmms):
         done = total - sum(len(g.rows) for c in pending for g in c)
         self._report(done, total)
         files = [Path(g.video) for c in pending for g in c if g.rows[0].pictures is None]
-        workers = 1 if self.rows > BIG_ROWS else 2
+        workers = 1 if self.rows > BIG_ROWS else max(2, decoders())
         with FramePrefetcher(files, num_frames=self.num_frames, depth=8, workers=workers, decoder=self.decoder) as frames:
             for chunk in pending:
                 self._answer(chunk, frames)

@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from reproduce.paper.work import Work
 from reproduce.run_dir import FAILURES_FILE
 from reproduce.stages import Ahead, Stage, StageContext, failures_path, run_stages
 from savi.base.processes import current
+from savi.video.prefetch import waited_s
 
 
 def build_stages(experiment: Experiment, work: Work, *, base_fingerprint: str | None = None) -> list[Stage]:
@@ -174,7 +176,14 @@ def run_paper(experiment: Experiment, stages: list[Stage], console: RunConsole, 
     Raises: whatever a stage raises; finished stages stay finished.
     """
     led = [led_by_first(stage) for stage in stages]
-    run_stages(experiment.run.path, led, console, note_timing=experiment.run.note_timing, ahead=ahead)
+    before = [waited_s()]
+
+    def note(stage: str, values: Mapping[str, Any]) -> None:
+        """A stage's timing, with the seconds in which this process's model waited for frames."""
+        waited, before[0] = waited_s() - before[0], waited_s()
+        experiment.run.note_timing(stage, {**values, **({"waited_for_frames_s": round(waited, 2)} if waited else {})})
+
+    run_stages(experiment.run.path, led, console, note_timing=note, ahead=ahead)
     return summarise(experiment, stages, console)
 
 

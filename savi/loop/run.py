@@ -21,7 +21,7 @@ from savi.loop.parts import Made, PartWriter, delete_parts, read_parts, rewrite_
 from savi.loop.preferences import PreferencePair
 from savi.server.usage import Usage
 from savi.video.frames import Frames, VideoError
-from savi.video.prefetch import prefetch
+from savi.video.prefetch import decoders, prefetch
 
 STAGE = "propose"
 """The stage named in failures.jsonl."""
@@ -110,7 +110,8 @@ class Run:
             delete_parts(self.journal.out)
 
     def _frames(self, keys: Sequence[str]) -> Iterator[tuple[Path, Frames | VideoError]]:
-        return prefetch([self.path_of[key] for key in keys], num_frames=self.num_frames, depth=self.chunk_videos)
+        paths = [self.path_of[key] for key in keys]
+        return prefetch(paths, num_frames=self.num_frames, depth=max(self.chunk_videos, decoders()), workers=decoders())
 
     def _ask(self, chunk: Sequence[str], frames: Iterator[tuple[Path, Frames | VideoError]]) -> dict[str, Made]:
         videos = []

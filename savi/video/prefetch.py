@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -11,6 +12,21 @@ from types import TracebackType
 
 from savi.video.frames import Decoder, Frames, VideoError
 from savi.video.read import read_frames
+
+_waited_s = [0.0]
+
+
+def waited_s() -> float:
+    """Seconds this process has waited for frames so far, in all: the share of a stage's time in which its model had nothing to do."""
+    return _waited_s[0]
+
+
+def decoders() -> int:
+    """How many videos to decode at a time: the cores of this process's share of the machine, less the one that feeds the model, at most 8.
+    A long video takes a core for seconds, and a GPU asks for the next one several times a second."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    share = cores // max(1, int(os.environ.get("LOCAL_WORLD_SIZE") or 1))
+    return min(8, max(1, share - 1))
 
 
 class FramePrefetcher:
@@ -60,7 +76,9 @@ class FramePrefetcher:
         except BaseException:
             self.close()
             raise
-        self.waited_s += time.perf_counter() - began
+        waited = time.perf_counter() - began
+        self.waited_s += waited
+        _waited_s[0] += waited
         self.decoding_s += spent_s
         self._fill()  # the next ones start now, while the caller works on this one
         return path, outcome

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from savi.video.containers import inspect
 from savi.video.frames import Frames, VideoError, find_videos, segment_indices
-from savi.video.prefetch import FramePrefetcher, prefetch
+from savi.video.prefetch import FramePrefetcher, decoders, prefetch, waited_s
 from savi.video.read import read_frames
 from tests.savi.clips import cut_clip, empty_track, grey_frames, grey_of, rotate_clip, write_audio, write_clip
 
@@ -283,11 +283,13 @@ def test_prefetch_hides_decoding_behind_work() -> None:
         time.sleep(0.01)
         return fake_frames(path)
 
+    before = waited_s()
     with FramePrefetcher([f"{index}" for index in range(8)], num_frames=1, read=read) as frames:
         for _ in frames:
             time.sleep(0.03)
     assert frames.decoding_s >= 0.08
     assert frames.waited_s < frames.decoding_s * 0.6  # the first video is always waited for
+    assert waited_s() - before == pytest.approx(frames.waited_s)
 
 
 def test_prefetch_stops_when_dropped_and_raises_what_is_no_video_error() -> None:
@@ -312,3 +314,12 @@ def test_prefetch_stops_when_dropped_and_raises_what_is_no_video_error() -> None
 def test_importing_savi_and_reading_frames_needs_no_torch(clip: Path) -> None:
     code = f"import sys, savi; savi.read_frames({str(clip)!r}, num_frames=2); savi.base.files; assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", f"import savi.base.files; {code}"], check=True, cwd=Path(__file__).parents[3])
+
+
+@pytest.mark.parametrize(("cores", "processes", "wanted"), [(1, "", 1), (2, "1", 1), (4, "", 3), (64, "8", 7), (64, "1", 8), (4, "8", 1)])
+def test_as_many_decoders_as_a_processs_share_of_the_cores(
+    cores: int, processes: str, wanted: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: set(range(cores)), raising=False)
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", processes)
+    assert decoders() == wanted
