@@ -83,5 +83,5 @@ def test_torchrun(one: Path, tmp_path: Path) -> None:
     same = [name for name in mine if mine[name] == theirs[name]]
     assert {"iter-1/pairs.jsonl", "iter-1/dropped.jsonl", "iter-1/pairs.journal.jsonl", "base/eval/nextqa/questions.jsonl"} <= set(same)
     ours, others = (load_file(folder / "iter-1/model/model.safetensors") for folder in (out, one))
-    for name, value in others.items():  # the checkpoint is float16: a difference of 1e-9 may round to a step of it
-        torch.testing.assert_close(ours[name].float(), value.float(), rtol=2**-10, atol=1e-6)
+    for name, value in others.items():  # float16: the smallest difference may round to a step of it
+        torch.testing.assert_close(ours[name].float(), value.float(), rtol=2**-10, atol=5e-6)

@@ -79,7 +79,10 @@ def test_a_dead_or_hung_process_is_named_and_the_rest_goes_on(
     assert not beats(tmp_path)
 
 
-TRAIN = ("--learning-rate", "1e-4", "--pairs-per-step", 8, "--save-steps", 2)
+TRAIN = ("--learning-rate", "5e-6", "--pairs-per-step", 8, "--save-steps", 2)
+"""The rate of the paper's scales."""
+CLOSE = 5e-7
+"""A tenth of what a step may change: Adam divides gradients that are nearly nothing by themselves, and sums differ in their last bits."""
 
 
 @pytest.fixture(scope="module")
@@ -122,7 +125,7 @@ def test_training_gives_the_weights_of_one_process(pairs: Path, base: Path, trai
     """Up to the order of sums."""
     with torchrun(2, *train(pairs, base, tmp_path)) as process:
         ended(process)
-    assert furthest(trained, tmp_path) < 1e-6
+    assert furthest(trained, tmp_path) < CLOSE
     assert {value.dtype for value in load_file(trained / "model/model.safetensors").values()} == {torch.float32}
     assert not beats(tmp_path / "train")
 
@@ -142,12 +145,12 @@ def test_a_dead_or_hung_process_ends_training_and_it_goes_on(
     assert ".mp4 (train)" in errors
     with torchrun(2, *train(pairs, base, tmp_path)) as process:
         ended(process)
-    assert furthest(trained, tmp_path) < 1e-6
+    assert furthest(trained, tmp_path) < CLOSE
 
 
 def test_align_by_two_is_align_by_one(videos: Path, base: Path, tmp_path: Path) -> None:
     """The second iteration's pairs are made by weights that differ in their last bits."""
-    arguments = (videos, *MICRO[2:], "--model", base, "--iterations", 2, "--learning-rate", "1e-4", "--json")
+    arguments = (videos, *MICRO[2:], "--model", base, "--iterations", 2, "--learning-rate", "5e-6", "--json")
     made = {}
     for count in (1, 2):
         with torchrun(count, "savi", "align", *arguments, "--out", tmp_path / str(count)) as process:
@@ -155,4 +158,4 @@ def test_align_by_two_is_align_by_one(videos: Path, base: Path, tmp_path: Path) 
         made[count] = json.loads(said)["iterations"]
     assert [row["videos"] for row in made[1]] == [row["videos"] for row in made[2]] == [20, 20]
     assert files(tmp_path / "1/iter-1", FILES[:3]) == files(tmp_path / "2/iter-1", FILES[:3])
-    assert furthest(tmp_path / "1/iter-1", tmp_path / "2/iter-1") < 1e-6
+    assert furthest(tmp_path / "1/iter-1", tmp_path / "2/iter-1") < CLOSE
