@@ -73,6 +73,7 @@ class _Counter:
         self.attention = 4.0 * a.layers.value * a.hidden.value  # a token looking at one key: scores and values
         self.vision = a.vision_params_b.value * 1e9 * 2 * a.vision_tokens.value
         self.visual_tokens = a.visual_tokens.value
+        self.processes = 1 if scale.machine.processes.value == 1 else 2
         self.token_bytes = 2 * BYTES * a.layers.value * a.hidden.value * KV_SHARE
 
     def prefix_tokens(self, frames: int) -> int:
@@ -129,6 +130,7 @@ def make_plan(scale: Scale, figures: Figures | None = None) -> Plan:
         f"a question has {count.prompt} tokens, a benchmark's answer {EVALUATION_REPLY_TOKENS}",
         f"other replies use {REPLY_SHARE:.0%} of their limit, the longest of a batch {LONGEST_SHARE:.0%}",
         "a video's prefix is computed once for all that is asked of it; every proposed question gives a pair",
+        *(["proposing and evaluating in two processes, training in one"] if count.processes == 2 else []),
         "disk: data sets as published, the base model as published and converted, one checkpoint an iteration",
     ]
     return Plan(scale.name, scale.title, needs, costs, assumptions)
@@ -160,7 +162,7 @@ def _evaluate(scale: Scale, count: _Counter, questions: int, videos: int) -> Cos
     batch = max(1.0, (SMALL_ROWS if scale.data == "micro" else BIG_ROWS) / a_video)
     steps = videos / batch * (EVALUATION_REPLY_TOKENS - 1) * count.step_s(frames, batch, batch * a_video)
     model = videos * count.watch_s(frames) + count.read_s(questions * count.branch(frames, count.prompt)) + steps
-    seconds = rounds * max(model, count.frames_s(videos, frames))
+    seconds = rounds * max(model, count.frames_s(videos, frames)) / count.processes
     return count.cost("evaluate", rounds * videos, rounds * questions, tokens, flop, rounds * questions * 1.5e-6, seconds)
 
 
@@ -180,7 +182,7 @@ def _propose(scale: Scale, count: _Counter) -> Cost:
     running = batch * rows * REPLY_SHARE / LONGEST_SHARE  # on average: rows that are done leave
     steps = n / batch * sum(max(LONGEST_SHARE * limit - 1, 0) for limit in limits) * count.step_s(frames, batch, running)
     model = n * count.watch_s(frames) + count.read_s(n * rows * count.branch(frames, context)) + steps
-    seconds = max(model, count.frames_s(n, frames))
+    seconds = max(model, count.frames_s(n, frames)) / count.processes
     return count.cost("propose", n, n * rows * 4, tokens, flop, n * rows * 3e-6, seconds)
 
 

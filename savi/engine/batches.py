@@ -34,7 +34,8 @@ def in_batches(
     videos = [numbers.setdefault(id(row.prefix), len(numbers)) for row in rows] if shared else None
 
     def cost(prefix_length: int, prompt_length: int) -> int:
-        return memory.row_bytes(lm.text_config, dtype, 0 if shared else prefix_length, prompt_length, new_tokens)
+        scores = 8 * int(lm.text_config.num_attention_heads) * prompt_length**2 if stacks else 0  # a prompt's own, in float32, twice
+        return scores + memory.row_bytes(lm.text_config, dtype, 0 if shared else prefix_length, prompt_length, new_tokens)
 
     def video_cost(prefix_length: int) -> int:
         return memory.prefix_bytes(lm.text_config, dtype, prefix_length) if stacks else 0

@@ -103,6 +103,23 @@ def test_a_long_reply_gets_room_as_it_grows() -> None:
     assert {bucket.room for bucket in decoder.arena.steps} == {128, 256, 384}
 
 
+def test_steps_that_are_dropped_take_their_pool_along(monkeypatch: pytest.MonkeyPatch) -> None:
+    """CUDA graphs share a memory pool; torch refuses a pool whose last graph is gone, so whoever drops the graphs takes a new one."""
+    handles = iter(range(100))
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "graph_pool_handle", lambda: next(handles))
+    monkeypatch.setattr("savi.engine.decoder.buffers._MOST_GRAPHS", 2)
+    lm = tiny_video_lm()
+    decoder, settings, pools = StaticDecoder(lm.family), WAYS["greedy"], []
+    for count in (16, 16, 8, 4, 32):  # again; two buckets; a third is one too many; buffers grow
+        rows = branches(lm, settings, [count], [4])
+        assert decoder.generate(lm.model, rows, settings, [-1]) == eager(lm, rows, settings, [-1])
+        pools.append(decoder.arena.pool)
+        assert len(decoder.arena.steps) <= 2
+    assert pools[0] == pools[1] == pools[2], "the same buffers and weights: graphs are kept"
+    assert pools[2] < pools[3] < pools[4]
+
+
 def test_new_weights_are_seen() -> None:
     lm = tiny_video_lm()
     decoder, settings = StaticDecoder(lm.family), WAYS["greedy"]
@@ -111,8 +128,8 @@ def test_new_weights_are_seen() -> None:
     captured = next(iter(decoder.arena.steps.values()))
     decoder.generate(lm.model, rows, settings, lm.end_ids)
     assert next(iter(decoder.arena.steps.values())) is captured, "the same weights: a graph is used again"
-    for parameter in lm.model.parameters():
-        parameter.data = parameter.data.clone()  # as a trainer leaves them: a graph would read the old places
+    head = lm.model.get_output_embeddings().weight
+    head.data = head.data.clone()  # as a trainer leaves weights: a graph would read the old place
     decoder.generate(lm.model, rows, settings, lm.end_ids)
     assert next(iter(decoder.arena.steps.values())) is not captured
 

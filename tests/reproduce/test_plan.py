@@ -73,6 +73,12 @@ def test_decoding_frames_bounds_a_stage_where_cores_are_few() -> None:
     assert cost("propose", replace(slow, cores=4)).hours == pytest.approx(4000 * 32 / 3600 / 4, rel=1e-6)
 
 
+def test_a_second_process_halves_what_is_dealt_out() -> None:
+    one, two = ({stage: cost(stage, TABLE["cpu"], "micro", machine__processes=n) for stage in ("propose", "train")} for n in (1, 2))
+    assert two["propose"].hours == pytest.approx(one["propose"].hours / 2)
+    assert two["train"].hours == one["train"].hours
+
+
 def test_lora_without_checkpointing_costs_less() -> None:
     whole = cost("train", H200, training__lora_r=0).pflop
     lora = cost("train", H200).pflop
@@ -127,7 +133,8 @@ def test_proposing_at_the_micro_scale_takes_what_the_plan_says(tmp_path: Path) -
     measured = calibrate("cpu")
     assert module.TABLE["cpu"].prefill / 20 < measured.prefill < module.TABLE["cpu"].prefill * 20
     videos = build_videos(tmp_path, 60, 11)
-    scale = load_scale("micro", {"loop.videos_per_iteration": (60, "ours: test"), "loop.iterations": (1, "ours: test")})
+    of = {"loop.videos_per_iteration": 60, "loop.iterations": 1, "machine.processes": 1}
+    scale = load_scale("micro", {key: (value, "ours: test") for key, value in of.items()})
     lm = VideoLM.from_pretrained(shipped_base(), device="cpu")
     start = time.process_time()
     list(propose(lm, videos, align_settings(scale, 1)))

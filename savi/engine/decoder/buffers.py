@@ -109,7 +109,7 @@ class Step:
                     forward(self)
             torch.cuda.current_stream().wait_stream(side)
             graph = torch.cuda.CUDAGraph()
-            with torch.cuda.graph(graph, pool=pool):
+            with torch.cuda.graph(graph, pool=pool, capture_error_mode="thread_local"):  # other threads may prepare the next videos
                 self.logits = forward(self)
             self.graph = graph
         self.graph.replay()
@@ -135,23 +135,26 @@ class Arena:
         """Memory held."""
         return sum(part.numel() * part.element_size() for kv in (*self.prefix, *self.branch) for part in kv)
 
-    def fit(self, like: Prefix, prefix_tokens: int, branch_tokens: int, text_model: nn.Module) -> None:
+    def fit(self, like: Prefix, prefix_tokens: int, branch_tokens: int, model: nn.Module) -> None:
         """Make room for so many tokens; graphs over places that are given up are dropped."""
-        weights = tuple(t.data_ptr() for t in (*text_model.parameters(), *text_model.buffers()))
+        weights = tuple(t.data_ptr() for t in (*model.parameters(), *model.buffers()))
         of = like.kv[0][0]
         shapes = [tuple(part.shape[1] * part.shape[3] for part in kv) for kv in like.kv]
-        if self.weights != weights or (self.prefix and (self.prefix[0][0].dtype, self.prefix[0][0].device) != (of.dtype, of.device)):
-            self.steps.clear()
+        if self.weights != weights:
+            self._forget_steps()
             self.weights = weights
         for name, tokens in (("prefix", prefix_tokens), ("branch", branch_tokens)):
             held: list[KeyValues] = getattr(self, name)
             if held and held[0][0].numel() >= tokens * shapes[0][0] and (held[0][0].dtype, held[0][0].device) == (of.dtype, of.device):
                 continue
-            self.steps.clear()
+            self._forget_steps()
             held.clear()  # first: the old buffers and the new ones need not fit together
             held += [(of.new_zeros(tokens * key), of.new_zeros(tokens * value)) for key, value in shapes]
-        if of.is_cuda and self.pool is None:
-            self.pool = torch.cuda.graph_pool_handle()
+
+    def _forget_steps(self) -> None:
+        """Drop all graphs, and their memory pool with them: a pool whose last graph is gone takes no new ones."""
+        self.steps.clear()
+        self.pool = torch.cuda.graph_pool_handle() if torch.cuda.is_available() else None
 
     def prefixes(self, like: Prefix, videos: int, length: int) -> list[KeyValues]:
         """Views `[V, G, P, D]`."""
@@ -165,7 +168,7 @@ class Arena:
         """The step of a bucket; its inputs are the caller's to fill."""
         if bucket not in self.steps:
             if len(self.steps) >= _MOST_GRAPHS:
-                self.steps.clear()
+                self._forget_steps()
             device = like.kv[0][0].device
             whole = {"dtype": torch.long, "device": device}
             column = torch.zeros(1, **whole)

@@ -80,7 +80,7 @@ class StaticDecoder:
     def _generate(self, model: nn.Module, rows: Sequence[Branch], settings: GenerationSettings, ends: set[int]) -> list[Generated]:
         text_model, head = self.family.text_model(model), model.get_output_embeddings()  # type: ignore[operator]
         new, like = settings.max_new_tokens, rows[0].prefix
-        batch, hidden = self._begin(text_model, rows, settings)
+        batch, hidden = self._begin(model, text_model, rows, settings)
 
         def forward(step: Step) -> Tensor:
             mask = step.bias[:, None, None]
@@ -118,7 +118,9 @@ class StaticDecoder:
             batch.column += 1
         return [Generated(ids, done) for ids, done in zip(said, finished, strict=True)]
 
-    def _begin(self, text_model: nn.Module, rows: Sequence[Branch], settings: GenerationSettings) -> tuple[_Batch, Tensor]:
+    def _begin(
+        self, model: nn.Module, text_model: nn.Module, rows: Sequence[Branch], settings: GenerationSettings
+    ) -> tuple[_Batch, Tensor]:
         """Stack the prefixes, read the prompts; hidden states of their tokens `[B, T, D]`."""
         prefixes = list({id(row.prefix): row.prefix for row in rows}.values())
         place = {id(prefix): i for i, prefix in enumerate(prefixes)}
@@ -127,7 +129,7 @@ class StaticDecoder:
         count, length = rows_bucket(len(rows)), max(len(row.ids) for row in rows)
         videos, columns, branch = videos_bucket(len(prefixes)), prefix_bucket(lengths), room_bucket(length + settings.max_new_tokens)
         like = prefixes[0]
-        self.arena.fit(like, videos * columns, count * branch, text_model)
+        self.arena.fit(like, videos * columns, count * branch, model)
         for number, (keys, values) in enumerate(self.arena.prefixes(like, videos, columns)):
             for v, prefix in enumerate(prefixes):
                 keys[v, :, : prefix.length] = prefix.kv[number][0][0]
