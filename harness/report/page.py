@@ -18,7 +18,7 @@ import jinja2
 from markupsafe import Markup
 
 from harness.report import charts, details, views
-from harness.report.browse.frames import Budget, Pictures, collect_pictures, wanted_videos
+from harness.report.browse.frames import Budget, Pictures, collect_pair_pictures, collect_pictures, wanted_videos
 from harness.report.browse.media import Link, find_data_folder, link_from, pair_clips, question_clips
 from harness.report.browse.pairs import pairs_payload
 from harness.report.browse.questions import MAX_PAGE, questions_payload
@@ -87,9 +87,12 @@ def content_policy(css_hash: str, js_hash: str, *, live: bool = False, forms: bo
 def _browsing(run: RunData, data: Path | None, link: Link, budget: Budget | None) -> dict[str, object]:
     """What the template needs for the question and the pair browser."""
     pictures = collect_pictures(run, data, budget) if budget else Pictures(note="Pictures of the videos were left out.")
+    of_pairs = collect_pair_pictures(run, budget) if budget else Pictures()
+    sheets = pictures.sheets + of_pairs.sheets
     clip = question_clips(data, link)
-    pairs = pairs_payload(run, lambda stage: pair_clips(run.path / stage.key, link))
-    room = MAX_PAGE - sum(map(len, pictures.sheets)) - (len(pairs.text) if pairs else 0)
+    numbers = {key: len(pictures.sheets) + i for key, i in of_pairs.index.items()}
+    pairs = pairs_payload(run, lambda stage: pair_clips(run.path / stage.key, link), numbers)
+    room = MAX_PAGE - sum(map(len, sheets)) - (len(pairs.text) if pairs else 0)
     questions, cut = questions_payload(run, pictures.index, clip=clip, max_chars=room)
     return {
         "pictures": pictures,
@@ -97,7 +100,7 @@ def _browsing(run: RunData, data: Path | None, link: Link, budget: Budget | None
         "clips": any(clip(v) for _, v in wanted_videos(run)),
         "pair_rows": pairs,
         "questions": Markup(questions),  # noqa: S704  (made by script_json, as are the next two)
-        "sheets": Markup(script_json(pictures.sheets)),  # noqa: S704
+        "sheets": Markup(script_json(sheets)),  # noqa: S704
         "pair_rows_json": Markup(pairs.text if pairs else ""),  # noqa: S704
     }
 

@@ -9,12 +9,12 @@ from __future__ import annotations
 import base64
 import io
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from harness.records import QuestionRecord
-from harness.report.browse.media import safe_join
+from harness.report.browse.media import PLAYABLE, safe_join
 from harness.report.browse.questions import question_rows
 from harness.report.data import RunData
 from savi.base.av_guard import open_video
@@ -113,20 +113,46 @@ class Budget:
 
 
 def collect_pictures(run: RunData, data: Path | None, budget: Budget) -> Pictures:
-    """Contact sheets for as many videos as the budget allows; the note says how many and why not all."""
+    """Contact sheets for as many of the questions' videos as the budget allows; the note says how many and why not all."""
     wanted = wanted_videos(run)
     if not wanted:
         return Pictures(note="The records name no video files, so there are no pictures." if _has_records(run) else "")
     if data is None:
         return Pictures(videos=len(wanted), note="The videos’ folder (HF_HOME) is not there, so there are no pictures.")
+    made, unreadable = _sheets(((key, safe_join(data, key[1])) for key in wanted), budget)
+    note = f"Frames of {len(made.index):,} of {len(wanted):,} videos are in this file" + (
+        f"; {unreadable:,} could not be read." if unreadable else "."
+    )
+    return Pictures(made.sheets, made.index, len(wanted), note)
+
+
+def collect_pair_pictures(run: RunData, budget: Budget) -> Pictures:
+    """Contact sheets for videos of preference pairs by (stage, video as the pair names it), within a smaller budget.
+
+    Only of files in the run's folder: the pairs of a run that somebody else made could name any file of this machine.
+    """
+    wanted = dict.fromkeys((s.key, p.video) for s in run.stages if s.pairs is not None for p in s.pairs.rows if p.outcome == "pair")
+    small = replace(budget, max_videos=budget.max_videos // 4, max_bytes=budget.max_bytes // 4, max_s=budget.max_s / 4)
+    return _sheets(((key, _inside(run.path, key)) for key in wanted), small)[0]
+
+
+def _inside(run: Path, key: tuple[str, str]) -> Path | None:
+    stage, video = key
+    if not video or "\0" in video or len(video) > 1024 or Path(video).suffix.lower() not in PLAYABLE:
+        return None
+    path = (run / stage / video).resolve()
+    return path if path.is_relative_to(run.resolve()) and path.is_file() else None
+
+
+def _sheets(wanted: Iterable[tuple[tuple[str, str], Path | None]], budget: Budget) -> tuple[Pictures, int]:
+    """Contact sheets of files, each once, and how many could not be read."""
     sheets: list[str] = []
     seen: dict[Path, int] = {}
     index: dict[tuple[str, str], int] = {}
     size, unreadable, end = 0, 0, time.monotonic() + budget.max_s
-    for key in wanted:
+    for key, path in wanted:
         if len(sheets) >= budget.max_videos or size >= budget.max_bytes or time.monotonic() > end:
             break
-        path = safe_join(data, key[1])
         if path is None:
             unreadable += 1
             continue
@@ -139,10 +165,7 @@ def collect_pictures(run: RunData, data: Path | None, budget: Budget) -> Picture
             sheets.append("data:image/webp;base64," + base64.b64encode(sheet).decode("ascii"))
             size += len(sheets[-1])
         index[key] = seen[path]
-    note = f"Frames of {len(index):,} of {len(wanted):,} videos are in this file" + (
-        f"; {unreadable:,} could not be read." if unreadable else "."
-    )
-    return Pictures(sheets, index, len(wanted), note)
+    return Pictures(sheets, index), unreadable
 
 
 def _has_records(run: RunData) -> bool:

@@ -5,7 +5,7 @@ Where a run has so many that the page would pass its size, texts are cut, and th
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from harness.report.browse.media import Clip
@@ -33,8 +33,13 @@ class PairsPayload:
     """Characters that texts were cut to, where that is less than usual."""
 
 
-def pairs_payload(run: RunData, clips: Callable[[Stage], Clip], *, max_chars: int = MAX_PAIRS) -> PairsPayload | None:
-    """The pairs of all iterations; None where there are none. `clips` gives the addresses of an iteration's videos."""
+def pairs_payload(
+    run: RunData, clips: Callable[[Stage], Clip], pictures: Mapping[tuple[str, str], int] | None = None, *, max_chars: int = MAX_PAIRS
+) -> PairsPayload | None:
+    """The pairs of all iterations; None where there are none.
+
+    `clips` gives the addresses of an iteration's videos, `pictures` the number of the contact sheet of (stage, video).
+    """
     found = [(i, s, row) for i, s in enumerate(run.stages) if s.pairs is not None for row in s.pairs.rows]
     if not found:
         return None
@@ -42,7 +47,7 @@ def pairs_payload(run: RunData, clips: Callable[[Stage], Clip], *, max_chars: in
     step = 1
     for limit in (*LIMITS, *[LIMITS[-1]] * 12):
         rows = found[::step]
-        text = packed_json(_columns(run, rows, by_stage, limit), plain_below=PLAIN_BELOW)
+        text = packed_json(_columns(run, rows, by_stage, pictures or {}, limit), plain_below=PLAIN_BELOW)
         if len(text) <= max_chars:
             break
         if limit == LIMITS[-1]:
@@ -50,9 +55,11 @@ def pairs_payload(run: RunData, clips: Callable[[Stage], Clip], *, max_chars: in
     return PairsPayload(text, len(rows), len(found), None if limit == LIMITS[0] else limit)
 
 
-def _columns(run: RunData, rows: list[tuple[int, Stage, PairRow]], clips: dict[str, Clip], limit: int) -> dict[str, object]:
+def _columns(
+    run: RunData, rows: list[tuple[int, Stage, PairRow]], clips: dict[str, Clip], pictures: Mapping[tuple[str, str], int], limit: int
+) -> dict[str, object]:
     s = Strings()
-    cols: dict[str, list[int]] = {k: [] for k in ("stage", *_TEXTS, *_NAMES, "video", "clip")}
+    cols: dict[str, list[int]] = {k: [] for k in ("stage", *_TEXTS, *_NAMES, "video", "clip", "picture")}
     for i, stage, row in rows:
         cols["stage"].append(i)
         for k in _TEXTS:
@@ -60,6 +67,7 @@ def _columns(run: RunData, rows: list[tuple[int, Stage, PairRow]], clips: dict[s
         for k in _NAMES:
             cols[k].append(s(legible(getattr(row, k), 160)))
         cols["video"].append(s(legible(row.video.rpartition("/")[2], 120)))
+        cols["picture"].append(pictures.get((stage.key, row.video), -1))
         url = clips[stage.key](row.video)
         cols["clip"].append(-1 if url is None else s(url))
     return {"n": len(rows), "stages": [[x.key, x.title, x.short] for x in run.stages], "strings": s.items, "columns": cols}

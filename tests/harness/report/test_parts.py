@@ -20,7 +20,7 @@ from scipy import stats as sps
 
 from harness.records import Evaluation, QuestionRecord, index_records
 from harness.report import charts
-from harness.report.browse.frames import contact_sheet
+from harness.report.browse.frames import Budget, collect_pair_pictures, contact_sheet
 from harness.report.browse.media import find_data_folder, link_from, pair_clips, question_clips, safe_join
 from harness.report.browse.pairs import pairs_payload
 from harness.report.browse.questions import question_rows, why
@@ -251,6 +251,22 @@ def test_every_pair_and_every_reason_is_kept(tmp_path: Path) -> None:
     assert small is not None
     assert len(small.text) <= 6_000
     assert 0 < small.shown < small.total == 920
+
+
+def test_frames_of_pairs_come_from_the_runs_folder_only(tmp_path: Path) -> None:
+    run = write_fake_run(tmp_path / "r", iterations=1, gates=False, sizes={"egoschema": 4})
+    write_videos(run / "data", ["egoschema"], count=1)
+    write_videos(tmp_path / "elsewhere", ["egoschema"], count=1)
+    (video,), (private,) = (list(p.rglob("*.mp4")) for p in (run / "data", tmp_path / "elsewhere"))
+    (run / "link.mp4").symlink_to(private)
+    named = [f"../{video.relative_to(run).as_posix()}", f"../../{private.relative_to(tmp_path).as_posix()}", str(private), "../link.mp4"]
+    path = run / "iter-1" / "pairs.jsonl"
+    rows = [json.loads(x) | {"video": named[i % 4]} for i, x in enumerate(path.read_text().splitlines())]
+    path.write_text("".join(json.dumps(r) + "\n" for r in rows))
+    found = collect_pair_pictures(read_run(run), Budget())
+    assert found.index == {("iter-1", named[0]): 0}
+    assert len(found.sheets) == 1
+    assert collect_pair_pictures(read_run(run), Budget(max_videos=3)).sheets == [], "a quarter of three videos is none"
 
 
 def test_numbers_of_questions_follow_the_video_and_not_the_order_in_the_file(tmp_path: Path) -> None:

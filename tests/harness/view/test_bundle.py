@@ -13,6 +13,7 @@ from typer.testing import CliRunner
 
 from harness.__main__ import app
 from harness.records import read_records, write_records
+from harness.report.data import ReportError, RunData
 from harness.report.read import read_run
 from harness.view.bundle import LeakError, Wanted, _unpacked, write_bundle
 from harness.view.scrub import LEFT_OUT, Scrubber
@@ -215,6 +216,21 @@ def test_the_command(runs: Path, tmp_path: Path) -> None:
     found = CliRunner().invoke(app, ["bundle", str(runs), "--out", str(tmp_path / "site"), "--media", "none"])
     assert "index.html: " in found.output
     assert CliRunner().invoke(app, ["bundle", str(tmp_path / "nowhere"), "--out", str(tmp_path / "site")]).exit_code == 2
+
+
+def test_a_run_that_cannot_be_read_is_left_out_and_named(runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def read(run: Path) -> RunData:
+        if run.name == "two":
+            raise ReportError(f"{run}: no run here")
+        return read_run(run)
+
+    monkeypatch.setattr("harness.view.bundle.read_run", read)
+    found = CliRunner().invoke(app, ["bundle", str(runs), "--out", str(tmp_path / "site"), "--media", "none"])
+    assert found.exit_code == 4
+    assert "group/two: left out: …/group/two: no run here" in found.output
+    index = (tmp_path / "site" / "index.html").read_text()
+    assert "group/two: left out" in index
+    assert re.findall(r'<th scope="row"><a href="([^"]+)"', index) == ["runs/one/report.html"]
 
 
 @pytest.mark.browser

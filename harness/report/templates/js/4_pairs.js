@@ -1,5 +1,5 @@
 /* Preference pairs: every question the model asked itself, with the pair that came of it or the reason why none did. */
-const startPairs = (data) => {
+const startPairs = (data, sheets) => {
   const { n, stages, strings, columns: col } = data;
   const str = (i) => (i < 0 ? "" : strings[i]);
   const is = (word) => (i) => str(col.outcome[i]) === word;
@@ -66,7 +66,7 @@ const startPairs = (data) => {
       const asked = el("div", "text prompt", str(col.question[i]) || "(no question)");
       asked.dir = "auto";
       const why = [str(col.reason[i]), str(col.detail[i])].filter((x) => x).join(": ");
-      return [el("h3", "", WORDS[outcome][0].toUpperCase() + WORDS[outcome].slice(1)), meta, media(str(col.clip[i]), undefined), asked, texts, ...(why ? [el("p", "small soft", why)] : [])];
+      return [el("h3", "", WORDS[outcome][0].toUpperCase() + WORDS[outcome].slice(1)), meta, media(str(col.clip[i]), sheets[col.picture[i]]), asked, texts, ...(why ? [el("p", "small soft", why)] : [])];
     },
   });
   return browser;

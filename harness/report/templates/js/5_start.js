@@ -27,12 +27,9 @@ const trouble = (id, what) => (e) => {
   p.textContent = what + " cannot be shown: " + e.message;
 };
 const start = async () => {
-  if (byId("pairs-data")) {
-    await unpack("pairs-data").then((data) => browsers.push(startPairs(data))).catch(trouble("p", "The pairs"));
-  }
-  if (byId("data")) {
-    await unpack("data").then((data) => browsers.unshift(startQuestions(data, JSON.parse(byId("sheets").textContent)))).catch(trouble("q", "The questions"));
-  }
+  const sheets = byId("sheets") ? JSON.parse(byId("sheets").textContent) : [];
+  if (byId("pairs-data")) await unpack("pairs-data").then((data) => browsers.push(startPairs(data, sheets))).catch(trouble("p", "The pairs"));
+  if (byId("data")) await unpack("data").then((data) => browsers.unshift(startQuestions(data, sheets))).catch(trouble("q", "The questions"));
   active = browsers[0] || null;
   route();
   addEventListener("hashchange", route);
