@@ -55,6 +55,7 @@ class Client:
     _next: float = field(default=0.0, init=False)
     _open: Any = field(default=None, init=False)
     _slots: Any = field(default=None, init=False)
+    _failed: ServerError | None = field(default=None, init=False)
 
     async def __aenter__(self) -> Client:
         import httpx
@@ -63,36 +64,48 @@ class Client:
         timeout = httpx.Timeout(self.settings.timeout_s, connect=min(30.0, self.settings.timeout_s), pool=None)
         self._open = httpx.AsyncClient(timeout=timeout, limits=limits, verify=_certificates(), headers={"User-Agent": "videosavi-harness"})
         self._slots = asyncio.Semaphore(self.settings.concurrency)
+        self._failed = None
         return self
 
     async def __aexit__(self, *_: object) -> None:
         await self._open.aclose()
 
     async def complete(self, url: str, body: Mapping[str, Any]) -> ServedReply:
-        """The reply to a chat completion's request.
+        """The reply to a chat completion's request. Once one has failed for good no other is sent; those under way go on to their end.
 
         Raises:
             RefusedError: the server does not take this request.
             ServerError: it takes none, or gave no whole reply in all tries.
         """
+        async with self._slots:
+            try:
+                return await self._complete(url, body)
+            except RefusedError:
+                raise
+            except ServerError as error:
+                self._failed = self._failed or error
+                raise
+
+    async def _complete(self, url: str, body: Mapping[str, Any]) -> ServedReply:
         import httpx
 
         why = ""
-        async with self._slots:
-            for attempt in range(self.settings.retries + 1):
-                await self._turn()
-                wait_s = None
-                try:
-                    response = await self._open.post(f"{url}/chat/completions", json=body, headers=self._headers(url))
-                    return _counted(read_completion(response, url, self.settings), attempt, self.settings)
-                except httpx.HTTPError as error:
-                    why = f"{type(error).__name__}: {one_line(error)}" if str(error) else type(error).__name__
-                except _Fault as fault:
-                    if fault.reply is not None and attempt >= min(_EMPTY_TWICE, self.settings.retries):
-                        return _counted(fault.reply, attempt, self.settings)
-                    why, wait_s = str(fault), fault.wait_s
-                if attempt < self.settings.retries:
-                    await self._back_off(attempt, wait_s)
+        for attempt in range(self.settings.retries + 1):
+            await self._turn()
+            if self._failed is not None:
+                raise self._failed
+            wait_s = None
+            try:
+                response = await self._open.post(f"{url}/chat/completions", json=body, headers=self._headers(url))
+                return _counted(read_completion(response, url, self.settings), attempt, self.settings)
+            except httpx.HTTPError as error:
+                why = f"{type(error).__name__}: {one_line(error)}" if str(error) else type(error).__name__
+            except _Fault as fault:
+                if fault.reply is not None and attempt >= min(_EMPTY_TWICE, self.settings.retries):
+                    return _counted(fault.reply, attempt, self.settings)
+                why, wait_s = str(fault), fault.wait_s
+            if attempt < self.settings.retries:
+                await self._back_off(attempt, wait_s)
         raise ServerError(f"{url}: no whole reply in {self.settings.retries + 1} tries (last: {why}); run the same command to go on")
 
     async def check(self) -> None:

@@ -12,7 +12,7 @@ import base64
 import glob
 import hashlib
 import io
-from collections.abc import Coroutine, Sequence
+from collections.abc import Coroutine, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -183,15 +183,11 @@ class ServerLM:
         return found
 
 
-async def _all(work: Any) -> None:
-    """Run coroutines together; the first error ends the others and is raised as it is."""
-    tasks = [asyncio.ensure_future(one) for one in work]
-    try:
-        await asyncio.gather(*tasks)
-    finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+async def _all(work: Iterable[Coroutine[Any, Any, None]]) -> None:
+    """Run coroutines together to their ends; the first error is raised then, as it is."""
+    for error in await asyncio.gather(*work, return_exceptions=True):
+        if error is not None:
+            raise error
 
 
 def _run(work: Coroutine[Any, Any, T]) -> T:

@@ -147,6 +147,18 @@ def test_a_run_that_was_ended_asks_nothing_twice(clips: list[Path], tmp_path: Pa
         assert Counter(json.dumps(body, sort_keys=True) for body in seen.bodies) == asked, "each once, over both runs"
 
 
+def test_replies_under_way_when_the_server_fails_are_kept(clips: list[Path], tmp_path: Path) -> None:
+    """A fault that does not pass (404) ends the run; what was sent before it is answered, kept and not asked for again."""
+    with serve(scripted, delay_s=0.3) as (url, seen):
+        with faulty(url, lambda n: "404" if n == 6 else None) as way, pytest.raises(ServerError, match="status 404"):
+            pairs_of(served(way), clips, tmp_path)
+        sent = len(seen.bodies)
+        assert sent >= 4
+        pairs_of(served(url), clips, tmp_path)
+    asked = Counter(json.dumps(body, sort_keys=True) for body in seen.bodies)
+    assert set(asked.values()) == {1}
+
+
 def test_a_video_goes_first_with_one_request_and_its_frames_first(clips: list[Path], tmp_path: Path) -> None:
     with serve(scripted, delay_s=0.02) as (url, seen):
         pairs_of(served(url), clips, tmp_path, replace(SETTINGS, questions_per_kind=4))
