@@ -8,7 +8,7 @@ import tempfile
 import time
 from collections import Counter
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from reproduce.speed.case import Case, Preset
 from reproduce.speed.flops import generation_flops
@@ -32,13 +32,19 @@ def reply(lm: VideoLM, video: np.ndarray | Frames, prompts: list[str], new: int)
     lm.decoders.generate(lm, rows, GenerationSettings(max_new_tokens=new), [-1])
 
 
-def reply_alone(lm: VideoLM, ids: Tensor, pixels: Tensor, new: int) -> None:
+def reply_alone(lm: VideoLM, ids: Tensor, pixels: Tensor, new: int, **keywords: Any) -> None:
     """The usual way: `generate` with pixels, one prompt."""
     import torch
 
     with torch.no_grad():
         lm.model.generate(
-            input_ids=ids, attention_mask=torch.ones_like(ids), pixel_values=pixels, max_new_tokens=new, min_new_tokens=new, do_sample=False
+            input_ids=ids,
+            attention_mask=torch.ones_like(ids),
+            pixel_values=pixels,
+            max_new_tokens=new,
+            min_new_tokens=new,
+            do_sample=False,
+            **keywords,
         )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -146,6 +147,16 @@ def test_a_decoding_step_is_held_to_what_memory_allows() -> None:
     embeddings = lm.model.get_input_embeddings().weight.numel()
     read = sum(p.numel() for p in lm.family.text_model(lm.model).parameters()) - embeddings + lm.model.lm_head.weight.numel()
     assert bytes_of[0] - per_token * prefix.length == pytest.approx(4 * read, rel=0.01)
+
+
+def test_stock_steps_are_timed_from_token_to_token() -> None:
+    """What reading the video takes is in none of them."""
+    case = build("decode-1x6", replace(PRESETS["smoke"], decode_tokens=6))
+    whole = time.perf_counter()
+    step = case.ways["stock generate"]()
+    whole = time.perf_counter() - whole
+    assert step is not None
+    assert 0 < 5 * step / 6 < whole
 
 
 def test_an_opponent_that_does_not_fit_is_left_out() -> None:
