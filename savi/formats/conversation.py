@@ -254,7 +254,11 @@ def _joined(role: str, parts: Sequence[Any], side: str, where: str) -> _Said:
 def _path(part: Mapping[str, Any], where: str) -> str | None:
     if more := sorted(set(part) - {"type", "path", "video"}):
         raise FileFormatError(f"{where}: the video has {', '.join(more)}, which is not kept; leave it out (frames: --num-frames)")
-    return media(part.get("path", part.get("video")), where)[0] if len(part) > 1 else None
+    if len(part) == 1:
+        return None
+    if len(found := media(part.get("path", part.get("video")), where)) != 1:
+        raise FileFormatError(f"{where}: the video has {len(found)} paths")
+    return found[0]
 
 
 def _answer(value: object, side: str, where: str) -> str:

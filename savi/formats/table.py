@@ -57,7 +57,7 @@ def read_any_pairs(
             pairs.append(pair_of(FORMATS[name].read(row, where), base, where, number))
     pairs = [replace(pair, video=_with_suffix(pair.video)) for pair in pairs] if name == LLAVA_HOUND.name else pairs
     if repository is not None and videos is None:
-        absent = {os.path.relpath(pair.video, folder) for pair in pairs if not Path(pair.video).exists()}
+        absent = {os.path.relpath(pair.video, folder) for pair in pairs if not _is_there(pair.video)}
         if absent:
             fetch_dataset(repository, [glob.escape(path) for path in sorted(absent)], tell=tell)
     return pairs
@@ -104,9 +104,16 @@ def _whole(row: Mapping[str, Any], where: str) -> dict[str, Any]:
 
 def _with_suffix(video: str) -> str:
     """LLaVA-Hound names videos without the suffix of their files."""
-    if Path(video).exists() or Path(video).suffix.lower() in _VIDEO_SUFFIXES:
+    if _is_there(video) or Path(video).suffix.lower() in _VIDEO_SUFFIXES:
         return video
-    return next((video + suffix for suffix in _VIDEO_SUFFIXES if Path(video + suffix).is_file()), video)
+    return next((video + suffix for suffix in _VIDEO_SUFFIXES if _is_there(video + suffix)), video)
+
+
+def _is_there(name: str) -> bool:
+    try:
+        return Path(name).exists()
+    except OSError:  # a name that is too long to be one
+        return False
 
 
 def write_any_pairs(path: str | Path, pairs: Iterable[PreferencePair], name: str, *, relative: bool | None = None) -> list[Path]:

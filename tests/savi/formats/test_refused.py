@@ -61,6 +61,7 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "a tool call": ({**PLAIN, "chosen": [{**LEFT, "tool_calls": [{"name": "look"}]}]}, "has tool_calls"),
     "frames of its own": ({**PLAIN, "prompt": [user("which?", {**VIDEO, "fps": 2})]}, "the video has fps"),
     "a video without a path": ({**PLAIN, "prompt": [user("which?", {**VIDEO, "path": ""})]}, "has no path"),
+    "a video with no path in its list": ({**PLAIN, "prompt": [user("which?", {**VIDEO, "path": []})]}, "the video has 0 paths"),
     "text around the video": (
         {**PLAIN, "prompt": [{"role": "user", "content": [{"type": "text", "text": "In"}, VIDEO, {"type": "text", "text": "who?"}]}]},
         "both sides of the video",
