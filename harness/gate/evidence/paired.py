@@ -183,7 +183,7 @@ def _improved(paired: Pair, settings: GateSettings) -> Evidence:
         p_fail=worse,
         method=_over(paired) + ("exact McNemar" if paired.single else "cluster sign flips and paired t, the larger p"),
         note=f"over {MOST_UNREADABLE:g} % of the baseline's answers cannot be read: no improvement over it is shown"
-        if paired.unread
+        if paired.unread and paired.difference.estimate > 0
         else "",
         **_common(paired),
         **_spread(paired.difference, se, test.df, paired.n, paired.margin, settings),

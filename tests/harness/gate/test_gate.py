@@ -393,6 +393,10 @@ def test_no_improvement_is_shown_over_a_baseline_that_was_not_read() -> None:
         result = gate_runs({"egoschema": evaluation(good, weights="new")}, {"egoschema": evaluation(baseline, weights="old")}, settings)
         assert {d.verdict for d in result.decisions if d.question == "improved"} == {wanted}
         assert result.verdict == wanted
+    fallen = gate_runs(
+        {"egoschema": evaluation(flipped(unread, loss=0.2), weights="new")}, {"egoschema": evaluation(unread, weights="old")}
+    )
+    assert fallen.of("improved", "egoschema").note.startswith("worse ("), "a fail says so, however the baseline was read"
 
 
 @pytest.mark.parametrize("text", ["[" * 100_000, '{"schema": ' + "9" * 5000 + "}"])
