@@ -216,15 +216,8 @@ def read_settings(run_dir: Path) -> Json | None:
     return found if isinstance(found, dict) else None
 
 
-def read_run(run_dir: Path, *, published_folder: Path = PAPER_DIR) -> RunData:
-    """Read a run folder, or the folder of one evaluation.
-
-    Raises:
-        ReportError: the folder is not there, or holds nothing that a run writes.
-    """
-    if not run_dir.is_dir():
-        raise ReportError(f"{run_dir}: no such folder")
-    problems: list[str] = []
+def _stages(run_dir: Path, problems: list[str]) -> list[Stage]:
+    """The base and the iterations of a run, in order; the one stage of an evaluation's folder."""
     folders = sorted((p for p in run_dir.glob("iter-*") if p.is_dir() and re.fullmatch(r"iter-\d+", p.name)), key=lambda p: int(p.name[5:]))
     stages = []
     if (run_dir / "base").is_dir():
@@ -246,6 +239,19 @@ def read_run(run_dir: Path, *, published_folder: Path = PAPER_DIR) -> RunData:
                 _log(d / "train" / "log.jsonl", problems),
             )
         )
+    return stages
+
+
+def read_run(run_dir: Path, *, published_folder: Path = PAPER_DIR) -> RunData:
+    """Read a run folder, or the folder of one evaluation.
+
+    Raises:
+        ReportError: the folder is not there, or holds nothing that a run writes.
+    """
+    if not run_dir.is_dir():
+        raise ReportError(f"{run_dir}: no such folder")
+    problems: list[str] = []
+    stages = _stages(run_dir, problems)
     run = _read_json(run_dir / "run.json", problems)
     if not stages and run is None:
         raise ReportError(f"{run_dir}: no run here (looked for run.json, base/, iter-1/, <benchmark>/{SCORE_FILE})")
