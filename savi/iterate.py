@@ -24,7 +24,7 @@ from savi.loop.controls import Control, transform_pairs
 from savi.loop.journal import AlignCounts, Journal, is_complete, journal_path, read_counts, read_unchanged
 from savi.loop.preferences import PreferencePair, read_pairs, write_pairs
 from savi.loop.propose import AlignSettings, Asker, propose, video_keys
-from savi.publish.pairs_card import describe_pairs
+from savi.publish.pairs_card import describe_pairs, pairs_card_path
 from savi.training.folder import MODEL_FOLDER, TrainResult, finished, made_from, write_result
 from savi.training.settings import DPOSettings
 
@@ -134,7 +134,12 @@ def propose_stage(
         if done := is_complete(files[0]):  # refuses pairs of something else
             named = None if critic is None else critic.fingerprint
             Journal(*files, model=base.fingerprint, settings=align.content(), videos=video_keys(videos), critic=named)
+            if not pairs_card_path(files[0]).exists():  # stopped before it was written
+                describe()
         return done
+
+    def describe() -> None:
+        describe_pairs(files[0], sources(align, ["chunk_videos"]), base.path, read_counts(files[0]).line())
 
     with joined(out) as processes:
         if processes.by_first(complete):
@@ -142,7 +147,7 @@ def propose_stage(
     for _ in propose(base.lm, videos, align, critic=critic, out=files[0], dropped=files[1], failures=failures, progress=progress):
         pass
     if not processes.rank:
-        describe_pairs(files[0], sources(align, ["chunk_videos"]), base.path, read_counts(files[0]).line())
+        describe()
     return True
 
 

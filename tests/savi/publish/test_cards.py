@@ -112,3 +112,14 @@ def test_savi_pairs_writes_one(base: Path, tmp_path: Path) -> None:
     card = DatasetCard.load(tmp_path / "p.card.md")
     assert "someone/Tiny-1B" in card.text and "2 videos (0 broken)" in card.text
     assert "| prompts | micro | set |" in card.text and str(tmp_path) not in card.text
+
+
+def test_a_run_stopped_before_the_card_writes_it_when_it_goes_on(base: Path, tmp_path: Path) -> None:
+    write_clips(tmp_path / "videos", 1)
+    align = ("align", tmp_path / "videos", "--model", base, "--prompts", "micro", "--out", tmp_path / "run", "--iterations", 1)
+    first = run(*align, "--num-frames", 4)
+    card = tmp_path / "run" / "iter-1" / "pairs.card.md"
+    before = card.read_bytes()
+    card.unlink()
+    assert run(*align, "--num-frames", 4).exit_code == first.exit_code
+    assert card.read_bytes() == before
