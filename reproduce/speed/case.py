@@ -91,6 +91,7 @@ def on_cpu(preset: Preset) -> Preset:
     return replace(
         preset, name=f"{preset.name} (tried on a CPU)", device="cpu", shape=small.shape, training=small.training, frames=small.frames,
         question=small.question, answer=small.answer, new_tokens=small.new_tokens, decode_tokens=small.decode_tokens, only=only,
+        memory_cases=(),
     )  # fmt: skip
 
 

@@ -186,7 +186,7 @@ def test_checkpointing_on_both_sides_leaves_the_same_gradients() -> None:
 
 
 def test_a_gpu_preset_can_be_tried_on_a_cpu() -> None:
-    done = CliRunner().invoke(app, ["speed", "--preset", "gpu-quick", "--try-on-cpu", "--case", "decode-1x6", "--no-memory"])
+    done = CliRunner().invoke(app, ["speed", "--preset", "gpu-quick", "--try-on-cpu", "--case", "decode-1x6", "--case", "dpo-6-lora"])
     assert done.exit_code == 0, done.output
     assert "gpu-quick (tried on a CPU)" in done.output
     assert "times the memory limit" in done.output
