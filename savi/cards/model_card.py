@@ -7,7 +7,7 @@ holds no times, and no path of this machine.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import MISSING, dataclass, field, fields, is_dataclass
 from importlib import metadata
 from pathlib import Path
@@ -157,7 +157,7 @@ def settings_table(settings: Settings) -> str:
     return table(("setting", "value", "source"), [(key, str(value), source) for key, (value, source) in settings.items()])
 
 
-def sources(settings: Any, ignore: Sequence[str] = ()) -> dict[str, tuple[Any, str]]:
+def sources(settings: Any, ignore: Collection[str] = ()) -> dict[str, tuple[Any, str]]:
     """The values of a settings object (a pydantic model, or a dataclass), each with whether it is the default."""
     if is_dataclass(settings):
         names = {one.name: one.default if one.default_factory is MISSING else one.default_factory() for one in fields(settings)}

@@ -34,7 +34,7 @@ from savi.training.examples import (
 )
 from savi.training.folder import LOG_FILE, MODEL_FOLDER, TRAIN_FOLDER, TrainResult, begin, finished, made_from, save, write_result
 from savi.training.packed_trainer import Keeper, PackedDPOTrainer
-from savi.training.settings import DPOSettings
+from savi.training.settings import SPEED_ONLY, DPOSettings
 from savi.training.sharding import Plain, count_cpu_processes, trainer_options, whole_state
 from savi.training.trackers import run_name
 from savi.training.tree_attention import text_implementation, use_tree_attention
@@ -106,7 +106,7 @@ def _train(
             lm.model = plain.shell(lm.model)
         result = TrainResult(out / MODEL_FOLDER, log, trainer.state.global_step, len(examples), tuple(dropped))
         if trainer.is_world_process_zero():
-            made = Trained(result.pairs_used, len(result.pairs_dropped), result.steps, sources(settings))
+            made = Trained(result.pairs_used, len(result.pairs_dropped), result.steps, sources(settings, SPEED_ONLY))
             save(lm, out / MODEL_FOLDER, made, fingerprint=str(inputs["model"]), state=state)
             write_result(out, inputs, result)
             remove_checkpoints(out / TRAIN_FOLDER)
