@@ -79,7 +79,6 @@ def train(
         Literal["none", "fsdp2", "deepspeed"],
         typer.Option(help="Under torchrun: the whole model on each process (none), or its weights and optimiser spread over them."),
     ] = "none",
-    branch_attention: Annotated[Literal["sdpa", "flex"], typer.Option(help="How questions and answers attend; flex needs CUDA.")] = "sdpa",
     pairs_format: InFormatOption = None,
     videos: VideosOption = None,
     save_steps: Annotated[int, typer.Option(min=0, help="Keep a checkpoint to go on from every so many steps; 0: none.")] = 0,
@@ -99,7 +98,7 @@ def train(
             settings = _settings(
                 loss_parameter, method=method, beta=beta, loss_type=loss_type, rpo_alpha=rpo_alpha, learning_rate=learning_rate,
                 epochs=epochs, pairs_per_step=pairs_per_step, lora_r=lora_r, num_frames=num_frames, save_steps=save_steps,
-                gradient_checkpointing=gradient_checkpointing, seed=seed, sharding=sharding, branch_attention=branch_attention,
+                gradient_checkpointing=gradient_checkpointing, seed=seed, sharding=sharding,
             )  # fmt: skip
         trackers = read_trackers(report_to)
         found = read(pairs, pairs_format, videos)

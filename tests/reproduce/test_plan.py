@@ -140,4 +140,4 @@ def test_proposing_at_the_micro_scale_takes_what_the_plan_says(tmp_path: Path) -
     list(propose(lm, videos, align_settings(scale, 1)))
     took = time.process_time() - start
     planned = next(c for c in make_plan(scale, measured).costs if c.stage == "propose").hours * 3600
-    assert 0.5 < took / planned < 2, f"{took:.1f} s of processor time, planned {planned:.1f} s"
+    assert 0.6 < took / planned < 1.7, f"{took:.1f} s of processor time, planned {planned:.1f} s"
