@@ -6,7 +6,7 @@ do it (no network, no room on disk, a package or device is missing) or a trainin
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -26,8 +26,10 @@ from savi.cli.common import (
     DeviceOption,
     FramesOption,
     JsonOption,
+    PromptsOption,
     ServerOption,
     chunked_for,
+    fitting_prompts,
     open_asker,
     usage_lines,
 )
@@ -46,7 +48,7 @@ app = typer.Typer(
 ask_cli.register(app)
 
 
-@app.command(epilog="Example: python -m savi pairs clips/ --out pairs.jsonl --model benchmarks/micro/base --prompts micro")
+@app.command(epilog="Example: python -m savi pairs clips/ --out pairs.jsonl --model micro")
 @decode_limits
 def pairs(
     videos: Annotated[list[Path], typer.Argument(help="Video files, and folders searched for them.", show_default=False)],
@@ -58,7 +60,7 @@ def pairs(
     server: ServerOption = [],  # noqa: B006  # typer copies it
     num_frames: FramesOption = 8,
     questions_per_kind: Annotated[int, typer.Option(min=1, help="Questions of each kind a video (3 by the paper's counts).")] = 3,
-    prompts: Annotated[str, typer.Option(help="How the model is asked: videosavi, or micro for the shipped small model.")] = "videosavi",
+    prompts: PromptsOption = None,
     seed: Annotated[int, typer.Option(help="Of the sampled questions and answers.")] = 0,
     retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Try the videos again that could not be read before.")] = False,
     fail_over: FailOver = None,
@@ -79,12 +81,17 @@ def pairs(
         from savi.publish.pairs_card import describe_pairs
 
         with usage():
-            settings = AlignSettings(num_frames=num_frames, questions_per_kind=questions_per_kind, prompts=prompts, seed=seed)
+            settings = AlignSettings(
+                num_frames=num_frames, questions_per_kind=questions_per_kind, prompts=prompts or "videosavi", seed=seed
+            )
         servers = read_settings(server)
         settings = chunked_for([of for name, of in zip((model, critic), servers, strict=True) if name and is_server(name)], settings)
         paths = align_cli.video_files(videos)
         with joined(out.parent) as processes, bar("videos") as told:
             lm = open_asker(model, device, servers[0])
+            if prompts is None:
+                chat = getattr(lm, "chat", None)
+                settings = replace(settings, prompts=fitting_prompts(model, chat and chat.tokenizer))
             judge = None if critic is None else open_asker(critic, device, servers[1])
             failures = FailureLog(out.with_name("failures.jsonl"))
             for _ in propose(lm, paths, settings, critic=judge, out=out, failures=failures, progress=told, retry_failed=retry_failed):

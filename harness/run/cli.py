@@ -30,7 +30,9 @@ def register(app: typer.Typer) -> None:
 
 @decode_limits
 def evaluate(
-    model: Annotated[Path, typer.Argument(help="A checkpoint folder (native transformers classes).", show_default=False)],
+    model: Annotated[
+        str, typer.Argument(metavar="FOLDER|micro", help="A checkpoint folder (native transformers classes).", show_default=False)
+    ],
     out: Annotated[Path, typer.Option("--out", help="Folder for <benchmark>/{questions.jsonl, score.json}.", show_default=False)],
     hf_home: Annotated[Path | None, typer.Option(help="Where the data sets lie (default: HF_HOME).")] = None,
     benchmarks: Annotated[str | None, typer.Option(help="Comma-separated benchmarks (default: all six).")] = None,

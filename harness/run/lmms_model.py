@@ -32,6 +32,7 @@ from harness.run.processes import PartDone  # noqa: E402
 from harness.run.requests import BIG_ROWS, SMALL_ROWS, Chunk, Group, Row, chunked, deal  # noqa: E402
 from harness.scoring import Asked, describe, question_id  # noqa: E402
 from savi.base.processes import Processes  # noqa: E402
+from savi.base.shipped import named_folder  # noqa: E402
 from savi.base.watch import working_on  # noqa: E402
 from savi.engine.sampling import GenerationSettings  # noqa: E402
 from savi.video.frames import DECODERS, Decoder, Frames, VideoError, segment_indices  # noqa: E402
@@ -79,7 +80,7 @@ def weights_of(model: str | Path | VideoLM) -> str:
         from savi.conversion.checkpoint import CheckpointError, weights_fingerprint
 
         try:
-            return weights_fingerprint(Path(model))
+            return weights_fingerprint(named_folder(model))
         except (CheckpointError, OSError) as e:
             raise InfrastructureError(f"no usable checkpoint: {e}") from e
     return model.fingerprint

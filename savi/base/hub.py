@@ -1,7 +1,7 @@
 """A model's name, as a user gives it, to a folder on this machine.
 
-A folder is taken as it is. Only a name that can be nothing but a hub id ("owner/name") is looked up on the Hugging Face hub, and only its
-weights, tokenizer and configs are fetched: no code. The module must not load any model.
+A folder is taken as it is; a shipped model's name (`micro`) is its folder. Only a name that can be nothing but a hub id ("owner/name") is
+looked up on the Hugging Face hub, and only its weights, tokenizer and configs are fetched: no code. The module must not load any model.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from savi.base.errors import ExitCode, FileFormatError, SaviError, UsageError
+from savi.base.shipped import SHIPPED, named_folder
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 _PATTERNS = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja", "conversation.py", "README.md"]
@@ -59,7 +60,7 @@ def find_checkpoint(
     check: Callable[[Path], None] | None = None,
     also: Sequence[str] = (),
 ) -> Path:
-    """The folder of a checkpoint, in any format: a path, or a hub id that is fetched as far as it is not in the hub's cache.
+    """The folder of a checkpoint, in any format: a path, a shipped model's name, or a hub id, fetched as far as the hub's cache lacks it.
 
     `tell` is called with a sentence before anything is looked up on the network. `offline`: whether that is forbidden; by default as
     HF_HUB_OFFLINE says. False fetches even in a process that is offline for everything else. `check` is called with a folder that holds
@@ -69,15 +70,17 @@ def find_checkpoint(
         NoSuchModelError: nothing of that name.
         HubError: the hub could not be reached, or refused.
     """
-    folder = Path(model).expanduser()
+    folder = named_folder(model)
     if folder.is_dir():
         if not (folder / "config.json").is_file():
             raise NoSuchModelError(f"{model}: no config.json in this folder; is it a checkpoint?")
         return folder
     name = str(model)
     if isinstance(model, Path) or folder.exists() or not _HUB_ID.fullmatch(name):
-        hint = " The small model shipped with this project is the folder benchmarks/micro/base." if name == "micro" else ""
-        raise NoSuchModelError(f"{name}: no such checkpoint folder, and not a hub id (owner/name).{hint}")
+        if name in SHIPPED and not isinstance(model, Path):
+            raise NoSuchModelError(f"{name}: the shipped model's files are not installed; install the project again, or give a folder")
+        shipped = ", ".join(SHIPPED)
+        raise NoSuchModelError(f"{name}: no such checkpoint folder, not a hub id (owner/name), not a shipped model ({shipped})")
     offline_here = is_offline()
     asked, offline = offline, offline_here if offline is None else offline
     if tell is not None and not offline:

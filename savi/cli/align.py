@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -20,9 +20,11 @@ from savi.cli.common import (
     FramesOption,
     JsonOption,
     ModelOption,
+    PromptsOption,
     ServerOption,
     TrackersOption,
     chunked_for,
+    fitting_prompts,
     open_asker,
     open_model,
     usage_lines,
@@ -53,8 +55,8 @@ SeedOption = Annotated[int, typer.Option(help="Of everything that is drawn.")]
 
 def register(app: typer.Typer) -> None:
     """Put the commands into `python -m savi`."""
-    app.command(epilog="Example: python -m savi train pairs.jsonl --model benchmarks/micro/base --out trained --learning-rate 1e-4")(train)
-    app.command(epilog="Example: python -m savi align clips/ --model benchmarks/micro/base --prompts micro --out aligned")(align)
+    app.command(epilog="Example: python -m savi train pairs.jsonl --model micro --out trained --learning-rate 1e-4")(train)
+    app.command(epilog="Example: python -m savi align clips/ --model micro --out aligned")(align)
 
 
 @decode_limits
@@ -132,7 +134,7 @@ def align(
     iterations: Annotated[int, typer.Option(min=1, help="Rounds of proposing and training (the paper: 4).")] = 4,
     num_frames: FramesOption = 8,
     questions_per_kind: Annotated[int, typer.Option(min=1, help="Questions of each kind a video (3 by the paper's counts).")] = 3,
-    prompts: Annotated[str, typer.Option(help="How the model is asked: videosavi, or micro for the shipped small model.")] = "videosavi",
+    prompts: PromptsOption = None,
     beta: BetaOption = 0.1,
     loss_type: LossOption = "sigmoid",
     loss_parameter: ParameterOption = [],  # noqa: B006  # typer copies it
@@ -154,6 +156,7 @@ def align(
     with errors(kept=KEPT):
         from savi.conversion.native import native_folder
         from savi.curves import iteration_curves
+        from savi.engine.model_folder import load_tokenizer
         from savi.iterate import run_iteration
         from savi.loop.propose import AlignSettings
 
@@ -162,7 +165,9 @@ def align(
                 loss_parameter, beta=beta, loss_type=loss_type, rpo_alpha=rpo_alpha, learning_rate=learning_rate, epochs=epochs,
                 pairs_per_step=pairs_per_step, lora_r=lora_r, gradient_checkpointing=gradient_checkpointing, seed=seed,
             )  # fmt: skip
-            settings = AlignSettings(num_frames=num_frames, questions_per_kind=questions_per_kind, prompts=prompts, seed=seed)
+            settings = AlignSettings(
+                num_frames=num_frames, questions_per_kind=questions_per_kind, prompts=prompts or "videosavi", seed=seed
+            )
         if is_server(model):
             stop(
                 f"--model {model}: align trains its model, and a server's cannot be trained: give a checkpoint (a server can be the "
@@ -179,6 +184,8 @@ def align(
         rows = []
         with joined(out) as processes:
             now = processes.by_first(lambda: native_folder(model, tell=tell))
+            if prompts is None:
+                settings = replace(settings, prompts=fitting_prompts(model, load_tokenizer(now)))
             judge = None if critic is None else open_asker(critic, "auto", asked)
             for t in range(1, iterations + 1):
                 with bar(f"iteration {t}") as told:

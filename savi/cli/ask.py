@@ -12,6 +12,7 @@ import typer
 from savi.base.cli import Clock, errors, print_json, printable, stop, tell, usage
 from savi.base.errors import ExitCode, SaviError
 from savi.base.limit_flags import decode_limits
+from savi.base.shipped import SHIPPED
 from savi.cli.common import DeviceOption, FramesOption, JsonOption, ModelOption, open_model
 
 TilesOption = Annotated[
@@ -22,14 +23,18 @@ DtypeOption = Annotated[
     Literal["auto", "float32", "bfloat16", "float16"], typer.Option("--dtype", help="Of the computation (auto: the checkpoint's own).")
 ]
 
+FEW_WORDS = 500
+"""A vocabulary of at most so many is listed."""
+
 if TYPE_CHECKING:
+    from savi.engine.chat import ChatFormat
     from savi.engine.sampling import GenerationSettings
     from savi.engine.watched import Watched
 
 
 def register(app: typer.Typer) -> None:
     """Put the command into `python -m savi`."""
-    example = "python -m savi ask clip.mp4 'What is left of the cup?' 'What happens after it falls?' --model models/InternVL2_5-1B"
+    example = f"python -m savi ask clip.mp4 '{SHIPPED['micro'].question}' --model micro"
     app.command(epilog=f"Example: {example}")(ask)
 
 
@@ -74,8 +79,7 @@ def ask(
         clock.lap("decode")
         lm = open_model(model, device, dtype=dtype, max_tiles=max_tiles, input_size=input_size)
         clock.lap("load")
-        for word in dict.fromkeys(word for question in (*questions, *follow_up) for word in lm.chat.unknown_words(question)):
-            tell(f"note: {lm.name} does not know the word {word!r}")
+        _say_unknown(model, lm.chat, [*questions, *follow_up])
         watched = lm.watch(frames)
         clock.lap("encode")
         answers, failure = _converse(watched, questions, follow_up, settings)
@@ -91,6 +95,19 @@ def ask(
             write_json_atomic(out, what)
         if failure is not None:
             raise failure
+
+
+def _say_unknown(model: str, chat: ChatFormat, questions: list[str]) -> None:
+    """The words a model cannot read and, where it knows few, those that it can."""
+    name = Path(model).name
+    unknown = list(dict.fromkeys(word for question in questions for word in chat.unknown_words(question)))
+    for word in unknown:
+        tell(f"note: {name} does not know the word {word!r}")
+    known = sorted(word for word in chat.tokenizer.get_vocab() if word.isalpha())
+    if unknown and len(known) <= FEW_WORDS:
+        tell(f"{name} understands these words: {' '.join(known)}")
+        if model in SHIPPED:
+            tell(f"for instance: {SHIPPED[model].question}")
 
 
 def _converse(

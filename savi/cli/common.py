@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -11,7 +12,8 @@ import typer
 
 from savi.base.cli import stop, tell
 from savi.base.errors import ExitCode
-from savi.base.processes import current
+from savi.base.processes import current, is_first
+from savi.loop.prompts import PROMPTS, prompt_set
 
 if TYPE_CHECKING:
     from savi.engine.video_lm import VideoLM
@@ -24,9 +26,9 @@ ModelOption = Annotated[
         "--model",
         "-m",
         envvar="SAVI_MODEL",
-        metavar="FOLDER|OWNER/NAME",
+        metavar="FOLDER|OWNER/NAME|micro",
         help="A checkpoint folder, or a Hugging Face id; InternVL2.5 as published is converted once, into a cache. "
-        "The small model shipped with the project: benchmarks/micro/base.",
+        "micro: the small model that comes with the project.",
         show_default=False,
     ),
 ]
@@ -36,7 +38,7 @@ AskedModelOption = Annotated[
         "--model",
         "-m",
         envvar="SAVI_MODEL",
-        metavar="FOLDER|OWNER/NAME|openai:URL#NAME",
+        metavar="FOLDER|OWNER/NAME|micro|openai:URL#NAME",
         help="A checkpoint as for `savi ask`, or a model on an OpenAI-compatible server (vLLM, SGLang, hosted ones): "
         "openai:http://localhost:8000/v1#NAME. Several URLs of one model: separated by commas.",
         show_default=False,
@@ -44,7 +46,9 @@ AskedModelOption = Annotated[
 ]
 CriticOption = Annotated[
     str | None,
-    typer.Option(metavar="FOLDER|OWNER/NAME|openai:URL#NAME", help="Another model that criticises the answers.", show_default="the model"),
+    typer.Option(
+        metavar="FOLDER|OWNER/NAME|micro|openai:URL#NAME", help="Another model that criticises the answers.", show_default="the model"
+    ),
 ]
 ServerOption = Annotated[
     list[str],
@@ -62,6 +66,12 @@ TrackersOption = Annotated[
     typer.Option("--report-to", metavar="tensorboard|wandb|trackio|none", help="Trackers told of the curves; several with commas."),
 ]
 FramesOption = Annotated[int, typer.Option("--num-frames", "-n", min=1, help="Frames per video, each from the middle of an equal segment.")]
+PromptsOption = Annotated[
+    str | None,
+    typer.Option(
+        metavar="|".join(PROMPTS), help="How the model is asked.", show_default="videosavi; micro for a model that knows only micro's words"
+    ),
+]
 DeviceOption = Annotated[str, typer.Option("--device", help="auto, cpu, cuda, cuda:1, ...")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.")]
 
@@ -94,6 +104,26 @@ def open_asker(model: str, device: str, settings: ServerSettings) -> Asker:
     from savi.server.server_lm import ServerLM
 
     return ServerLM(model, settings)
+
+
+def fitting_prompts(model: str, tokenizer: Any) -> str:
+    """The first prompt set of which a model's tokenizer knows every word; the paper's where there is none.
+
+    `tokenizer` None: a server's, which is not known here.
+    """
+    default, *others = PROMPTS
+    if tokenizer is None or _reads(tokenizer, default):
+        return default
+    name = next((name for name in others if _reads(tokenizer, name)), default)
+    if name != default and is_first():
+        tell(f"prompts: {name}, as {model} does not know the words of {default} (--prompts says otherwise)")
+    return name
+
+
+def _reads(tokenizer: Any, name: str) -> bool:
+    unknown = tokenizer.unk_token_id
+    texts = [re.sub(r"\{\w+\}", "", text) for field, text in prompt_set(name).model_dump().items() if field not in ("name", "source")]
+    return unknown is None or not any(unknown in tokenizer(text, add_special_tokens=False)["input_ids"] for text in texts)
 
 
 def chunked_for(asked: Sequence[ServerSettings], settings: AlignSettings) -> AlignSettings:

@@ -66,7 +66,7 @@ def _data_of(against: Path) -> Path | None:
 
 @decision_options
 def check(
-    model: Annotated[str, typer.Argument(help="Checkpoint folder or hub id of the candidate.", show_default=False)],
+    model: Annotated[str, typer.Argument(help="Checkpoint folder or hub id of the candidate, or micro.", show_default=False)],
     against: Annotated[Path, typer.Option(help="Run folder or reference file of the baseline.", show_default=False)],
     *,
     options: DecisionOptions,

@@ -160,7 +160,7 @@ def test_ask_about_a_video_that_is_none(clip: Path, model: Path, tmp_path: Path,
 
 
 def test_models_that_are_none(clip: Path, tmp_path: Path) -> None:
-    assert "benchmarks/micro/base" in failed(run("ask", clip, "what", "--model", "micro"), 2)
+    assert "not a shipped model (micro)" in failed(run("ask", clip, "what", "--model", "mikro"), 2)
     assert "no such checkpoint folder" in failed(run("ask", clip, "what", "--model", tmp_path / "absent"), 2)
     assert "no config.json" in failed(run("ask", clip, "what", "--model", tmp_path), 2)
     (tmp_path / "config.json").write_text('{"model_type": "internvl_chat"}')
