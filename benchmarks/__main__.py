@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 from rich.console import Console
@@ -249,5 +249,10 @@ def _build_twins(folder: Path, seed: int, size: str, as_json: bool) -> None:
     _print(t)
 
 
+def main(prog_name: str = "python -m benchmarks") -> NoReturn:
+    """Run the command line."""
+    run_app(app, prog_name)
+
+
 if __name__ == "__main__":
-    run_app(app, "python -m benchmarks")
+    main()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import NoReturn
+
 import typer
 
 from harness.gate import cli as gate_cli
@@ -20,5 +22,11 @@ app = typer.Typer(
 for module in (evaluate_cli, gate_cli, check_cli, simulation_cli, leaderboard_cli, report_cli, view_cli, doctor, launcher):
     module.register(app)
 
+
+def main(prog_name: str = "python -m harness") -> NoReturn:
+    """Run the command line."""
+    run_app(app, prog_name, several=("evaluate", "check", "lmms-eval"))
+
+
 if __name__ == "__main__":
-    run_app(app, "python -m harness", several=("evaluate", "check", "lmms-eval"))
+    main()

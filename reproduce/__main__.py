@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import NoReturn
+
 import typer
 
 from reproduce.audit import cli as audit_cli
@@ -25,9 +27,9 @@ speed_cli.register(app)
 study_cli.register(app)
 
 
-def main() -> None:
+def main(prog_name: str = "python -m reproduce") -> NoReturn:
     """Run the command line."""
-    run_app(app, "python -m reproduce", several=("paper",))
+    run_app(app, prog_name, several=("paper",))
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, NoReturn
 
 import typer
 
@@ -169,5 +169,14 @@ def list_families() -> None:
 
 align_cli.register(app)
 
+SEVERAL = ("pairs", "train", "align")
+"""Commands that share their work among the processes of a `torchrun`."""
+
+
+def main(prog_name: str = "python -m savi") -> NoReturn:
+    """Run the command line."""
+    run_app(app, prog_name, several=SEVERAL)
+
+
 if __name__ == "__main__":
-    run_app(app, "python -m savi", several=("pairs", "train", "align"))
+    main()
