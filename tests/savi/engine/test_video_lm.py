@@ -226,7 +226,7 @@ def test_folders_that_are_no_checkpoint(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match=r"config\.json: llm_config: Field required"):
         VideoLM.from_pretrained(tmp_path)
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "bert"}))
-    with pytest.raises(UnsupportedFamily, match=r"'bert' is not supported \(supported: internvl, llava_onevision"):
+    with pytest.raises(UnsupportedFamily, match=r"'bert' is not supported \(supported: internvl, llava_next_video"):
         VideoLM.from_pretrained(tmp_path)
 
 
