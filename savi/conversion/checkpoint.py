@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from savi.base.digest_memory import remembered_sha256
 from savi.base.digests import sha256_file, sha256_json
+from savi.base.errors import one_line
 from savi.base.files import replace_folder, write_json_atomic
 from savi.base.hub import is_internvl_chat
 from savi.base.lock import lock_file
@@ -201,8 +202,15 @@ def _plan(source: Path, config: ChatConfig, shards: list[Path]) -> _Plan:
         planned.append(_Shard(shard.name, name, tuple(keys)))
     tokenizer = convert_tokenizer(source, config)
     tied = config.llm_config.tie_word_embeddings and head_key(config.language_model) not in source_keys
-    native = native_config(config, image_token_id=int(tokenizer.convert_tokens_to_ids(CONTEXT_TOKEN)), tied=tied)
-    _compare(source, shapes, _expected_shapes(native, tied))
+    layers = config.llm_config.num_hidden_layers + config.vision_config.num_hidden_layers
+    if layers > len(shapes):
+        raise CheckpointError(f"{source}: config.json says {layers:,} layers, the weight files have {len(shapes):,} tensors")
+    try:
+        native = native_config(config, image_token_id=int(tokenizer.convert_tokens_to_ids(CONTEXT_TOKEN)), tied=tied)
+        expected = _expected_shapes(native, tied)
+    except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
+        raise CheckpointError(f"{source / 'config.json'}: no model can be made from it ({one_line(error)[:300]})") from error
+    _compare(source, shapes, expected)
     return _Plan(tuple(planned), total, native, tokenizer)
 
 

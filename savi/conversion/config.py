@@ -9,7 +9,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError
 
 from savi.base.errors import ExitCode, SaviError
 from savi.base.torchvision import fix_torchvision
@@ -48,16 +48,16 @@ class TextConfig(_Foreign):
     """`llm_config`. Sizes have no defaults: a guessed size is a wrong model."""
 
     architectures: list[str] = Field(min_length=1)
-    vocab_size: int
-    hidden_size: int
-    intermediate_size: int
-    num_hidden_layers: int
-    num_attention_heads: int
-    num_key_value_heads: int
-    max_position_embeddings: int
+    vocab_size: PositiveInt
+    hidden_size: PositiveInt
+    intermediate_size: PositiveInt
+    num_hidden_layers: PositiveInt
+    num_attention_heads: PositiveInt
+    num_key_value_heads: PositiveInt
+    max_position_embeddings: PositiveInt
     rms_norm_eps: float
     hidden_act: str = "silu"
-    head_dim: int | None = None
+    head_dim: PositiveInt | None = None
     bias: bool = True
     """InternLM2's own default; its published configs say false."""
     attention_bias: bool = False
@@ -75,18 +75,18 @@ class TextConfig(_Foreign):
 class VisionConfig(_Foreign):
     """`vision_config` (InternViT)."""
 
-    hidden_size: int
-    intermediate_size: int
-    num_hidden_layers: int
-    num_attention_heads: int
-    image_size: int
-    patch_size: int
+    hidden_size: PositiveInt
+    intermediate_size: PositiveInt
+    num_hidden_layers: PositiveInt
+    num_attention_heads: PositiveInt
+    image_size: PositiveInt
+    patch_size: PositiveInt
     qkv_bias: bool
     qk_normalization: bool
     norm_type: Literal["layer_norm", "rms_norm"] = "rms_norm"
     layer_norm_eps: float = 1e-6
     hidden_act: str = "gelu"
-    num_channels: int = 3
+    num_channels: PositiveInt = 3
     initializer_factor: float = 0.1
 
 

@@ -80,6 +80,10 @@ def _fast_bpe(model: SentencePieceModel, added: AddedTokens, prefix_each_part: b
 
     names = {index: token for token, index in added.ids.items()}
     texts = [names.get(index, piece.text) for index, piece in enumerate(model.pieces)]
+    try:
+        "".join(texts).encode()
+    except UnicodeEncodeError as error:
+        raise CheckpointError(f"tokenizer: a token holds half a character ({error.reason}); download it again") from error
     vocabulary = {text: index for index, text in enumerate(texts)}
     if len(vocabulary) != len(texts):
         twice = next(text for index, text in enumerate(texts) if vocabulary[text] != index)

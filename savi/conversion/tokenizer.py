@@ -69,7 +69,7 @@ def convert_tokenizer(source: Path, config: ChatConfig) -> PreTrainedTokenizerBa
     conversation = read_conversation(source, config.template, config.system_message)
     for token in (*NAMED_TOKENS.values(), conversation.end_of_turn):
         if token not in added.ids:
-            raise CheckpointError(f"{source}: the tokenizer has no {token}; this is no InternVL tokenizer")
+            raise CheckpointError(f"{source}: the tokenizer has no {token!r}; this is no InternVL tokenizer")
     tokenizer, bos = _tokenizer(source, config, added, conversation)
     for token, index in added.ids.items():
         found = tokenizer.convert_tokens_to_ids(token)

@@ -85,7 +85,7 @@ def test_broken_tokenizers(source: Path, tmp_path: Path) -> None:
         convert(source, tmp_path / "native")
     config["added_tokens_decoder"] = {key: entry for key, entry in config["added_tokens_decoder"].items() if "IMG" not in entry["content"]}
     (source / "tokenizer_config.json").write_text(json.dumps(config))
-    with pytest.raises(CheckpointError, match="has no <IMG_CONTEXT>"):
+    with pytest.raises(CheckpointError, match="has no '<IMG_CONTEXT>'"):
         convert(source, tmp_path / "native")
     assert not (tmp_path / "native").exists()
 
@@ -132,7 +132,7 @@ def test_the_system_message_is_read_from_the_checkpoints_own_file(source: Path, 
     [
         ("other", CONVERSATION, "another style than MPT"),
         ("vicuna", CONVERSATION, "template 'vicuna' is not known"),
-        ("phi3-chat", CONVERSATION, r"the tokenizer has no <\|end\|>"),
+        ("phi3-chat", CONVERSATION, r"the tokenizer has no '<\|end\|>'"),
         ("internvl2_5", "def broken(:", "cannot be parsed"),
     ],
 )
