@@ -123,11 +123,13 @@ def test_calibrate_on_the_command_line(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.slow
 def test_proposing_at_the_micro_scale_takes_what_the_plan_says(tmp_path: Path) -> None:
-    """Figures measured here, then a real run here, both in processor seconds. How long its replies are the plan can only assume."""
+    """Figures measured here, then a real run here, both in processor seconds. The plan takes every question for readable; this model's
+    are not, and one that is not is asked once in place of four times."""
     from benchmarks.micro.world.videos import build_videos
     from reproduce.calibrate import calibrate
     from reproduce.paper.experiment import align_settings, shipped_base
     from savi.engine.video_lm import VideoLM
+    from savi.loop.journal import read_counts
     from savi.loop.propose import propose
 
     measured = calibrate("cpu")
@@ -137,7 +139,10 @@ def test_proposing_at_the_micro_scale_takes_what_the_plan_says(tmp_path: Path) -
     scale = load_scale("micro", {key: (value, "ours: test") for key, value in of.items()})
     lm = VideoLM.from_pretrained(shipped_base(), device="cpu")
     start = time.process_time()
-    list(propose(lm, videos, align_settings(scale, 1)))
+    list(propose(lm, videos, align_settings(scale, 1), out=tmp_path / "pairs.jsonl"))
     took = time.process_time() - start
-    planned = next(c for c in make_plan(scale, measured).costs if c.stage == "propose").hours * 3600
+    counts = read_counts(tmp_path / "pairs.jsonl")
+    asked_once = counts.dropped.get("unreadable question", 0) + counts.dropped.get("duplicate", 0)
+    share = 1 - 0.75 * asked_once / counts.questions
+    planned = share * 3600 * next(c for c in make_plan(scale, measured).costs if c.stage == "propose").hours
     assert 0.6 < took / planned < 1.7, f"{took:.1f} s of processor time, planned {planned:.1f} s"
