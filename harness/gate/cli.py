@@ -176,7 +176,11 @@ def init_ci(
     results: Annotated[str | None, typer.Option(help="Instead: folder where an earlier step leaves lmms-eval's results.")] = None,
     provider: Annotated[Provider, typer.Option(help="Whose CI.")] = "github",
     install: Annotated[
-        str, typer.Option(help="What pip installs: a requirement, a git URL, or `-e .` in a checkout of this project.")
+        str,
+        typer.Option(
+            help="What pip installs: a requirement, a git URL, or `-e .` in a checkout here; options of pip too, such as an index "
+            "of PyTorch's CPU wheels, which are gigabytes smaller."
+        ),
     ] = "videosavi-harness",
     require: RequireOption = "mean",
     inconclusive: InconclusiveOption = "fail",

@@ -31,7 +31,6 @@ DATA, RUN, MODEL = "gate-data", "gate-run", "gate-model"
 REFERENCE, CANDIDATE = f"{RUN}/base", f"{RUN}/iter-1"
 """The reference and the candidate as stages of one run, so that the report shows them side by side."""
 REPORT = "gate-report.html"
-CPU_WHEELS = "https://download.pytorch.org/whl/cpu"
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 _RELEASE = re.compile(r"\d+(\.\d+)+")
 
@@ -46,6 +45,7 @@ class Job:
     results: str | None = None
     """A folder where an earlier step leaves lmms-eval's results with samples."""
     install: str = "videosavi-harness"
+    """A requirement, and pip's options if any."""
     require: Require = "mean"
     inconclusive: Inconclusive = "fail"
     twins_seed: int = 1
@@ -67,7 +67,7 @@ class Job:
         Raises:
             GateUsageError: the reference is not of the synthetic benchmarks of `twins_seed`.
         """
-        out = {"Install": f"python -m pip install {self.install} -c {CONSTRAINTS} --extra-index-url {CPU_WHEELS}"}
+        out = {"Install": f"python -m pip install {self.install} -c {CONSTRAINTS}"}
         candidate = shlex.quote(self.results or CANDIDATE)
         if self.model is not None:
             first = next(iter(self.evaluations.values())).score
