@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import os
 import secrets
+import signal
 import socket
 import sys
 import threading
@@ -211,7 +212,8 @@ def _watched(folder: Path, processes: Processes) -> Iterator[None]:
         watch.beat(over=True)
         processes.wait()
     except BaseException as error:
-        why = None if isinstance(error, Exception) and hasattr(error, "exit_code") else _reason(watch)  # known errors are this one's own
+        with _without_sigterm():
+            why = None if isinstance(error, Exception) and hasattr(error, "exit_code") else _reason(watch)  # known: this one's
         watch.end(why or f"process {processes.rank} on {socket.gethostname()} has ended: {str(error) or type(error).__name__}")
         if why is not None:
             raise ProcessGoneError(why) from error
@@ -221,6 +223,20 @@ def _watched(folder: Path, processes: Processes) -> Iterator[None]:
     processes.wait()
     if processes.rank == 0:
         sweep(folder)
+
+
+@contextmanager
+def _without_sigterm() -> Iterator[None]:
+    """Let no SIGTERM end this process while it looks for the reason why it ends: `torchrun` sends one when another process is dead, often
+    after this one has lost its connection to it."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _reason(watch: Watch) -> str | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from savi.base.errors import UsageError
-from savi.base.processes import Processes, deal_by_weight, joined, launched
+from savi.base.processes import Processes, _without_sigterm, deal_by_weight, joined, launched
 
 
 @given(st.lists(st.floats(0.1, 100), max_size=60), st.integers(1, 8))
@@ -39,3 +40,19 @@ def test_a_launch_that_cannot_be_read(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OMPI_COMM_WORLD_SIZE", "4")
     with pytest.raises(UsageError, match="start it with torchrun"):
         launched()
+
+
+def test_a_sigterm_does_not_take_the_reason_away() -> None:
+    """`torchrun` sends one to the processes that are left, which may be looking for the reason already."""
+
+    def stop(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        with _without_sigterm():
+            signal.raise_signal(signal.SIGTERM)
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGTERM)
+    finally:
+        signal.signal(signal.SIGTERM, before)
