@@ -8,7 +8,7 @@ Shapes: B rows, H query heads, G key heads, q new tokens, P prefix tokens, n bra
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -130,10 +130,10 @@ def attention_as(config: Any, name: str) -> Iterator[None]:
         config._attn_implementation = before
 
 
-def register() -> None:
-    """Make the function known to transformers, with a mask function that hands a 4-D mask through as it is."""
+def register(name: str = NAME, function: Callable[..., tuple[Tensor, None]] = branch_attention) -> None:
+    """Make an attention function known to transformers, with a mask function that hands a 4-D mask through as it is."""
     from transformers import AttentionInterface
     from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
 
-    AttentionInterface.register(NAME, branch_attention)
-    AttentionMaskInterface.register(NAME, sdpa_mask)
+    AttentionInterface.register(name, function)
+    AttentionMaskInterface.register(name, sdpa_mask)

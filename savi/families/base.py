@@ -167,9 +167,9 @@ class Family(ABC):
             raise FamilyError(f"{self.name} models take a frame whole: max_tiles and input_size are for InternVL")
 
     @property
-    @abstractmethod
     def visual_token_id(self) -> int:
         """The id in whose places the features are put."""
+        return int(self.config.image_token_id if self.modality == "image" else self.config.video_token_id)
 
     @abstractmethod
     def prepare(self, frames: np.ndarray, timing: Timing) -> Prepared:
@@ -191,9 +191,11 @@ class Family(ABC):
         """The special token that `pieces` ends with, where it is not the visual token itself."""
         return ""
 
-    @abstractmethod
     def encoder_output(self, features: Sequence[VideoFeatures]) -> Any:
         """The object the stock forward takes as `mm_encoder_outputs[modality]` for these videos, row after row."""
+        from transformers.modeling_outputs import BaseModelOutputWithPooling
+
+        return BaseModelOutputWithPooling(pooler_output=tuple(f.embeds for f in features))
 
     def mm_encoder_outputs(self, features: Sequence[VideoFeatures]) -> dict[str, Any]:
         """Keyword value for the stock forward: features instead of pixels. A new dict each call (the forward writes into it)."""

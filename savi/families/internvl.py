@@ -36,10 +36,6 @@ class InternVL(Family):
                 raise FamilyError(f"input_size is {self.side}; a tile's side must be a multiple of {cell} pixels, one token")
             self.tokens_per_tile = (self.side // cell) ** 2
 
-    @property
-    def visual_token_id(self) -> int:
-        return int(self.config.image_token_id)
-
     def _named_token(self, name: str) -> str:
         """`start_image_token` and the like where the tokenizer defines them, else nothing."""
         token = getattr(self.tokenizer, name, None)

@@ -27,9 +27,7 @@ class LlavaNextVideo(LlavaOnevision):
         return Prepared(normalise(resized[:, top : top + side, left : left + side], self.preprocessing), len(frames), timing)
 
     def encoder_output(self, features: Sequence[VideoFeatures]) -> Any:
-        from transformers.modeling_outputs import BaseModelOutputWithPooling
-
-        return BaseModelOutputWithPooling(pooler_output=tuple(f.embeds for f in features))
+        return Family.encoder_output(self, features)
 
 
 class LlavaVideo(Family):

@@ -21,10 +21,6 @@ class LlavaOnevision(Family):
     covers = "LLaVA-OneVision"
 
     @property
-    def visual_token_id(self) -> int:
-        return int(self.config.video_token_id)
-
-    @property
     def placeholder(self) -> str:
         return str(self.tokenizer.convert_ids_to_tokens(self.visual_token_id))
 

@@ -26,10 +26,6 @@ class _QwenVL(Family):
     modality = "video"
     after_video = ""
 
-    @property
-    def visual_token_id(self) -> int:
-        return int(self.config.video_token_id)
-
     def _token(self, token_id: int) -> str:
         return str(self.tokenizer.convert_ids_to_tokens(int(token_id)))
 
@@ -124,11 +120,6 @@ class Qwen25VL(_QwenVL):
 
     def pieces(self, features: VideoFeatures) -> list[str | int]:
         return [self._token(self.config.vision_start_token_id), features.tokens, self.last_token()]
-
-    def encoder_output(self, features: Sequence[VideoFeatures]) -> Any:
-        from transformers.modeling_outputs import BaseModelOutputWithPooling
-
-        return BaseModelOutputWithPooling(pooler_output=tuple(f.embeds for f in features))
 
 
 class Qwen3VL(_QwenVL):

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import timedelta
-from typing import Any
 
 import numpy as np
 import torch
@@ -47,10 +46,6 @@ class SmolVLM(Family):
     def placeholder(self) -> str:
         return "<video>"
 
-    @property
-    def visual_token_id(self) -> int:
-        return int(self.config.image_token_id)
-
     def _named_token(self, name: str, default: str) -> str:
         return str(getattr(self.tokenizer, name, None) or default)
 
@@ -88,8 +83,3 @@ class SmolVLM(Family):
             pieces += [f"{lead}\nFrame from {int(second // 60):02d}:{int(second % 60):02d}:{around}{overview}", per_frame, around]
             lead = ""
         return pieces
-
-    def encoder_output(self, features: Sequence[VideoFeatures]) -> Any:
-        from transformers.modeling_outputs import BaseModelOutputWithPooling
-
-        return BaseModelOutputWithPooling(pooler_output=tuple(f.embeds for f in features))

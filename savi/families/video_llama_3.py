@@ -7,7 +7,6 @@ Sizes, patches and the rule for what changed follow transformers' `video_process
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 import torch
@@ -26,10 +25,6 @@ class VideoLlama3(Family):
     model_types = ("video_llama_3",)
     modality = "video"
     covers = "VideoLLaMA3 (-HF)"
-
-    @property
-    def visual_token_id(self) -> int:
-        return int(self.config.video_token_id)
 
     @property
     def placeholder(self) -> str:
@@ -76,11 +71,6 @@ class VideoLlama3(Family):
         for second, count in zip(features.timing.seconds, features.frame_tokens, strict=True):
             pieces += [f"{',' if pieces else ''}Time {second:.1f}s:", count]
         return pieces
-
-    def encoder_output(self, features: Sequence[VideoFeatures]) -> Any:
-        from transformers.modeling_outputs import BaseModelOutputWithPooling
-
-        return BaseModelOutputWithPooling(pooler_output=tuple(f.embeds for f in features))
 
 
 class VideoLlama3Published(Family):

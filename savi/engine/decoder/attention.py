@@ -126,12 +126,3 @@ def _scores(query: Tensor, key: Tensor) -> Tensor:
         wide = torch.bmm(query.flatten(0, 1), key.flatten(0, 1).transpose(-1, -2), out_dtype=torch.float32)
         return wide.view(*query.shape[:-1], key.shape[2])
     return torch.matmul(query.float(), key.float().transpose(-1, -2))
-
-
-def register() -> None:
-    """Make the function known to transformers, with a mask function that hands a 4-D mask through as it is."""
-    from transformers import AttentionInterface
-    from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
-
-    AttentionInterface.register(NAME, static_attention)
-    AttentionMaskInterface.register(NAME, sdpa_mask)

@@ -17,8 +17,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from savi.engine.branch_attention import attention_as
-from savi.engine.decoder.attention import NAME, Stacked, register
+from savi.engine.branch_attention import attention_as, register
+from savi.engine.decoder.attention import NAME, Stacked, static_attention
 from savi.engine.decoder.buffers import HIDDEN, Arena, Bucket, StaticCache, Step, prefix_bucket, room_bucket, rows_bucket, videos_bucket
 from savi.engine.decoding import Branch, Generated
 from savi.engine.prefix import Prefix, cache_keyword
@@ -70,7 +70,7 @@ class StaticDecoder:
 
         Takes and gives what `savi.engine.decoding.generate` does. Out of memory, the buffers are given up before the error goes on.
         """
-        register()
+        register(NAME, static_attention)
         try:
             return self._generate(model, rows, settings, set(end_ids))
         except torch.OutOfMemoryError:
