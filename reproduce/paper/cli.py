@@ -244,7 +244,7 @@ def _lead(
         enter()  # the lines below are said once, by the process that does the work
     console.say(f"scale {s.name}: {s.title}")
     console.say(f"  {'chosen' if asked == 'auto' else 'taken'} because: {why}")
-    with nullcontext() if finished else second_process(experiment, identity) as work.second, experiment.run.lock():
+    with nullcontext() if finished else second_process(experiment, identity, console.remark) as work.second, experiment.run.lock():
         facts = new_facts(
             scale=s.name,
             data=s.data,

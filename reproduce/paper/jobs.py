@@ -7,7 +7,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from multiprocessing.connection import Connection
@@ -19,6 +19,7 @@ from reproduce.paper.second import Second
 from reproduce.paper.work import RealWork
 from reproduce.scale import Scale
 from reproduce.stages import StageContext, failures_path
+from savi.base.errors import one_line
 from savi.base.processes import launched
 from savi.base.watch import BEAT_S
 
@@ -29,21 +30,21 @@ def cores() -> int:
 
 
 @contextmanager
-def second_process(experiment: Experiment, base_fingerprint: str | None) -> Iterator[Second | None]:
-    """A second process to share the work with, where the scale and this machine allow one."""
+def second_process(experiment: Experiment, base_fingerprint: str | None, tell: Callable[[str], None]) -> Iterator[Second | None]:
+    """A second process to share the work with, where the scale and this machine allow one. `tell` gets what it did not do."""
     wanted = experiment.scale.machine.processes.value
     if launched() > 1 or (min(2, cores()) if wanted == "auto" else wanted) < 2:
         yield None
         return
     warm()
     rest = replace(experiment, scale=None, report_to=())  # type: ignore[arg-type]  # pydantic's generic models cannot be pickled
-    with Second(serve, experiment.scale.model_dump_json(), rest, base_fingerprint) as second:
+    with Second(tell, serve, experiment.scale.model_dump_json(), rest, base_fingerprint) as second:
         yield second
 
 
 def serve(scale: str, rest: Experiment, base_fingerprint: str | None, link: Connection) -> None:
-    """The second process: does jobs until the first one is gone. What fails here fails there too, and is told there. `scale`: the
-    experiment's, as JSON."""
+    """The second process: does jobs until the first one is gone, and says of each how long it took and why it failed, if it did. The first
+    one tries again then. `scale`: the experiment's, as JSON."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the first process's to handle
     experiment = replace(rest, scale=Scale.model_validate_json(scale))
     lock = threading.Lock()
@@ -56,14 +57,16 @@ def serve(scale: str, rest: Experiment, base_fingerprint: str | None, link: Conn
     with suppress(EOFError, OSError):
         while True:
             number, (kind, what) = link.recv()
-            began = time.monotonic()
-            with suppress(Exception):
+            began, why = time.monotonic(), ""
+            try:
                 if kind == "stage":
                     stages[what].run(StageContext(experiment.run.path, _silent, failures_path(experiment.run.path, what)))
                 else:
                     _make_pairs(experiment, work, *what)
+            except Exception as error:  # noqa: BLE001 - told to the first process, which does the job itself
+                why = f"{type(error).__name__}: {one_line(error)[:200]}"
             with lock:
-                link.send((number, time.monotonic() - began))
+                link.send((number, time.monotonic() - began, why))
 
 
 def warm() -> None:
@@ -79,7 +82,7 @@ def _beat(link: Connection, lock: threading.Lock) -> None:
     def beat() -> None:
         while os.getppid() == parent:
             with lock, suppress(OSError):
-                link.send((0, 0.0))
+                link.send((0, 0.0, ""))
             time.sleep(BEAT_S)
         os._exit(1)
 

@@ -2,7 +2,7 @@
 
 It makes half of the pairs, measures an iteration while the next one is trained, and encodes videos ahead. What it leaves are files, those
 that the first process would have made; the first one finds them when it comes to that stage, and makes what is missing. So a second
-process that dies, or hangs, costs time and nothing else.
+process that fails, dies or hangs costs time and nothing else; the first one says so.
 """
 
 from __future__ import annotations
@@ -21,11 +21,15 @@ Job = tuple[str, Any]
 """("stage", its name), or ("pairs", (iteration, chunks, header))."""
 
 
+_INSTEAD = "the first one does what it leaves undone"
+
+
 class Second:
     """The first process's end. Use as a context manager; the other process starts at once and is gone at the end."""
 
-    def __init__(self, serve: Callable[..., None], *arguments: Any) -> None:
-        """`serve(*arguments, link)` is what the other process runs."""
+    def __init__(self, tell: Callable[[str], None], serve: Callable[..., None], *arguments: Any) -> None:
+        """`serve(*arguments, link)` is what the other process runs; `tell` gets a sentence about what it did not do."""
+        self._tell = tell
         context = multiprocessing.get_context("fork" if sys.platform == "linux" else "spawn")  # forked, it need not import all of it again
         self._link, other = context.Pipe()
         self._process: Any = context.Process(  # type: ignore[attr-defined]
@@ -50,13 +54,17 @@ class Second:
         try:
             while any(waiting == name for _, waiting in self._left):
                 if self._link.poll(1.0):
-                    number, seconds = self._link.recv()
+                    number, seconds, why = self._link.recv()
                     heard = time.monotonic()
                     self._seconds |= {waiting: seconds for n, waiting in self._left if n == number}
+                    if why:
+                        self._tell(f"the second process failed at {dict(self._left)[number]} ({why}); {_INSTEAD}")
                     self._left = [(n, waiting) for n, waiting in self._left if n != number]
                 elif time.monotonic() - heard > silence_s():
+                    self._tell(f"the second process has not been heard of for {silence_s():.0f} s and was ended; {_INSTEAD}")
                     self.close()
         except (OSError, EOFError):
+            self._tell(f"the second process is gone (killed, or out of memory?); {_INSTEAD}")
             self._left = []
         return self._seconds.pop(name, 0.0)
 
