@@ -73,12 +73,8 @@ def write_bundle(root: Path, site: Path, wanted: Wanted = Wanted(), *, tell: Cal
     if not runs:
         raise UsageError(f"{root}: no run below this folder")
     scrubber = Scrubber([root, *([wanted.data] if wanted.data else [])])
-    try:
-        with new_folder(site) as folder:
-            return _fill(folder, root, runs, scrubber, wanted, tell)
-    except BaseException:
-        shutil.rmtree(site.with_name(f"{site.name}.partial"), ignore_errors=True)
-        raise
+    with new_folder(site) as folder:
+        return _fill(folder, root, runs, scrubber, wanted, tell)
 
 
 def _fill(folder: Path, root: Path, runs: list[Path], scrubber: Scrubber, wanted: Wanted, tell: Callable[[str], None]) -> Bundle:

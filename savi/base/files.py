@@ -135,7 +135,7 @@ def set_aside(path: Path) -> Path:
 
 @contextmanager
 def new_folder(target: Path) -> Iterator[Path]:
-    """Yields an empty folder beside `target` that takes its place, whole and durable, when the block ends without an error.
+    """Yields an empty folder beside `target` that takes its place, whole and durable, when the block ends without an error, else goes.
 
     A folder that was there stays until then: nothing is deleted before its replacement exists.
     """
@@ -147,7 +147,11 @@ def new_folder(target: Path) -> Iterator[Path]:
             old.rename(target)
     shutil.rmtree(partial, ignore_errors=True)
     make_folder(partial)
-    yield partial
+    try:
+        yield partial
+    except BaseException:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise
     replace_folder(partial, target)
 
 
@@ -260,6 +264,17 @@ class Failure:
     where: str
     why: str
     stage: str
+
+
+def whole_failure(row: dict[str, Any]) -> dict[str, Any]:
+    """Check a failure's row. By hand: pydantic takes no text with lone surrogates, and names of files may be any bytes.
+
+    Raises:
+        ValueError: it is none.
+    """
+    if row.keys() != {"what", "where", "why", "stage"} or not all(isinstance(value, str) for value in row.values()):
+        raise ValueError("no failure row")
+    return row
 
 
 class FailureLog:

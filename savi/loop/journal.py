@@ -18,7 +18,7 @@ from pydantic import AfterValidator, ConfigDict, TypeAdapter, ValidationError
 
 from savi.base.digests import sha256_json
 from savi.base.errors import FileFormatError, ResumeError, one_line
-from savi.base.files import JsonlWriter, read_jsonl
+from savi.base.files import JsonlWriter, read_jsonl, whole_failure
 from savi.loop.preferences import PreferencePair, pair_row, read_pairs
 from savi.server.usage import Usage
 
@@ -52,13 +52,6 @@ class AlignCounts:
         return f"{self.videos} videos ({self.broken} broken), {self.questions} questions, {pairs}, dropped: {reasons or 'none'}"
 
 
-def _whole_failure(row: dict[str, Any]) -> dict[str, Any]:
-    """pydantic takes no text with lone surrogates, and names of files may be any bytes."""
-    if row.keys() != {"what", "where", "why", "stage"} or not all(isinstance(value, str) for value in row.values()):
-        raise ValueError("no failure row")
-    return row
-
-
 @dataclass(frozen=True)
 class _Chunk:
     """A journal's row: how far a run got."""
@@ -68,7 +61,7 @@ class _Chunk:
     pairs_bytes: int
     dropped_bytes: int
     counts: AlignCounts
-    failures: list[Annotated[dict[str, Any], AfterValidator(_whole_failure)]]
+    failures: list[Annotated[dict[str, Any], AfterValidator(whole_failure)]]
     again: list[Any] = field(default_factory=list)
     usage: dict[str, Usage] = field(default_factory=dict)
 

@@ -12,15 +12,30 @@ import secrets
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from savi.base.errors import FileFormatError
-from savi.base.files import JsonlWriter, read_jsonl, set_aside
+from pydantic import AfterValidator, ConfigDict, TypeAdapter, ValidationError
+
+from savi.base.errors import FileFormatError, one_line
+from savi.base.files import JsonlWriter, read_jsonl, set_aside, whole_failure
 from savi.engine.watched import Reply
-from savi.loop.preferences import PreferencePair, pair_row
+from savi.loop.preferences import PreferencePair, pair_from_row, pair_row
 from savi.server.usage import Usage, total_usage
 
-_FIELDS = {"key": str, "pairs": list, "dropped": list, "broken": list, "usage": dict}
+
+@dataclass(frozen=True)
+class _Row:
+    """A part's row. Texts may hold lone surrogates, as names of files may be any bytes: their checks are ours."""
+
+    __pydantic_config__ = ConfigDict(extra="forbid")  # type: ignore[misc]
+    key: Any
+    pairs: list[dict[str, Any]]
+    dropped: list[dict[str, Any]]
+    broken: list[Annotated[dict[str, Any], AfterValidator(whole_failure)]]
+    usage: dict[str, Usage]
+
+
+_ROW = TypeAdapter(_Row)
 
 
 @dataclass
@@ -86,18 +101,20 @@ def read_parts(out: Path, header: Mapping[str, str], tell: Callable[[str], None]
 
 
 def _made(row: Mapping[str, Any], folder: Path, where: str) -> Made:
-    if row.keys() != _FIELDS.keys() or any(type(row[name]) is not kind for name, kind in _FIELDS.items()):
-        raise FileFormatError(f"{where}: not what came of a video; delete the file to have its videos asked again")
     try:
-        pairs = [PreferencePair(**_placed(pair, folder)) for pair in row["pairs"]]
-        usage = {who: Usage(**used) for who, used in row["usage"].items()}
-        return Made(pairs, [_placed(one, folder) for one in row["dropped"]], row["broken"], usage)
-    except (TypeError, KeyError) as error:
-        raise FileFormatError(f"{where}: {error}; delete the file to have its videos asked again") from error
-
-
-def _placed(row: Mapping[str, Any], folder: Path) -> dict[str, Any]:
-    return {**row, "video": os.path.normpath(folder / row["video"])}
+        found = _ROW.validate_python(dict(row))
+    except ValidationError as error:
+        first = error.errors()[0]
+        at = ".".join(str(part) for part in first["loc"])
+        raise FileFormatError(f"{where}: {at}: {one_line(first['msg'])}; delete the file to have its videos asked again") from error
+    for dropped in found.dropped:
+        if not isinstance(dropped.get("video"), str) or not isinstance(dropped.get("reason"), str):
+            raise FileFormatError(f"{where}: a dropped question has no video or no reason; delete the file to have its videos asked again")
+    try:
+        pairs = [pair_from_row(pair, folder, where) for pair in found.pairs]
+    except FileFormatError as error:
+        raise FileFormatError(f"{error}; delete the file to have its videos asked again") from error
+    return Made(pairs, [{**one, "video": os.path.normpath(folder / one["video"])} for one in found.dropped], found.broken, found.usage)
 
 
 def rewrite_parts(out: Path, header: Mapping[str, str], made: Mapping[str, Made]) -> None:

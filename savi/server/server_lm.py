@@ -81,13 +81,7 @@ class ServerLM:
         """
         if self._log is not None:
             self._log.close()
-        self._known = {}
-        for kept in sorted(path.parent.glob(f"{glob.escape(path.stem)}*.jsonl")):
-            for number, row in enumerate(read_jsonl(kept), start=1):
-                try:
-                    self._known[str(row.pop("request"))] = _REPLY.validate_python(row)
-                except (KeyError, ValidationError) as error:
-                    raise FileFormatError(f"{kept}:{number}: not a reply; delete that line to have it asked for again") from error
+        self._known = read_replies(path)
         self._log = JsonlWriter(path.with_name(f"{path.stem}-{rank}.jsonl") if rank else path)
 
     def watch_batch(self, videos: Sequence[Frames]) -> list[Shown]:
@@ -181,6 +175,22 @@ class ServerLM:
         async with self._client:
             await _all(video(digest, rows) for digest, rows in groups.items())
         return found
+
+
+def read_replies(path: Path) -> dict[str, ServedReply]:
+    """The replies kept in a log, and in those of other processes beside it, by the digests of their requests.
+
+    Raises:
+        FileFormatError: a line is no reply.
+    """
+    known: dict[str, ServedReply] = {}
+    for kept in sorted(path.parent.glob(f"{glob.escape(path.stem)}*.jsonl")):
+        for number, row in enumerate(read_jsonl(kept), start=1):
+            try:
+                known[str(row.pop("request"))] = _REPLY.validate_python(row)
+            except (KeyError, ValidationError) as error:
+                raise FileFormatError(f"{kept}:{number}: not a reply; delete that line to have it asked for again") from error
+    return known
 
 
 async def _all(work: Iterable[Coroutine[Any, Any, None]]) -> None:

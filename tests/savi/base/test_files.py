@@ -21,6 +21,7 @@ from savi.base.files import (
     FailureLog,
     FileFormatError,
     JsonlWriter,
+    new_folder,
     read_jsonl,
     write_bytes_atomic,
     write_json_atomic,
@@ -169,3 +170,18 @@ def test_a_foreign_failure_file_is_refused(tmp_path: Path) -> None:
     write_jsonl_atomic(tmp_path / "failures.jsonl", [{"something": "else"}])
     with pytest.raises(FileFormatError, match="not a failure row"):
         FailureLog(tmp_path / "failures.jsonl")
+
+
+def test_a_folder_that_was_not_finished_goes_and_the_old_one_stays(tmp_path: Path) -> None:
+    target = tmp_path / "site"
+    target.mkdir()
+    (target / "old").touch()
+
+    def stop() -> None:
+        with new_folder(target) as folder:
+            (folder / "half").touch()
+            raise ValueError("stop")
+
+    with pytest.raises(ValueError, match="stop"):
+        stop()
+    assert [path.relative_to(tmp_path).as_posix() for path in sorted(tmp_path.rglob("*"))] == ["site", "site/old"]

@@ -10,6 +10,7 @@ import tarfile
 import traceback
 import zipfile
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,10 @@ from savi.base.digests import sha256_json
 from savi.base.errors import SaviError
 from savi.formats.table import NAMES, read_any_pairs, write_any_pairs
 from savi.loop.journal import Journal, is_complete, read_counts
+from savi.loop.parts import Made, PartWriter, read_parts
 from savi.loop.preferences import PreferencePair, make_pair_id, read_pairs, write_pairs
+from savi.server.server_lm import read_replies
+from savi.server.usage import ServedReply, Usage
 from tests.savi.fuzz.damage import Damage, damage_bytes, damage_json
 
 pytestmark = [pytest.mark.fuzz, pytest.mark.timeout(1800)]
@@ -105,6 +109,34 @@ def test_journal_of_pairs(tmp_path: Path) -> None:
         Journal(folder / "pairs.jsonl", None, model="m", settings={"seed": 1}, videos=["0.mp4"])
 
     fuzz(whole, "pairs.journal.jsonl", tmp_path / "work", damage_lines, use)
+
+
+def test_parts_of_several_processes(pairs: list[PreferencePair], tmp_path: Path) -> None:
+    whole, header = tmp_path / "whole", {"model": "m"}
+    dropped = {"video": "7.mp4", "reason": "unchanged", "question": "What?"}
+    failure = {"what": "8.mp4", "where": "8.mp4", "why": "cut off", "stage": "propose"}
+    with PartWriter(whole / "pairs.jsonl", header) as part:
+        part.add({"0.mp4": Made(pairs[:2]), "7.mp4": Made(dropped=[dropped], usage={"model": Usage(2)}), "8.mp4": Made(broken=[failure])})
+    name = next(path.name for path in whole.glob("*.part-*.jsonl"))
+
+    def use(folder: Path) -> None:
+        for made in read_parts(folder / "pairs.jsonl", header, lambda _: None).values():
+            assert all(isinstance(pair.chosen, str) for pair in made.pairs)
+            assert all(isinstance(row["reason"], str) for row in made.dropped)
+
+    fuzz(whole, name, tmp_path / "work", damage_lines, use)
+
+
+def test_replies_of_a_server(tmp_path: Path) -> None:
+    whole = tmp_path / "whole"
+    whole.mkdir()
+    rows = [{"request": f"{i:064x}", **asdict(ServedReply(f"reply {i}", 2, True, Usage(1, 0, 5, 0, 2)))} for i in range(6)]
+    (whole / "pairs.replies.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+    def use(folder: Path) -> None:
+        assert all(isinstance(reply.text, str) for reply in read_replies(folder / "pairs.replies.jsonl").values())
+
+    fuzz(whole, "pairs.replies.jsonl", tmp_path / "work", damage_lines, use)
 
 
 def write_zip(path: Path, members: dict[str, bytes]) -> None:
