@@ -155,8 +155,8 @@ def joined(folder: Path) -> Iterator[Processes]:
         yield _joined[-1]
         return
     if launched() == 1:
-        sweep(folder)
         yield Processes()
+        sweep(folder)  # not before: another launch may be at work here, and the lock that refuses this one is taken within
         return
     import torch
     import torch.distributed as dist
@@ -212,8 +212,9 @@ def _watched(folder: Path, processes: Processes) -> Iterator[None]:
         watch.beat(over=True)
         processes.wait()
     except BaseException as error:
+        own = isinstance(error, Exception) and hasattr(error, "exit_code")  # a known error: the reason is this process's own
         with _without_sigterm():
-            why = None if isinstance(error, Exception) and hasattr(error, "exit_code") else _reason(watch)  # known: this one's
+            why = None if own else _reason(watch)
         watch.end(why or f"process {processes.rank} on {socket.gethostname()} has ended: {str(error) or type(error).__name__}")
         if why is not None:
             raise ProcessGoneError(why) from error

@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from savi.base.errors import UsageError
+from savi.base.lock import LockedError
 from savi.base.processes import Processes, _without_sigterm, deal_by_weight, joined, launched
 
 
@@ -56,3 +57,15 @@ def test_a_sigterm_does_not_take_the_reason_away() -> None:
             signal.raise_signal(signal.SIGTERM)
     finally:
         signal.signal(signal.SIGTERM, before)
+
+
+def test_the_heartbeats_of_another_launch_stay_until_this_one_had_the_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("WORLD_SIZE", raising=False)
+    beat = tmp_path / ".beat-0123-0"
+    beat.touch()
+    with pytest.raises(LockedError), joined(tmp_path):
+        raise LockedError("another launch is at work here")
+    assert beat.exists()
+    with joined(tmp_path):
+        assert beat.exists()
+    assert not beat.exists()
