@@ -21,6 +21,7 @@ import typer
 
 from savi.base.errors import UsageError
 from savi.base.kernels import DECODER_VARIABLE, decoder_for, prefix_kernel
+from savi.base.processes import cores
 
 State = Literal["ok", "note", "wrong"]
 PROJECT = "videosavi-harness"
@@ -223,14 +224,14 @@ def memory_gb() -> float | None:
 
 def _memory() -> Finding:
     gb = memory_gb()
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    count = cores()
     if gb is None:
-        return Finding("memory, cores", "note", f"{cores} cores")
+        return Finding("memory, cores", "note", f"{count} cores")
     ok = gb >= MIN_MEMORY_GB
     return Finding(
         "memory, cores",
         "ok" if ok else "note",
-        f"{gb:.1f} GB available, {cores} cores",
+        f"{gb:.1f} GB available, {count} cores",
         "" if ok else f"the micro scale wants {MIN_MEMORY_GB:g} GB",
     )
 

@@ -24,7 +24,7 @@ from harness.report.page import render
 from harness.report.read import read_run
 from harness.view.files import NotAllowed, open_video
 from harness.view.pages import index_page
-from harness.view.runs import RunFacts, facts, find_runs
+from harness.view.runs import MAX_RUNS, RunFacts, facts, find_runs
 from harness.view.scrub import Scrubber
 from savi.base.digests import sha256_file
 from savi.base.errors import ExitCode, SaviError, UsageError
@@ -80,6 +80,8 @@ def write_bundle(root: Path, site: Path, wanted: Wanted = Wanted(), *, tell: Cal
 def _fill(folder: Path, root: Path, runs: list[Path], scrubber: Scrubber, wanted: Wanted, tell: Callable[[str], None]) -> Bundle:
     """Write everything into an empty folder."""
     out = Bundle()
+    if len(runs) >= MAX_RUNS:
+        out.problems.append(f"more than {MAX_RUNS} runs: only the first {MAX_RUNS} by name are here")
     found: list[tuple[RunFacts, RunData, Path | None]] = []
     for run in runs:
         said = facts(root, run)

@@ -20,13 +20,8 @@ from reproduce.paper.work import RealWork
 from reproduce.scale import Scale
 from reproduce.stages import StageContext, failures_path
 from savi.base.errors import one_line
-from savi.base.processes import launched
+from savi.base.processes import cores, launched
 from savi.base.watch import BEAT_S
-
-
-def cores() -> int:
-    """The cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 @contextmanager

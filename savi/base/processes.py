@@ -128,6 +128,11 @@ def _number(variable: str) -> int:
     return max(int(text), 1)
 
 
+def cores() -> int:
+    """The cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def is_first() -> bool:
     """Whether this process speaks for the launch."""
     return os.environ.get("RANK", "0") in ("", "0")

@@ -10,6 +10,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from types import TracebackType
 
+from savi.base.processes import cores
 from savi.video.frames import Decoder, Frames, VideoError
 from savi.video.read import read_frames
 
@@ -24,8 +25,7 @@ def waited_s() -> float:
 def decoders() -> int:
     """How many videos to decode at a time: the cores of this process's share of the machine, less the one that feeds the model, at most 8.
     A long video takes a core for seconds, and a GPU asks for the next one several times a second."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    share = cores // max(1, int(os.environ.get("LOCAL_WORLD_SIZE") or 1))
+    share = cores() // max(1, int(os.environ.get("LOCAL_WORLD_SIZE") or 1))
     return min(8, max(1, share - 1))
 
 
