@@ -27,13 +27,15 @@ CASES = (
     "decode-4x6",
     "decode-16x6",
     "decode-64x6",
+    "pipeline-propose",
+    "pipeline-evaluate",
     "micro-propose",
     "micro-train",
     "micro-evaluate",
     "micro-job",
 )
 """All cases, in the order of the table."""
-GPU_ONLY = ("decode-1x18", "decode-4x6", "decode-16x6", "decode-64x6")
+GPU_ONLY = ("decode-1x18", "decode-4x6", "decode-16x6", "decode-64x6", "pipeline-propose", "pipeline-evaluate")
 """Cases that say little on a CPU and take long there: run where they are named."""
 
 
@@ -55,6 +57,15 @@ class Preset:
     """How many of an opponent's equal prompts are timed; the rest is multiplied."""
     decode_tokens: int = 9
     """Tokens of a reply where one step of decoding is measured."""
+    pipeline_videos: int = 6
+    pipeline_chunk: int = 2
+    """Videos of a pipeline, and how many of them are proposed on together."""
+    pipeline_rows: int | None = 2
+    """Questions that are evaluated together, at least (None: by the model's size, as the harness has it)."""
+    pipeline_tokens: int | None = 6
+    """Tokens of every reply in proposing (None: as the plan of the 8b scale has it)."""
+    clip_frames: int = 8
+    """Frames in the file of each of those videos."""
     full_fine_tuning: bool = True
     checkpointing: bool = False
     """DPO with gradient checkpointing, on both sides: without it TRL's step needs more than 140 GB at the 8B shape."""
@@ -74,6 +85,7 @@ PRESETS: dict[str, Preset] = {
     "gpu": Preset(
         "gpu", "cuda", EIGHT_B, EIGHT_B, 32, 80, 150, (150, 16), 5, 2, 6,
         decode_tokens=33, full_fine_tuning=False, checkpointing=True, trl_batches=(1, 2, 3, 6), most_opponent_pairs=2,
+        pipeline_videos=48, pipeline_chunk=16, pipeline_rows=None, pipeline_tokens=None, clip_frames=160,
     ),
     "gpu-quick": Preset(
         "gpu-quick", "cuda", EIGHT_B, EIGHT_B, 32, 80, 150, (150, 16), 1, 1, 1,
@@ -91,7 +103,8 @@ def on_cpu(preset: Preset) -> Preset:
     return replace(
         preset, name=f"{preset.name} (tried on a CPU)", device="cpu", shape=small.shape, training=small.training, frames=small.frames,
         question=small.question, answer=small.answer, new_tokens=small.new_tokens, decode_tokens=small.decode_tokens, only=only,
-        memory_cases=(),
+        memory_cases=(), pipeline_videos=small.pipeline_videos, pipeline_chunk=small.pipeline_chunk,
+        pipeline_rows=small.pipeline_rows, pipeline_tokens=small.pipeline_tokens, clip_frames=small.clip_frames,
     )  # fmt: skip
 
 

@@ -26,8 +26,9 @@ from reproduce.speed.generation import evaluation_case, generation_case, prefetc
 from reproduce.speed.micro import micro_case
 from reproduce.speed.model import shared_model
 from reproduce.speed.peaks import copy_gb_per_s, matmul_tflops, synchronise
+from reproduce.speed.pipeline import pipeline_case
 
-SHARING = ("generation-", "evaluation-", "prefetch", "decode-")
+SHARING = ("generation-", "evaluation-", "prefetch", "decode-", "pipeline-")
 """Cases that leave their model as it is and share one."""
 
 
@@ -133,6 +134,8 @@ def build(name: str, preset: Preset) -> Case:
         return evaluation_case(preset, name)
     if name == "prefetch":
         return prefetch_case(preset)
+    if name.startswith("pipeline-"):
+        return pipeline_case(preset, name)
     if name.startswith("micro-"):
         return micro_case(preset, name)
     raise KeyError(name)
@@ -170,7 +173,7 @@ def run(preset: Preset, names: Sequence[str], say: Callable[[str], None], *, mem
         if not measured:
             case.memory = ()
         grown = {way: growth_mb(preset, name, way) for way in case.memory} if measured and preset.device == "cpu" else {}
-        rounds = preset.dpo_rounds if name.startswith(("dpo-", "micro-")) else preset.rounds
+        rounds = preset.dpo_rounds if name.startswith(("dpo-", "micro-", "pipeline-")) else preset.rounds
         row = measure(case, rounds, preset.device, warm_up=preset.name != "cpu", memory_mb=grown)
         rows.append(row)
         say(line(row))

@@ -90,6 +90,8 @@ def speed_command(
 
 def table(report: dict[str, Any]) -> str:
     """The report as Markdown: a line a case, notes below."""
+    from reproduce.speed.pipeline import BUSY, BUSY_TARGET_PCT
+
     lines = [
         "| case | ours (s) | against (s) | ratio [range] | target | limit by FLOPs | share of limit | memory ours / theirs (MB) |",
         "|---|---|---|---|---|---|---|---|",
@@ -109,6 +111,9 @@ def table(report: dict[str, Any]) -> str:
         target = "–" if row["target"] is None else f"{row['target']:g}x {'met' if row['met'] else 'not met'}"
         if row["name"] == "prefetch":
             target = _idle(row["extras"])
+        if BUSY in row["extras"]:
+            busy = row["extras"][BUSY]
+            target = f"GPU busy {BUSY_TARGET_PCT:g} %: {'met' if busy >= BUSY_TARGET_PCT else 'not met'} ({busy:.0f} %)"
         limit = "–" if row["limit"] is None else f"{row['limit']:.1f}x"
         share = "–" if row["share_of_limit"] is None else f"{100 * row['share_of_limit']:.0f} %"
         ratio = f"{row['ratio']:.2f}x [{row['ratio_low']:.2f}, {row['ratio_high']:.2f}]"

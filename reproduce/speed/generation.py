@@ -136,7 +136,7 @@ def evaluation_case(preset: Preset, name: str) -> Case:
     from savi.video.read import read_frames
 
     lm = shared_model(preset.shape, preset.device)
-    path = _clip(preset)
+    path = make_clip(preset)
     new = preset.new_tokens[1]
     mix = name == "evaluation-mix"
     videos = questions_a_video() if mix else {TEMPCOMPASS_LIKE: 1}
@@ -196,7 +196,7 @@ def prefetch_case(preset: Preset) -> Case:
     from savi.video.read import read_frames
 
     lm = shared_model(preset.shape, preset.device)
-    paths = [_clip(preset, seed) for seed in range(6)]
+    paths = [make_clip(preset, seed) for seed in range(6)]
     texts = [make_text(preset.question - 2, seed) for seed in range(2)]
     new = preset.new_tokens[1]
     spent: dict[str, float] = {}
@@ -245,12 +245,12 @@ def prefetch_case(preset: Preset) -> Case:
     )
 
 
-def _clip(preset: Preset, seed: int = 0) -> Path:
-    """A clip on disk for the time of this process."""
+def make_clip(preset: Preset, seed: int = 0, *, frames: int | None = None) -> Path:
+    """A clip on disk for the time of this process: `frames` of noise, by default twice as many as are shown."""
     from benchmarks.micro.world.videos import write_mp4
 
     folder = Path(tempfile.mkdtemp(prefix="speed-"))
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     path = folder / f"{seed}.mp4"
-    write_mp4(path, make_frames(2 * preset.frames, preset.shape.image // 2 * 2, seed))
+    write_mp4(path, make_frames(frames or 2 * preset.frames, preset.shape.image // 2 * 2, seed))
     return path
