@@ -172,7 +172,7 @@ def _loop_videos(scale: Scale) -> int:
 
 def _propose(scale: Scale, count: _Counter) -> Cost:
     loop, n = scale.loop, _loop_videos(scale)
-    frames, rows = loop.num_frames.value, 2 * loop.questions_per_kind.value
+    frames, rows = loop.num_frames.value, len(loop.kinds.value) * loop.questions_per_kind.value
     limits = [loop.ask_tokens.value, loop.answer_tokens.value, loop.critique_tokens.value, loop.revise_tokens.value]
     replies = REPLY_SHARE * sum(limits)
     context = count.prompt * 4 + REPLY_SHARE * (loop.answer_tokens.value * 2 + loop.critique_tokens.value)
@@ -188,7 +188,7 @@ def _propose(scale: Scale, count: _Counter) -> Cost:
 
 def _train(scale: Scale, count: _Counter) -> Cost:
     loop, n = scale.loop, _loop_videos(scale)
-    frames, rows = loop.num_frames.value, 2 * loop.questions_per_kind.value
+    frames, rows = loop.num_frames.value, len(loop.kinds.value) * loop.questions_per_kind.value
     branch = count.prompt + 2 * REPLY_SHARE * loop.answer_tokens.value  # a question, its chosen and its rejected answer
     tokens = count.prefix_tokens(frames) + rows * branch
     looking = count.attention * (count.prefix_tokens(frames) ** 2 / 2 + rows * branch * count.prefix_tokens(frames))

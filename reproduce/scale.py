@@ -20,7 +20,8 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 
 from benchmarks.benchmark import TwinSize
 from savi.base.errors import ExitCode, SaviError, one_line
-from savi.loop.controls import Control
+from savi.loop.controls import SUPERVISED, Control
+from savi.loop.prompts import KINDS, Kind
 from savi.training.losses import LossName
 from savi.training.settings import LrScheduler
 
@@ -78,6 +79,12 @@ class LoopSettings(_Model):
     revise_tokens: Setting[Positive]
     chunk_videos: Setting[Positive]
     keep_equal: Setting[bool]
+    kinds: Setting[Annotated[list[Kind], Field(min_length=1, max_length=len(KINDS))]] = Setting(value=list(KINDS), source="paper")
+    critic: Setting[Annotated[str, Field(min_length=1)]] = Setting(value="self", source="paper")
+    """`self`: the model of the iteration before; `base`: the base model in every iteration; `none`: no critique, the question is asked once
+    more; or another model: a folder, or `shipped`."""
+    early_stop: Setting[bool] = Setting(value=False, source="paper")
+    """Train no more once the model's critiques change a larger share of its answers than before (`savi.loop.early_stop`)."""
     seed: Setting[int]
 
 
@@ -89,6 +96,8 @@ class TrainingSettings(_Model):
     loss_type: Setting[LossName]
     loss_parameters: Setting[dict[str, float]] = Setting(value={}, source="ours: the loss's own defaults")
     rpo_alpha: Setting[Annotated[float, Field(ge=0)]]
+    replay_critiques: Setting[Fraction] = Setting(value=0.0, source="ours: not published; DPO on answers alone")
+    """The share of the pairs whose critiques are taught too, by the NLL term (`savi.loop.replay`)."""
     learning_rate: Setting[Annotated[float, Field(gt=0)]]
     epochs: Setting[Positive]
     pairs_per_step: Setting[Positive]
@@ -163,6 +172,9 @@ class Scale(_Model):
             )
         if self.published and self.data == "micro":
             raise ValueError(f"published is {self.published!r}, but data is micro: no published number is measured on synthetic data")
+        t = self.training
+        if t.replay_critiques.value and not t.rpo_alpha.value and t.control.value not in SUPERVISED:
+            raise ValueError("training.replay_critiques needs training.rpo_alpha above 0: the NLL term alone learns from critiques")
         return self
 
     def settings(self) -> dict[str, Setting[Any]]:

@@ -20,10 +20,11 @@ from savi.base.files import FailureLog, new_folder
 from savi.base.lock import lock_folder
 from savi.base.processes import joined
 from savi.cards.model_card import lineage, sources, write_model_card
-from savi.loop.controls import Control, transform_pairs
+from savi.loop.controls import CHANGE_PAIRS, SUPERVISED, Control, transform_pairs
 from savi.loop.journal import AlignCounts, Journal, is_complete, journal_path, read_counts, read_unchanged
 from savi.loop.preferences import PreferencePair, read_pairs, write_pairs
 from savi.loop.propose import AlignSettings, Asker, propose, video_keys
+from savi.loop.replay import critique_lessons
 from savi.publish.pairs_card import describe_pairs, pairs_card_path
 from savi.training.folder import MODEL_FOLDER, TrainResult, finished, made_from, write_result
 from savi.training.settings import DPOSettings
@@ -161,37 +162,48 @@ def train_stage(
     failures: FailureLog,
     progress: Progress | None = None,
     report_to: Sequence[str] = (),
+    replay_critiques: float = 0.0,
+    keep: str = "",
 ) -> tuple[TrainResult, bool]:
     """Train on the pairs in `out`, or on what the control makes of them, and return the result and whether it was made now.
 
-    With control "sft" the method is "sft" whatever `dpo` says; "reversed" and "blind" leave their pairs in train_pairs.jsonl. With no pair
-    to train on the model is copied and the failure listed.
+    With control "sft" or "sft-initial" the method is "sft" whatever `dpo` says; controls that change pairs leave theirs in
+    train_pairs.jsonl. `replay_critiques`: the share of the pairs whose critiques are taught too (`savi.loop.replay`), by the NLL term.
+    With no pair to train on the model is copied and the failure listed. `keep`: why the model is to stay as it is (an early stop); it is
+    copied.
 
     Raises:
         ResumeError: the pairs are not finished, or `out` holds a model trained from other pairs or with other settings.
+        ValueError: critiques are to be replayed, and no NLL term would learn from them.
     """
     from savi.training.examples import NoPairsError
     from savi.training.trainer import train
 
-    if control == "sft":
+    if control in SUPERVISED:
         dpo = dpo.model_copy(update={"method": "sft", "rpo_alpha": 0.0})
+
+    if replay_critiques and not dpo.objective.nll_weight:
+        raise ValueError("replayed critiques are learnt by the NLL term alone: give rpo_alpha too, or method sft")
 
     def begin() -> tuple[list[PreferencePair], dict[str, Any], TrainResult | None]:
         file = out / PAIRS_FILE
         if journal_path(file).exists() and not is_complete(file):
             raise ResumeError(f"{file}: is not finished; propose its pairs to the end before training")
-        pairs = read_pairs(file)
-        if control in ("reversed", "blind"):
+        pairs = [] if keep else read_pairs(file)
+        lessons = critique_lessons(pairs, replay_critiques, seed=seed)
+        if control in CHANGE_PAIRS and not keep:
             pairs = transform_pairs(pairs, control, seed=seed, unchanged=read_unchanged(out / DROPPED_FILE))
             write_pairs(out / TRAIN_PAIRS_FILE, pairs)
+        pairs += lessons
         inputs = made_from(base.fingerprint, pairs, dpo)
         return pairs, inputs, finished(out, inputs)
 
     def unchanged(why: str) -> TrainResult:
-        failures.add(what="training", where=out.name, why=why, stage="train")
+        if not keep:
+            failures.add(what="training", where=out.name, why=why, stage="train")
         with new_folder(out / MODEL_FOLDER) as partial:
             shutil.copytree(base.path, partial, dirs_exist_ok=True)
-            how = "Copied, as there was no pair to train on,"
+            how = "Copied, as the loop had been stopped," if keep else "Copied, as there was no pair to train on,"
             write_model_card(partial, "A base model as it was", lineage(base.path), None, base_fingerprint=base.fingerprint, how=how)
         result = TrainResult(out / MODEL_FOLDER, (), 0, 0, (), trained=False)
         write_result(out, inputs, result)
@@ -201,6 +213,8 @@ def train_stage(
         pairs, inputs, found = processes.by_first(begin)
         if found is not None:
             return found, False
+        if keep:
+            return processes.by_first(lambda: unchanged(keep)), True
         try:
             return train(base.lm, pairs, dpo, out, progress=progress, report_to=report_to), True
         except NoPairsError as error:

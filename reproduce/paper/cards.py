@@ -56,7 +56,11 @@ def describe_model(experiment: Experiment, iteration: int, found: Mapping[str, E
     )
     start = lineage(base)
     name = f"{start.base.rpartition('/')[2] or 'Base model'}, VideoSAVi iteration {iteration} ({experiment.scale.name})"
-    how = "Trained" if facts.get("trained", True) else "Copied, as there was no pair to train on,"
+    stopped = experiment.scale.loop.early_stop.value
+    copied = (
+        "Copied, as the loop had been stopped or there was no pair to train on," if stopped else "Copied, as there was no pair to train on,"
+    )
+    how = "Trained" if facts.get("trained", True) else copied
     write_model_card(folder, name, start, made, base_fingerprint=base_identity(base), how=how)
 
 

@@ -62,7 +62,7 @@ def paper_command(
     videos: Annotated[Path | None, typer.Option(help="Folder of unlabelled videos (needed at scales of real data).")] = None,
     exclude: Annotated[bool, typer.Option("--exclude", help="Leave out those of --videos that are benchmark videos.")] = False,
     base: Annotated[str | None, typer.Option(help="Another base model: a folder or a hub id.")] = None,
-    control: Annotated[str, typer.Option(help="none, or a control: reversed, blind or sft.")] = "none",
+    control: Annotated[str, typer.Option(help="none, or a control: reversed, blind, sft or sft-initial.")] = "none",
     twins_seed: Annotated[int | None, typer.Option(help="Seed of the small benchmarks (micro, smoke).")] = None,
     settings: Annotated[
         list[str] | None,
@@ -153,6 +153,10 @@ def _check_inputs(scale: Scale, videos: Path | None, base: str | None, *, exclud
         stop(f"--videos is for scales of real data; scale {scale.name} makes its own", ExitCode.USAGE)
     if videos is not None and not videos.is_dir():
         stop(f"--videos {videos}: no such folder", ExitCode.USAGE)
+    from reproduce.paper.experiment import OWN_CRITICS, SHIPPED
+
+    if (critic := scale.loop.critic.value) not in (*OWN_CRITICS, "base", SHIPPED) and not Path(critic).is_dir():
+        stop(f"loop.critic {critic!r}: self, base, none, {SHIPPED}, or a folder with a model (there is no such folder)", ExitCode.USAGE)
     if base is not None and base != "shipped" and scale.data == "micro" and not Path(base).is_dir():
         stop(f"--base {base}: no such folder (scale {scale.name} takes the shipped base or a folder)", ExitCode.USAGE)
 

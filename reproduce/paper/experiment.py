@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from savi.training.settings import DPOSettings
 
 SHIPPED = "shipped"
+OWN_CRITICS = ("self", "none")
+"""What `loop.critic` may say where no other model criticises."""
 
 
 class MissingInputError(SaviError):
@@ -60,6 +62,13 @@ class Experiment:
         """The checkpoint of iteration t; 0 is the base model."""
         return base_path(self) if iteration == 0 else self.run.iteration(iteration) / "model"
 
+    def critic(self, iteration: int) -> Path | None:
+        """The checkpoint that criticises in iteration t; None: the one that answers, or there is no critique."""
+        name = self.scale.loop.critic.value
+        if name in OWN_CRITICS or (name == "base" and iteration == 1):
+            return None
+        return base_path(self) if name == "base" else shipped_base() if name == SHIPPED else Path(name)
+
     @property
     def overlap_file(self) -> Path:
         """Training videos that are benchmark videos."""
@@ -101,6 +110,8 @@ def align_settings(scale: Scale, iteration: int) -> AlignSettings:
     return AlignSettings(
         num_frames=s.num_frames.value,
         questions_per_kind=s.questions_per_kind.value,
+        kinds=tuple(s.kinds.value),
+        criticise=s.critic.value != "none",
         prompts=s.prompts.value,
         ask=GenerationSettings(max_new_tokens=s.ask_tokens.value, temperature=s.ask_temperature.value, top_p=s.top_p.value),
         answer=GenerationSettings(max_new_tokens=s.answer_tokens.value, temperature=s.answer_temperature.value, top_p=s.top_p.value),
@@ -114,10 +125,12 @@ def align_settings(scale: Scale, iteration: int) -> AlignSettings:
 
 def dpo_settings(scale: Scale, iteration: int) -> DPOSettings:
     """How iteration t is trained."""
+    from savi.loop.controls import SUPERVISED
     from savi.training.settings import DPOSettings
 
     values: dict[str, Any] = scale.section("training")
     control = values.pop("control")
-    if control == "sft":
+    del values["replay_critiques"]
+    if control in SUPERVISED:
         values |= {"method": "sft", "rpo_alpha": 0.0}
     return DPOSettings(**values, seed=1000 * scale.loop.seed.value + iteration)

@@ -90,7 +90,8 @@ def _make_pairs(
     from savi.loop.propose import propose_part
 
     out = experiment.run.iteration(iteration) / "pairs.jsonl"
-    propose_part(work.model(experiment.model(iteration - 1)), chunks, align_settings(experiment.scale, iteration), out, header)
+    lm, critic = work.model(experiment.model(iteration - 1)), work.critic(experiment, iteration)
+    propose_part(lm, chunks, align_settings(experiment.scale, iteration), out, header, critic)
 
 
 def _silent(done: int, total: int, /) -> None:

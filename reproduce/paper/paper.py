@@ -17,7 +17,7 @@ from reproduce.paper.experiment import Experiment
 from reproduce.paper.overlap import OVERLAP_FILE
 from reproduce.paper.results import TABLES, all_evaluations
 from reproduce.paper.work import Work
-from reproduce.run_dir import FAILURES_FILE
+from reproduce.run_dir import FAILURES_FILE, base_identity
 from reproduce.stages import Ahead, Stage, StageContext, failures_path, run_stages
 from savi.base.processes import current
 from savi.video.prefetch import waited_s
@@ -30,7 +30,9 @@ def build_stages(experiment: Experiment, work: Work, *, base_fingerprint: str | 
     data = {k: s.section("evaluation")[k] for k in ("twins", "twins_seed", "benchmarks")}
     small = s.evaluation.twins.value is not None
     measure = s.section("evaluation") | {"scale": s.name}
-    loop = {k: v for k, v in s.section("loop").items() if k not in ("iterations", "videos_per_iteration", "chunk_videos")}
+    loop = {k: v for k, v in s.section("loop").items() if k not in ("iterations", "videos_per_iteration", "chunk_videos", "early_stop")}
+    if (critic := experiment.critic(1)) is not None:
+        loop["critic"] = base_identity(critic)
     deal: dict[str, Any] = {
         "n": s.loop.videos_per_iteration.value,
         "seed": s.loop.seed.value,
@@ -109,6 +111,10 @@ def _iteration(
     here, before = f"iter-{iteration}", "base" if iteration == 1 else f"iter-{iteration - 1}"
     model_before = "base/model" if iteration == 1 else f"{before}/train"
     videos = f"data/videos/{here}" + (".txt" if experiment.videos else "")
+    proposed = [f"{here}/propose"]
+    if experiment.scale.loop.early_stop.value:  # decided by all pairs so far
+        train = train | {"early_stop": True}
+        proposed = [f"iter-{t}/propose" for t in range(1, iteration + 1)]
     gate_after = tuple(dict.fromkeys((f"{here}/evaluate", f"{before}/evaluate", "base/evaluate")))
     return [
         Stage(
@@ -133,7 +139,7 @@ def _iteration(
             f"{here}/train",
             "train on the pairs",
             train,
-            (f"{here}/propose", model_before),
+            (*proposed, model_before),
             (f"{here}/train", f"{here}/model"),
             lambda context: work.train(experiment, iteration, context.progress, context.failures),
             shared=True,

@@ -59,6 +59,7 @@ class RealWork:
     """The stages as they are. Keeps the model it loaded last, since evaluation and the next proposals ask the same one."""
 
     _loaded: tuple[str, VideoLM] | None = field(default=None, repr=False)
+    _critic: tuple[str, VideoLM] | None = field(default=None, repr=False)
     second: Second | None = field(default=None, repr=False)
 
     def prepare(self, experiment: Experiment, progress: Progress) -> str:
@@ -178,6 +179,7 @@ class RealWork:
             lm,
             self._videos(experiment, iteration),
             align_settings(experiment.scale, iteration),
+            critic=self.critic(experiment, iteration),
             out=out,
             dropped=out.with_name("dropped.jsonl"),
             failures=FailureLog(failures),
@@ -207,6 +209,8 @@ class RealWork:
                 failures=FailureLog(failures),
                 progress=progress,
                 report_to=experiment.report_to,
+                replay_critiques=experiment.scale.training.replay_critiques.value,
+                keep=_early_stop(experiment, iteration),
             )
         except DivergedError as error:
             rate = experiment.scale.training.learning_rate.value
@@ -217,6 +221,8 @@ class RealWork:
         if current().rank == 0:
             describe_model(experiment, iteration)
         if not result.trained:
+            if stopped := _early_stop(experiment, iteration):
+                return f"{stopped}: the model stays as it is"
             return "no pair to train on: the model stays as it is"
         left = f", {len(result.pairs_dropped)} left out" if result.pairs_dropped else ""
         return f"{result.steps} steps on {result.pairs_used} pairs{left}"
@@ -285,6 +291,17 @@ class RealWork:
         out = write_report(experiment.run.path)
         return f"{out.name}, {out.stat().st_size / 1e6:.1f} MB"
 
+    def critic(self, experiment: Experiment, iteration: int) -> VideoLM | None:
+        """The other model that criticises in iteration t, in memory; None where there is none."""
+        path = experiment.critic(iteration)
+        if path is None:
+            return None
+        if self._critic is None or self._critic[0] != str(path):
+            from savi.engine.video_lm import VideoLM
+
+            self._critic = (str(path), VideoLM.from_pretrained(path))
+        return self._critic[1]
+
     def model(self, path: Path) -> VideoLM:
         """A checkpoint in memory, loaded once."""
         from savi.engine.video_lm import VideoLM
@@ -294,3 +311,15 @@ class RealWork:
             gc.collect()
             self._loaded = (str(path), VideoLM.from_pretrained(path))
         return self._loaded[1]
+
+
+def _early_stop(experiment: Experiment, iteration: int) -> str:
+    """Why iteration t is not trained, by the pairs made so far; empty where it is."""
+    from savi.loop.early_stop import stopped_at
+    from savi.loop.journal import read_counts
+
+    if not experiment.scale.loop.early_stop.value:
+        return ""
+    counts = [read_counts(experiment.run.iteration(t) / "pairs.jsonl") for t in range(1, iteration + 1)]
+    at = stopped_at(counts)
+    return "" if at is None else f"stopped early: the critiques of iteration {at} change more answers than those of an earlier one"

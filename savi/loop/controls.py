@@ -14,8 +14,12 @@ from typing import Literal
 from savi.loop.preferences import PreferencePair
 from savi.loop.prompts import LETTERS, Question, Unreadable, choice, parse_question, question_shape, same_answer
 
-Control = Literal["none", "reversed", "blind", "sft"]
-CONTROLS: tuple[Control, ...] = ("none", "reversed", "blind", "sft")
+Control = Literal["none", "reversed", "blind", "sft", "sft-initial"]
+CONTROLS: tuple[Control, ...] = ("none", "reversed", "blind", "sft", "sft-initial")
+SUPERVISED: frozenset[Control] = frozenset({"sft", "sft-initial"})
+"""Trained on the chosen answers alone (method "sft")."""
+CHANGE_PAIRS: frozenset[Control] = frozenset({"reversed", "blind", "sft-initial"})
+"""Train on other pairs than those proposed."""
 
 _MARK = re.compile(rf"(?<!\S)(\(?)([{LETTERS}])(?=[).:]*(?:\s|$))")
 
@@ -26,6 +30,8 @@ def transform_pairs(
     """The pairs of a control run.
 
     * "none": as they are. "sft": as they are, to be trained with method "sft" (chosen answers alone).
+    * "sft-initial": the initial answers to all readable questions (`unchanged` brings the rest), to be trained with method "sft": learning
+      from its own answers without a critique.
     * "reversed": chosen and rejected change places. If the critique helps, this must hurt.
     * "blind": as many pairs, made without the critique. Which questions get a pair is drawn from all readable ones (`unchanged` brings
       those whose answer the critique left alone: with yes/no, the mere choice of questions would hand on its verdict), and the chosen
@@ -36,17 +42,19 @@ def transform_pairs(
     revision.
 
     Raises:
-        ValueError: an unknown control; "blind" without `unchanged`.
+        ValueError: an unknown control; "blind" or "sft-initial" without `unchanged`.
     """
     if control in ("none", "sft"):
         return list(pairs)
     if control == "reversed":
         return [replace(pair, chosen=pair.rejected, rejected=pair.chosen, meta={**pair.meta, "control": control}) for pair in pairs]
-    if control != "blind":
+    if control not in CONTROLS:
         raise ValueError(f"control {control!r}: unknown; there are {', '.join(CONTROLS)}")
     if unchanged is None:
-        raise ValueError("control 'blind' draws among all readable questions: pass unchanged=read_unchanged(dropped.jsonl)")
+        raise ValueError(f"control {control!r} takes from all readable questions: pass unchanged=read_unchanged(dropped.jsonl)")
     everything = sorted({pair.pair_id: pair for pair in (*pairs, *unchanged)}.values(), key=lambda pair: (pair.video, pair.pair_id))
+    if control == "sft-initial":
+        return [_with_initial(pair, control) for pair in everything]
     questions = {pair.pair_id: _question(pair) for pair in everything}
     pool: dict[str, list[PreferencePair]] = {}
     for pair in everything:
@@ -68,8 +76,14 @@ def transform_pairs(
                 changes -= 1
                 continue
         if kept:
-            made.append(replace(pair, chosen=pair.initial, rejected=pair.initial, meta=meta))
+            made.append(_with_initial(pair, control))
     return made
+
+
+def _with_initial(pair: PreferencePair, control: Control) -> PreferencePair:
+    """A pair that teaches its initial answer; `meta` keeps the revision."""
+    meta = {**pair.meta, "control": control, "revision": pair.chosen}
+    return replace(pair, chosen=pair.initial, rejected=pair.initial, meta=meta)
 
 
 def _question(pair: PreferencePair) -> Question:

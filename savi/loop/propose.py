@@ -59,15 +59,19 @@ class Asker(Protocol):
 class AlignSettings:
     """How pairs are made.
 
-    `questions_per_kind` spatial and as many temporal questions a video (the paper: 3 and 3, as 24,000 pairs of 4,000 videos say). `prompts`
-    names a set of `savi.loop.prompts`. The four generation settings' own seeds are replaced by `seed`. `chunk_videos` videos are worked on
-    together and are what a crash can lose; it changes no result. `keep_equal` also makes pairs of unchanged answers, chosen and rejected
-    being the revision: they have nothing to prefer, but an NLL term (`rpo_alpha`, `method` "sft") learns from them. Without them it learns
-    from corrections alone, and a model that leans towards one option is taught to lean towards the others.
+    `questions_per_kind` spatial and as many temporal questions a video (the paper: 3 and 3, as 24,000 pairs of 4,000 videos say), or of the
+    one kind in `kinds`. Without `criticise` there is no critique, and the revised answer is the model's answer to the question asked once
+    more (greedy, where `revise` is). `prompts` names a set of `savi.loop.prompts`. The four generation settings' own seeds are replaced by
+    `seed`. `chunk_videos` videos are worked on together and are what a crash can lose; it changes no result. `keep_equal` also makes
+    pairs of unchanged answers, chosen and rejected being the revision: they have nothing to prefer, but an NLL term (`rpo_alpha`, `method`
+    "sft") learns from them. Without them it learns from corrections alone, and a model that leans towards one option is taught to lean
+    towards the others.
     """
 
     num_frames: int
     questions_per_kind: int = 1
+    kinds: tuple[Kind, ...] = KINDS
+    criticise: bool = True
     prompts: str = "videosavi"
     ask: GenerationSettings = field(default_factory=lambda: GenerationSettings(max_new_tokens=96, temperature=1.0))
     answer: GenerationSettings = field(default_factory=lambda: GenerationSettings(max_new_tokens=128, temperature=1.0))
@@ -81,6 +85,8 @@ class AlignSettings:
         for name in ("num_frames", "questions_per_kind", "chunk_videos"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1")
+        if not self.kinds or set(self.kinds) - set(KINDS) or len(set(self.kinds)) < len(self.kinds):
+            raise ValueError(f"kinds are {', '.join(self.kinds) or 'none'}; name one or both of {', '.join(KINDS)}, each once")
         prompt_set(self.prompts)
 
     def content(self) -> dict[str, Any]:
@@ -90,6 +96,9 @@ class AlignSettings:
         for step in STEPS:
             values[step] = {key: value for key, value in values[step].items() if key not in ("max_batch", "seed")}
         values["prompts"] = prompt_set(self.prompts).model_dump()
+        for name, usual in (("kinds", KINDS), ("criticise", True)):
+            if values[name] == usual:
+                del values[name]  # files made before there was a choice are made of the same
         return values
 
 
@@ -159,10 +168,15 @@ def propose(
 
 
 def propose_part(
-    lm: Asker, chunks: Sequence[Sequence[tuple[str, Path]]], settings: AlignSettings, out: Path, header: Mapping[str, str]
+    lm: Asker,
+    chunks: Sequence[Sequence[tuple[str, Path]]],
+    settings: AlignSettings,
+    out: Path,
+    header: Mapping[str, str],
+    critic: Asker | None = None,
 ) -> None:
     """A helper's share: what comes of these chunks of (key, video), into a part beside `out`."""
-    run = _run(lm, None, {key: Path(path) for chunk in chunks for key, path in chunk}, settings)
+    run = _run(lm, critic, {key: Path(path) for chunk in chunks for key, path in chunk}, settings)
     run.make_part([[key for key, _ in chunk] for chunk in chunks], out, header)
 
 
@@ -229,7 +243,7 @@ class _Draft:
             read = Unreadable("cut off")
         else:
             read = parse_answer(reply.text, self.question)
-            if step == "revise" and isinstance(read, str) and same_answer(read, self.said["critique"]):
+            if step == "revise" and isinstance(read, str) and same_answer(read, self.said.get("critique", "")):
                 read = Unreadable("repeats the critique")
         if isinstance(read, Unreadable) and not reply.finished:
             read = Unreadable(f"cut off after {reply.tokens} tokens")
@@ -281,10 +295,10 @@ def _propose_chunk(
     drafts = [
         _Draft(key, path, kind, index, seen, judged)
         for (key, path, _), seen, judged in zip(readable, watched, criticised, strict=True)
-        for kind in KINDS
+        for kind in settings.kinds
         for index in range(settings.questions_per_kind)
     ]
-    for step in STEPS:
+    for step in STEPS if settings.criticise else [step for step in STEPS if step != "critique"]:
         who, asker = ("critic", critic) if step == "critique" and critic is not None else ("model", lm)
         for key, reply in _run_step(asker, drafts, step, settings):
             made[key].count(who, reply)
@@ -307,7 +321,8 @@ def _run_step(asker: Asker, drafts: Sequence[_Draft], step: Step, settings: Alig
         return []
     prompts = prompt_set(settings.prompts)
     said = [{_NOUNS[earlier]: text for earlier, text in draft.said.items()} for draft in going]
-    filled = [prompts.fill(step, draft.kind, **fields) for draft, fields in zip(going, said, strict=True)]
+    asked: Step = "answer" if step == "revise" and not settings.criticise else step
+    filled = [prompts.fill(asked, draft.kind, **fields) for draft, fields in zip(going, said, strict=True)]
     videos = [draft.criticised if step == "critique" else draft.watched for draft in going]
     generation: GenerationSettings = getattr(settings, step)
     keys = [draft.row_key(step) for draft in going]

@@ -97,6 +97,33 @@ def test_training_and_the_next_iteration(clips: list[Path], base: Path, tmp_path
         run_iteration(base, clips[:3], out, ALIGN, DPO.model_copy(update={"beta": 0.9}))
 
 
+def test_replayed_critiques_are_trained_on_and_need_an_nll_term(clips: list[Path], base: Path, tmp_path: Path) -> None:
+    out = prepared(tmp_path, clips[:3], base)
+    pairs = [
+        replace(pair, critique=f"{pair.chosen} {pair.chosen}", meta={**pair.meta, "prompts": "micro"}) for pair in random_pairs(clips)[:6]
+    ]
+    write_pairs(out / "pairs.jsonl", pairs)
+    failures = FailureLog(tmp_path / "failures.jsonl")
+    with pytest.raises(ValueError, match="rpo_alpha"):
+        train_stage(Base(base), out, DPO, seed=0, failures=failures, replay_critiques=1.0)
+    with_nll = DPO.model_copy(update={"rpo_alpha": 1.0})
+    result, ran = train_stage(Base(base), out, with_nll, seed=0, failures=failures, replay_critiques=1.0)
+    assert ran
+    assert result.pairs_used == 2 * len(pairs)
+    with pytest.raises(ResumeError, match="another pairs"):
+        train_stage(Base(base), out, with_nll, seed=0, failures=failures)
+
+
+def test_a_model_that_is_to_stay_as_it_is_is_copied_and_no_failure(clips: list[Path], base: Path, tmp_path: Path) -> None:
+    out, failures = prepared(tmp_path, clips[:3], base), FailureLog(tmp_path / "failures.jsonl")
+    result, ran = train_stage(Base(base), out, DPO, seed=0, failures=failures, keep="stopped early")
+    assert ran
+    assert not result.trained
+    assert (out / "model" / "model.safetensors").read_bytes() == (base / "model.safetensors").read_bytes()
+    assert not (tmp_path / "failures.jsonl").exists() or not (tmp_path / "failures.jsonl").read_text()
+    assert train_stage(Base(base), out, DPO, seed=0, failures=failures, keep="stopped early") == (result, False)
+
+
 def test_a_damaged_model_is_trained_again(clips: list[Path], base: Path, tmp_path: Path) -> None:
     """A file of model/ that is no longer what was written: the same command makes the same model, and nothing is lost meanwhile."""
     out = prepared(tmp_path, clips[:3], base)
