@@ -34,7 +34,7 @@ SMALL_MAX_NEW_TOKENS = 48
 PAPER_MAX_NEW_TOKENS = 1024
 """release: lmms-eval's internvl2 adapter, where a task sets no limit of its own (Perception Test, TempCompass, NExT-QA)."""
 _PACKAGES = {"savi": "videosavi-harness", "lmms_eval": "lmms_eval", "torch": "torch", "transformers": "transformers"}
-_ANSWERING = ("savi/engine/*.py", "savi/families/*.py", "savi/video/*.py", "harness/run/lmms_model.py", "harness/run/requests.py")
+_ANSWERING = ("savi/engine/**/*.py", "savi/families/**/*.py", "savi/video/**/*.py", "harness/run/lmms_model.py", "harness/run/requests.py")
 """Where an answer is made, from a video's bytes and a prompt to its text."""
 
 
@@ -69,12 +69,16 @@ def _version(distribution: str) -> str:
         return "source"
 
 
+def answering_code(root: Path) -> list[Path]:
+    """The modules between a video and its answer."""
+    return sorted(p for pattern in _ANSWERING for p in root.glob(pattern))
+
+
 @cache
 def made_by() -> dict[str, str]:
     """What makes answers in this installation: versions, and a digest of the code between a video and its answer."""
     root = Path(__file__).resolve().parents[2]
-    files = sorted(p for pattern in _ANSWERING for p in root.glob(pattern))
-    code = sha256_bytes(b"".join(p.name.encode() + p.read_bytes() for p in files))
+    code = sha256_bytes(b"".join(p.relative_to(root).as_posix().encode() + p.read_bytes() for p in answering_code(root)))
     readers = {name: v for name in ("decord", "av") if (v := _version(name)) != "source"}
     return {**versions(), **readers, "code": code[:16]}
 

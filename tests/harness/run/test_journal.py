@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from harness.run import made_from
 from harness.run.journal import Answer, Journal, JournalError, answer_key
 
 KEY = {"weights": "w", "question": "q", "media": "m", "prompt": "p", "generation": {"max_new_tokens": 8}, "frames": {"num_frames": 8}}
@@ -149,3 +150,11 @@ def test_survives_sigkill(tmp_path: Path) -> None:
     j = Journal(tmp_path)
     assert len(j) >= 5 * min(acknowledged, 10)
     assert all(j.get(f"{i}-{k}") for i in range(acknowledged) for k in range(5))
+
+
+def test_the_code_that_makes_answers_is_known_whole() -> None:
+    root = Path(made_from.__file__).parents[2]
+    known = set(made_from.answering_code(root))
+    rooms = [p for room in ("engine", "families", "video") for p in (root / "savi" / room).rglob("*.py")]
+    assert any(p.parent.name == "decoder" for p in rooms) and any(p.parent.name == "containers" for p in rooms)
+    assert known > set(rooms)
