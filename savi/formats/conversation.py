@@ -18,7 +18,11 @@ from savi.base.errors import FileFormatError
 from savi.loop.preferences import SCHEMA_VERSION, PreferencePair, make_pair_id, pair_from_row, pair_row
 
 VIDEO_MARK = "<video>"
-_MARKS = (VIDEO_MARK, "<image>", "<audio>")
+_OTHER_MARKS = ("<image>", "<audio>")
+MARKS = (VIDEO_MARK, *_OTHER_MARKS)
+OTHER_MEDIA = {"images": "pictures", "image": "a picture", "frames": "frames", "audios": "sound", "audio": "sound"}
+EARLIER = {"system": "a system message", "history": "earlier turns"}
+"""Columns that some formats have and others would pass over."""
 _ONE = "savi trains on one video, shown at the start of the conversation"
 _ROLES = {"human": "user", "gpt": "assistant"}
 
@@ -86,7 +90,7 @@ def pair_of(read: Conversation, folder: str | Path, where: str, index: int) -> P
 
 def _rest(read: Conversation, where: str, index: int) -> Mapping[str, Any]:
     if read.savi is None:
-        columns = json.loads(json.dumps(dict(read.columns), default=str))
+        columns = json.loads(json.dumps(dict(read.columns), default=str), parse_constant=str)
         return {
             "schema_version": SCHEMA_VERSION,
             "pair_id": make_pair_id(read.video, "spatial", index, read.question),
@@ -119,7 +123,7 @@ def marked(read: Conversation, tool: str) -> list[tuple[str, str]]:
     """
     turns = read.turns
     for role, text in turns:
-        if mark := next((mark for mark in _MARKS if mark in text), None):
+        if mark := next((mark for mark in MARKS if mark in text), None):
             raise FileFormatError(f"video {read.video}: the {role}'s text spells {mark}, which {tool} takes for media; use --format trl")
     at = next(number for number, (role, _) in enumerate(turns) if role == "user")
     asked = turns[at][1]
@@ -222,6 +226,8 @@ def _message(message: object, side: str, where: str) -> _Said:
         raise FileFormatError(f"{where}: a message of {side} has {', '.join(map(str, more))}, which is not trained on")
     role, content = str(there.get(role_key)), there.get(text_key)
     if isinstance(content, str):
+        if mark := next((mark for mark in _OTHER_MARKS if mark in content), None):
+            raise FileFormatError(f"{where}: {side} has {mark} in its text, the place of another medium; {_ONE}")
         before, *after = content.split(VIDEO_MARK)
         parts: list[Any] = [before.removesuffix("\n") if after else before]
         for text in after:

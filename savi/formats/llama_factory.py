@@ -11,10 +11,10 @@ from typing import Any
 
 from savi.base.errors import FileFormatError
 from savi.base.files import write_json_atomic
-from savi.formats.conversation import Conversation, Format, assemble, marked, media, others, refuse, savi_column
+from savi.formats.conversation import OTHER_MEDIA, Conversation, Format, assemble, marked, media, others, refuse, savi_column
 
 INFO_FILE = "dataset_info.json"
-_REFUSED = {"images": "pictures", "audios": "sound", "tools": "tools", "kto_tag": "a single judged answer"}
+_REFUSED = {**OTHER_MEDIA, "tools": "tools", "kto_tag": "a single judged answer"}
 _KNOWN = ("conversations", "instruction", "input", "history", "system", "chosen", "rejected", "videos", *_REFUSED)
 _STANDARD = {"messages": "conversations", "prompt": "instruction", "query": "input"}
 """Names in dataset_info.json that are not those of the columns by default."""
@@ -28,6 +28,8 @@ def _holds(row: Mapping[str, Any]) -> bool:
 def _read(row: Mapping[str, Any], where: str) -> Conversation:
     refuse(row, _REFUSED, where)
     messages = row.get("conversations")
+    if messages and (twice := [name for name in ("instruction", "input", "history") if row.get(name)]):
+        raise FileFormatError(f"{where}: has both conversations and {twice[0]}; leave one out")
     if messages is None:
         asked = "\n".join(str(row[key]) for key in ("instruction", "input") if row.get(key))
         earlier = row.get("history") or ()

@@ -8,9 +8,9 @@ from dataclasses import replace
 from typing import Any
 
 from savi.base.errors import FileFormatError
-from savi.formats.conversation import Conversation, Format, assemble, media, others, refuse, savi_column
+from savi.formats.conversation import EARLIER, MARKS, OTHER_MEDIA, Conversation, Format, assemble, media, others, refuse, savi_column
 
-_REFUSED = {"image": "a picture", "images": "pictures", "system": "a system message", "history": "earlier turns"}
+_REFUSED = {**OTHER_MEDIA, **EARLIER}
 _KNOWN = ("video", "prompt", "conversations", "chosen", "rejected", *_REFUSED)
 
 
@@ -21,6 +21,8 @@ def _holds(row: Mapping[str, Any]) -> bool:
 def _read(row: Mapping[str, Any], where: str) -> Conversation:
     refuse(row, _REFUSED, where)
     prompt, turns = row.get("prompt"), row.get("conversations")
+    if isinstance(prompt, str) and turns:
+        raise FileFormatError(f"{where}: has both prompt and conversations; leave one out")
     if isinstance(prompt, str):
         messages: Any = [{"role": "user", "content": prompt}]
     elif isinstance(turns, list):
@@ -34,8 +36,9 @@ def _read(row: Mapping[str, Any], where: str) -> Conversation:
 
 
 def _write(read: Conversation) -> dict[str, Any]:
-    if read.system is not None or read.history or "<video>" in read.question:
-        raise FileFormatError(f"video {read.video}: LLaVA-Hound's format holds one question, without <video> in it; use --format trl")
+    if read.system is not None or read.history or any(mark in read.question for mark in MARKS):
+        marks = ", ".join(MARKS)
+        raise FileFormatError(f"video {read.video}: LLaVA-Hound's format holds one question, without {marks} in it; use --format trl")
     answers = {"prompt": read.question, "chosen": read.chosen, "rejected": read.rejected}
     return {"id": _id(read), "video": read.video, **answers, "savi": read.savi}
 

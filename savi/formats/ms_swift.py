@@ -7,11 +7,11 @@ from dataclasses import replace
 from typing import Any
 
 from savi.base.errors import FileFormatError
-from savi.formats.conversation import Conversation, Format, assemble, marked, media, others, refuse, savi_column
+from savi.formats.conversation import EARLIER, OTHER_MEDIA, Conversation, Format, assemble, marked, media, others, refuse, savi_column
 
 _REFUSED = {
-    "images": "pictures",
-    "audios": "sound",
+    **OTHER_MEDIA,
+    "history": EARLIER["history"],
     "tools": "tools",
     "objects": "places in pictures",
     "rejected_images": "pictures",

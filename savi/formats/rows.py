@@ -40,15 +40,20 @@ def _lines(path: Path, text: str) -> Iterator[Row]:
 
 def _loads(line: str, where: str) -> Any:
     try:
-        return json.loads(line, parse_constant=str)
+        return json.loads(line, parse_constant=_constant)
     except (ValueError, RecursionError) as error:
         said = error.msg if isinstance(error, json.JSONDecodeError) else error
         raise FileFormatError(f"{where}: not a JSON object ({said}): {line[:80]!a}") from error
 
 
+def _constant(name: str) -> float | None:
+    """NaN is how pandas writes that there is nothing; as a text it would be trained on."""
+    return None if name == "NaN" else float(name)
+
+
 def _array(path: Path, text: str) -> Iterator[Row]:
     """One item after another, so that a fault is told with its line."""
-    decoder, end, line, counted = json.JSONDecoder(parse_constant=str), text.index("[") + 1, 1, 0
+    decoder, end, line, counted = json.JSONDecoder(parse_constant=_constant), text.index("[") + 1, 1, 0
     first = True
     while True:
         end = _skip(text, end)

@@ -7,9 +7,9 @@ from dataclasses import replace
 from typing import Any
 
 from savi.base.errors import FileFormatError
-from savi.formats.conversation import Conversation, Format, assemble, media, others, refuse, savi_column
+from savi.formats.conversation import EARLIER, MARKS, OTHER_MEDIA, Conversation, Format, assemble, media, others, refuse, savi_column
 
-_REFUSED = {"images": "pictures", "image": "a picture", "audios": "sound", "tools": "tools", "chat_template_kwargs": "template options"}
+_REFUSED = {**OTHER_MEDIA, **EARLIER, "tools": "tools", "chat_template_kwargs": "template options"}
 _OTHER_PROMPTS = ("conversations", "messages", "instruction", "rejected_response")
 
 
@@ -56,8 +56,8 @@ def _implicit(read: Conversation) -> dict[str, Any]:
 
 
 def _flat(read: Conversation) -> dict[str, Any]:
-    if read.system is not None or read.history or "<video>" in read.question:
-        raise FileFormatError(f"video {read.video}: plain texts hold one question, without <video> in it; use --format trl")
+    if read.system is not None or read.history or any(mark in read.question for mark in MARKS):
+        raise FileFormatError(f"video {read.video}: plain texts hold one question, without {', '.join(MARKS)} in it; use --format trl")
     row = {"prompt": read.question, "chosen": read.chosen, "rejected": read.rejected, "videos": [read.video]}
     return {**row, "savi": read.savi}
 

@@ -88,6 +88,10 @@ def pair_from_row(row: Mapping[str, Any], folder: str | Path, where: str = "pair
     except ValidationError as error:
         first = error.errors()[0]
         raise FileFormatError(f"{where}: {'.'.join(map(str, first['loc']))}: {first['msg']}") from error
+    try:
+        _ = pair.prompt
+    except ValueError as error:
+        raise FileFormatError(f"{where}: meta: {error}") from error
     return replace(pair, video=os.path.normpath(Path(folder) / pair.video))
 
 

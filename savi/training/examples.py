@@ -70,8 +70,9 @@ class Step:
 def tokenise(lm: VideoLM, pairs: Iterable[PreferencePair], settings: DPOSettings) -> tuple[list[Example], list[DroppedPair]]:
     """Tokens of pairs, in an order of their own (by video and pair_id), and the pairs that cannot be trained on.
 
-    Dropped are a second pair of the same pair_id and a pair whose two answers have the same tokens: without an NLL term its gradient is
-    nothing but rounding noise, which Adam would make steps of. With one (`rpo_alpha`, or method "sft") such a pair teaches its answer.
+    Dropped are a second pair of the same pair_id, one whose chosen answer is empty, and one whose two answers have the same tokens: without
+    an NLL term its gradient is nothing but rounding noise, which Adam would make steps of. With one (`rpo_alpha`, or method "sft") such a
+    pair teaches its answer.
     """
     examples: list[Example] = []
     dropped: list[DroppedPair] = []
@@ -82,6 +83,8 @@ def tokenise(lm: VideoLM, pairs: Iterable[PreferencePair], settings: DPOSettings
         rejected = tuple(lm.response_ids(pair.rejected))
         if pair.pair_id in seen:
             dropped.append(DroppedPair(pair.pair_id, "a second pair of the same pair_id"))
+        elif not pair.chosen.strip():
+            dropped.append(DroppedPair(pair.pair_id, "chosen is empty: it would teach the model to say nothing"))
         elif chosen == rejected and not settings.objective.nll_weight:
             dropped.append(DroppedPair(pair.pair_id, "chosen and rejected are the same tokens"))
         else:

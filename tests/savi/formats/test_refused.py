@@ -87,6 +87,39 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "alpaca: history": ({**ALPACA, "history": ["how many?"]}, "history is not a list"),
     "no format": ({"question": "where?", "answer": "left"}, "no known format (columns: answer, question)"),
     "a single judged answer": ({"prompt": "where?", "completion": "left", "label": True}, "no known format"),
+    "a system message in a column": ({**PLAIN, "system": "Answer in French."}, "column 'system' holds a system message"),
+    "earlier turns in a column": ({**FLAT, "history": [["how many?", "two"]]}, "column 'history' holds earlier turns"),
+    "sound": ({**FLAT, "audio": "a.wav"}, "column 'audio' holds sound"),
+    "frames in a column": ({**FLAT, "frames": ["1.jpg"]}, "column 'frames'"),
+    "the mark of a picture": ({**FLAT, "prompt": "<image>\nwhere is the cup?"}, "<image> in its text"),
+    "nothing chosen, as pandas writes it": ({**PLAIN, "chosen": float("nan")}, "no known format (columns: prompt, rejected)"),
+    "nothing asked, as pandas writes it": ({**FLAT, "prompt": float("nan")}, "no prompt"),
+    "ms-swift: the mark of sound": (
+        {**SWIFT, "messages": [{"role": "user", "content": "<video>where?<audio>"}, SWIFT["messages"][1]]},  # type: ignore[index]
+        "<audio> in its text",
+    ),
+    "ms-swift: earlier turns in a column": ({**SWIFT, "history": [["how many?", "two"]]}, "column 'history' holds earlier turns"),
+    "sharegpt: earlier turns twice": ({**SHAREGPT, "history": [["how many?", "two"]]}, "both conversations and history"),
+    "sharegpt: two questions": ({**SHAREGPT, "instruction": "how many?"}, "both conversations and instruction"),
+    "llava-hound: two questions": (
+        {**HOUND, "conversations": [{"from": "human", "value": "how many?"}, {"from": "gpt", "value": "left"}]},
+        "both prompt and conversations",
+    ),
+    "savi: a prompt set that is not known": (
+        {
+            "schema_version": 1,
+            "pair_id": "x",
+            "video": "v.mp4",
+            "question": "q",
+            "kind": "spatial",
+            "initial": "r",
+            "critique": "c",
+            "chosen": "l",
+            "rejected": "r",
+            "meta": {"prompts": "mine"},
+        },
+        "meta: prompts 'mine': unknown",
+    ),
     "two formats": ({**FLAT, "video": "v.mp4"}, "may be trl or llava-hound"),
     "nothing": ({}, "columns: none"),
 }
@@ -126,6 +159,12 @@ def test_broken_files(content: bytes, said: str, tmp_path: Path) -> None:
         list(file_rows(path))
     assert said in str(caught.value)
     assert "delete" not in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_what_is_missing_as_pandas_writes_it_is_no_column(tmp_path: Path) -> None:
+    path = tmp_path / "pairs.jsonl"
+    path.write_text(json.dumps({**FLAT, "system": float("nan"), "score": float("nan"), "margin": float("inf")}))
+    assert read_any_pairs(path)[0].meta == {"columns": {"margin": "Infinity"}}
 
 
 def test_a_format_can_be_forced_and_must_exist(tmp_path: Path) -> None:

@@ -190,12 +190,14 @@ def test_broken_videos_and_useless_pairs_are_dropped_and_named(lm: VideoLM, pair
         replace(pairs[0], pair_id="broken", video=str(tmp_path / "broken.mp4")),
         replace(pairs[1], pair_id="same", chosen="A", rejected="A"),
         replace(pairs[3], chosen="B"),
+        replace(pairs[4], pair_id="silent", chosen=" \n"),
     ]
     result = train(lm, [*pairs, *extra], QUICK, tmp_path)
     reasons = {pair.pair_id: pair.reason for pair in result.pairs_dropped}
-    assert set(reasons) == {"broken", "same", pairs[3].pair_id}
+    assert set(reasons) == {"broken", "same", "silent", pairs[3].pair_id}
     assert reasons["broken"].startswith("video ")
     assert "same tokens" in reasons["same"]
+    assert reasons["silent"].startswith("chosen is empty")
     assert "second pair" in reasons[pairs[3].pair_id]
     assert result.pairs_used == len(pairs)
 
