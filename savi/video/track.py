@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -28,6 +28,8 @@ that look into the first pictures: it makes room for as many as there are tracks
 _HELD_BYTES = 256 << 20
 """Packets of a film up to this size stay in memory; a bigger film is read a second time."""
 
+_RATE_TOLERANCE = 0.1
+"""What rounded times and the last picture's length, which no time tells, may make of a rate."""
 
 Log = list[tuple[int, str, str]]
 """FFmpeg's messages of level error: (level, who, text)."""
@@ -153,18 +155,28 @@ def read_track(container: Any, log: Log, file: Path, kind: str | None, limits: L
         raise VideoError(file, "there is no decoder for its codec", "unreadable")
     check_size(file, context.width, context.height, limits)
     rate = stream.average_rate or stream.guessed_rate
-    return Track(
+    track = Track(
         kind,
         context.name,
         stream.index,
         (context.width, context.height),
         float(rate) if rate else 25.0,
-        _duration_s(container, stream),
+        _duration_s(container, stream, kind),
         float(stream.time_base or 0),
         tuple(facts[stream.index]),
         tuple(held[stream.index]) if held_bytes <= _HELD_BYTES else None,
         len(container.streams.video) == 1,
     )
+    return replace(track, fps=_measured_fps(track))
+
+
+def _measured_fps(track: Track) -> float:
+    """The average rate by the pictures' own times, where what the file says is another one: of a varying rate it names the finest."""
+    times = [track.packets[number].pts or 0 for number in track.shown]
+    if not track.timed or not track.tick_s or len(times) < 2:
+        return track.fps
+    measured = (len(times) - 1) / ((times[-1] - times[0]) * track.tick_s)
+    return measured if abs(measured - track.fps) > _RATE_TOLERANCE * track.fps else track.fps
 
 
 def check_size(file: Path, width: int, height: int, limits: Limits) -> None:
@@ -188,10 +200,13 @@ def _lost_end(container: Any, streams: list[Any], facts: dict[int, list[Packet]]
     return f"truncated at {end_s:.1f} s of {said_s:.1f} s" if said_s > end_s + 2.5 * step * float(stream.time_base) else None
 
 
-def _duration_s(container: Any, stream: Any) -> float | None:
+def _duration_s(container: Any, stream: Any, kind: str | None) -> float | None:
     if stream.duration and stream.time_base:
         return float(stream.duration * stream.time_base)
-    return container.duration / 1_000_000 if container.duration else None
+    if not container.duration:
+        return None
+    before = container.start_time if kind == "matroska" and container.start_time else 0  # its length counts from time 0
+    return max(container.duration - before, 0) / 1_000_000
 
 
 def import_av() -> Any:

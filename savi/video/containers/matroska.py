@@ -32,7 +32,8 @@ def matroska_damage(file: BinaryIO, size: int) -> str | None:
     if start is None or isinstance(start, str):
         return None
     position = start[0]
-    while position < size:
+    end = size if start[1] is None else min(size, position + start[1])
+    while position < end:
         file.seek(position)
         name = _name(file)
         length = _number(file) if name else None

@@ -41,10 +41,7 @@ def mp4_cut(file: BinaryIO, size: int) -> str | None:
 def mp4_damage(file: BinaryIO, size: int) -> str | None:
     """What in the file contradicts itself, or None."""
     boxes = list(_boxes(file, size))
-    end = min(boxes[-1][2], size)
-    file.seek(end)
-    if len(rest := file.read(4096)) >= 8 and rest.strip(b"\0"):
-        return f"its boxes end at {amount(end)} of {amount(size)}"
+    fragmented = any(kind == b"moof" for kind, _, _ in boxes)
     media = [(start, stop) for kind, start, stop in boxes if kind == b"mdat"]
     try:
         _check_fragments(file, [(start, stop) for kind, start, stop in boxes if kind == b"moof"])
@@ -52,12 +49,17 @@ def mp4_damage(file: BinaryIO, size: int) -> str | None:
             if kind == b"moov" and stop - start <= _MAX_INDEX:
                 file.seek(start)
                 inside = list(_children(file.read(stop - start)))
+                fragmented |= any(name == b"mvex" for name, _ in inside)
                 ticks_per_s = next((_ticks_per_s(content) for name, content in inside if name == b"mvhd"), 0)
                 for name, content in inside:
                     if name == b"trak":
                         _check_track(dict(_tables(content)), media, ticks_per_s)
     except _DamageError as error:
         return str(error)
+    end = min(boxes[-1][2], size)
+    file.seek(end)
+    if fragmented and len(rest := file.read(4096)) >= 8 and rest.strip(b"\0"):  # what follows may be fragments; a whole index needs none
+        return f"its boxes end at {amount(end)} of {amount(size)}"
     return None
 
 
