@@ -51,6 +51,7 @@ _NOT_IDENTITY = (
     "loop.chunk_videos",
     "training.max_batch_tokens",
     "training.gradient_checkpointing",
+    "training.sharding",
 )
 
 

@@ -23,7 +23,7 @@ from savi.base.errors import ExitCode, SaviError, one_line
 from savi.loop.controls import SUPERVISED, Control
 from savi.loop.prompts import KINDS, Kind
 from savi.training.losses import LossName
-from savi.training.settings import LrScheduler
+from savi.training.settings import LrScheduler, Sharding
 
 SCALES_DIR = Path(__file__).parent / "scales"
 SECTIONS = ("model", "loop", "training", "evaluation", "machine", "architecture")
@@ -108,6 +108,7 @@ class TrainingSettings(_Model):
     max_grad_norm: Setting[Annotated[float, Field(ge=0)]]
     weight_decay: Setting[Annotated[float, Field(ge=0)]]
     gradient_checkpointing: Setting[bool | Literal["auto"]]
+    sharding: Setting[Sharding] = Setting(value="none", source="ours: the model whole on each GPU; changes no result")
     max_batch_tokens: Setting[Positive]
     logging_steps: Setting[Positive]
     save_steps: Setting[Annotated[int, Field(ge=0)]]

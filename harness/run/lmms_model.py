@@ -220,7 +220,8 @@ class SaviLmms(lmms):
         """
         rows = [self._row(i, r) for i, r in enumerate(requests) if not (r.metadata or {}).get("__padding_only__")]
         chunks = chunked([r for r in rows if r.answer is None], self.rows, self.processes.count)
-        self._answer_all(deal(chunks, self.processes.count)[self.processes.rank])
+        hands = self.processes.by_first(lambda: deal(chunks, self.processes.count))
+        self._answer_all([chunks[number] for number in hands[self.processes.rank]])
         handed = self.processes.to_first(({r.index: r.answer for r in rows if r.answer is not None}, self.media.known))
         if handed is None:
             raise PartDone

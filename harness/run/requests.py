@@ -8,9 +8,11 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from harness.run.journal import Answer
+from savi.base.files import file_bytes
 from savi.base.processes import deal_by_weight
 
 ROWS_OF_A_VIDEO = 8
@@ -75,7 +77,15 @@ def _chunks(groups: Sequence[Group], at_least: int) -> Iterator[Chunk]:
         yield chunk
 
 
-def deal(chunks: Sequence[Chunk], processes: int) -> list[list[Chunk]]:
-    """Chunks for each process, by what encoding their videos and answering their questions costs."""
-    weights = [sum(ROWS_OF_A_VIDEO + len(group.rows) for group in chunk) for chunk in chunks]
-    return [[chunks[i] for i in hand] for hand in deal_by_weight(weights, processes)]
+def deal(chunks: Sequence[Chunk], processes: int) -> list[list[int]]:
+    """Numbers of chunks for each process, by what their videos and questions cost: a video is decoded and encoded, half of
+    `ROWS_OF_A_VIDEO` each where its file is of mean length."""
+    if processes == 1:
+        return [list(range(len(chunks)))]
+    lengths = {group.video: file_bytes(Path(group.video)) for chunk in chunks for group in chunk}
+    mean = sum(lengths.values()) / max(len(lengths), 1) or 1.0
+
+    def cost(group: Group) -> float:
+        return ROWS_OF_A_VIDEO / 2 * (1 + lengths[group.video] / mean) + len(group.rows)
+
+    return deal_by_weight([sum(map(cost, chunk)) for chunk in chunks], processes)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 from collections.abc import Callable, Mapping
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, get_args
 
 import typer
 
+from reproduce.plan.console import calibrate_machine, print_plans
 from reproduce.stages import START_OVER
 from savi.base.cli import KEPT, Stopped, describe_error, describe_stop, stop
 from savi.base.errors import ExitCode, SaviError
@@ -85,6 +85,10 @@ def paper_command(
             "--calibrate", help="With --dry-run: first measure this machine (a minute; decoding on --videos), for this plan and later ones."
         ),
     ] = False,
+    gpus_planned: Annotated[
+        int | None,
+        typer.Option("--gpus", help="With --dry-run: so many GPUs share the work (torchrun); time, and memory of each in training.", min=1),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="With --dry-run: the plans as JSON.")] = False,
 ) -> None:
     """Run the experiment: measure the base, align it with its own critiques, measure again, decide, and print the tables.
@@ -114,12 +118,13 @@ def paper_command(
         chosen = load_scale(choice.name, overrides)
     except (ScaleError, UnknownBenchmarkError) as e:
         stop(str(e), ExitCode.USAGE)
-    if calibrate and not dry_run:
-        stop("--calibrate measures this machine for a plan: give --dry-run too", ExitCode.USAGE)
+    if not dry_run and (calibrate or gpus_planned):
+        what = "--calibrate measures this machine" if calibrate else "--gpus says how many GPUs share the work"
+        stop(f"{what} for a plan: give --dry-run too{'' if calibrate else '; torchrun starts a run on several'}", ExitCode.USAGE)
     if dry_run:
         if calibrate:
-            _calibrate(chosen.machine.device.value, videos)
-        _print_plans(choice.name, choice.why, overrides, as_json)
+            calibrate_machine(chosen.machine.device.value, videos)
+        print_plans(choice.name, choice.why, overrides, gpus=gpus_planned or 1, as_json=as_json)
         return
     _check_inputs(chosen, videos, base, exclude=exclude)
     folder = out or default_out(chosen.name, seed, control)
@@ -328,55 +333,3 @@ def _crash(experiment: Experiment, error: Exception) -> int:
         typer.echo(trace, err=True)
         where = "traceback above"
     return _problem(f"{name}: {error} ({where}); finished stages are kept, run the same command to go on", ExitCode.MACHINE)
-
-
-def _calibrate(device: str, videos: Path | None) -> None:
-    """Measure this machine and keep its figures."""
-    import torch
-
-    from reproduce.calibrate import calibrate
-    from reproduce.figures import keep
-    from savi.video.frames import find_videos
-
-    if device == "cuda" and not torch.cuda.is_available():
-        stop(
-            "--calibrate measures this machine's GPU for this scale, and torch sees none; leave it out to plan with an H200's",
-            ExitCode.MACHINE,
-        )
-    path = keep(calibrate(device, find_videos(videos) if videos is not None else ()), device)
-    typer.echo(f"measured this machine -> {path}", err=True)
-
-
-def _print_plans(chosen: str, why: str, overrides: dict[str, tuple[Any, str]], as_json: bool) -> None:
-    """The plan of every scale (the chosen one with the options given), as a table or JSON."""
-    from rich.console import Console
-    from rich.table import Table
-
-    from reproduce.plan import all_plans, hours_text, make_plan
-    from reproduce.scale import load_scale
-
-    plans = [p if p.scale != chosen else make_plan(load_scale(chosen, overrides)) for p in all_plans()]
-    if as_json:
-        typer.echo(json.dumps({"chosen": chosen, "why": why, "plans": [p.to_dict() for p in plans]}, indent=1))
-        return
-    console = Console(highlight=False, soft_wrap=True)
-    console.print(f"dry run: nothing is fetched, made or trained\nscale {chosen}: {why}\n", markup=False)
-
-    def table(title: str, first: str, rows: list[tuple[str, Any]]) -> None:
-        view = Table(title=title, title_justify="left", show_edge=False, pad_edge=False)
-        for i, column in enumerate((first, "videos", "prompts", "M tokens", "PFLOP", "time", "disk GB")):
-            view.add_column(column, justify="left" if i == 0 else "right")
-        for label, c in rows:
-            view.add_row(
-                label, f"{c.videos:,}", f"{c.prompts:,}", f"{c.tokens_m:,.1f}", f"{c.pflop:,.3g}", hours_text(c.hours), f"{c.disk_gb:,.1f}"
-            )
-        console.print(view)
-
-    plan = next(p for p in plans if p.scale == chosen)
-    table(f"scale {plan.scale}: {plan.title}", "stage", [*((c.stage, c) for c in plan.costs), ("all", plan.total)])
-    console.print()
-    table("all scales (time: on one GPU; micro and smoke: 2 CPU cores)", "scale", [(p.scale, p.total) for p in plans])
-    console.print()
-    for p in plans:
-        console.print(f"{p.scale} needs {p.needs}", markup=False)
-    console.print("assumed: " + "; ".join(plan.assumptions), markup=False)

@@ -40,7 +40,7 @@ def build_stages(experiment: Experiment, work: Work, *, base_fingerprint: str | 
     }
     if experiment.exclude:
         deal["exclude"] = True
-    train = {k: v for k, v in s.section("training").items() if k != "max_batch_tokens"} | {"seed": s.loop.seed.value}
+    train = {k: v for k, v in s.section("training").items() if k not in ("max_batch_tokens", "sharding")} | {"seed": s.loop.seed.value}
 
     stages = [
         Stage(

@@ -39,6 +39,8 @@ BUSY_TARGET_PCT = 90.0
 BUSY = "GPU busy_pct"
 CLIPS = 4
 """Different videos on disk; each has several names."""
+REPLY_SHARE = 0.5
+"""Of its limit, what a reply uses (`reproduce.plan` takes the same share)."""
 TASK = "speed"
 
 
@@ -214,7 +216,6 @@ def _proposing(preset: Preset, lm: VideoLM, videos: list[Path], flops: dict[str,
     from dataclasses import replace
 
     from reproduce.paper.experiment import align_settings
-    from reproduce.plan import REPLY_SHARE
     from reproduce.scale import load_scale
     from savi.loop.prompts import STEPS
     from savi.loop.propose import propose

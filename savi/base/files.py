@@ -68,6 +68,14 @@ def write_json_atomic(path: str | Path, value: object) -> Path:
     return write_text_atomic(path, json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False) + "\n")
 
 
+def file_bytes(path: Path) -> int:
+    """A file's size, 0 where there is none. Of a video it tells the length: decoding costs in proportion to it."""
+    try:
+        return path.stat().st_size
+    except OSError:
+        return 0
+
+
 def make_folder(folder: Path) -> None:
     """Make a folder and its parents; those that are new survive a power loss."""
     missing = [part for part in (folder, *folder.parents) if not part.exists()]

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from savi.base.files import FailureLog
+from savi.base.files import FailureLog, file_bytes
 from savi.base.processes import deal_by_weight
 from savi.base.watch import working_on
 from savi.loop.journal import AlignCounts, Journal
@@ -76,7 +76,7 @@ class Run:
         if len(left) < hands:
             keys = [key for chunk in left for key in chunk]
             left = in_chunks(keys, max(1, math.ceil(len(keys) / hands)))
-        lengths = {key: _bytes(self.path_of[key]) for chunk in left for key in chunk}
+        lengths = {key: file_bytes(self.path_of[key]) for chunk in left for key in chunk}
         mean = sum(lengths.values()) / max(len(lengths), 1) or 1.0
         dealt = deal_by_weight([sum(1 + lengths[key] / mean for key in chunk) for chunk in left], hands)
         return [[left[i] for i in hand] for hand in dealt]
@@ -155,11 +155,3 @@ def list_failures(broken: Sequence[dict[str, str]], failures: FailureLog | None)
     if failures is not None:
         for failure in broken:
             failures.add(**failure)
-
-
-def _bytes(path: Path) -> int:
-    """A video's length, as its file tells: decoding costs in proportion to it, asking about its frames does not."""
-    try:
-        return path.stat().st_size
-    except OSError:
-        return 0

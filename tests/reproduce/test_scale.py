@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from reproduce.plan import all_plans, hours_text, make_plan
+from reproduce.plan.plan import all_plans, hours_text, make_plan
 from reproduce.scale import SCALES_DIR, Gpu, ScaleError, choose_scale, load_scale, read_settings, scale_names
 
 H100 = Gpu("NVIDIA H100", 79.6)

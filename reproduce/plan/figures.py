@@ -1,4 +1,4 @@
-"""What a machine can do, as a plan counts with it: measured there (`reproduce.calibrate`), or on the machine named in the table here."""
+"""What a machine can do, as a plan counts with it: measured there (`calibrate`), or on the machine named in the table here."""
 
 from __future__ import annotations
 

@@ -1,19 +1,20 @@
 """What a run would cost, before any data or GPU is there: videos, prompts, tokens, floating point operations, hours, disk.
 
 Counts follow the engine: a video's prefix is computed once for all that is asked of it. Time is counted by what bounds each part: reading a
-prefix and training by operations, a decoding step by memory and by what every layer costs anyway (`reproduce.figures`), frames by the cores
-that decode them beside the model. Lengths that only a run knows (prompts, replies) are assumed and said so. A plan is an estimate.
+prefix and training by operations, a decoding step by memory and by what every layer costs anyway (`figures`), frames by the cores that
+decode them beside the model. Lengths that only a run knows (prompts, replies) are assumed and said so. A plan is an estimate.
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any
 
 from benchmarks.catalog import select
 from harness.run.requests import BIG_ROWS, SMALL_ROWS
-from reproduce.figures import Figures, figures_for
+from reproduce.plan.figures import Figures, figures_for
+from reproduce.plan.memory import HALF, Way, ways_to_train
 from reproduce.scale import Scale, load_scale, scale_names
 
 PROMPT_TOKENS = {"real": 80, "micro": 20}
@@ -29,6 +30,8 @@ KV_SHARE = 0.25
 """Width of keys (and of values) in hidden sizes: a key head for four query heads, as in InternVL2.5-8B."""
 BYTES = 2
 """Of a weight, key or value: 16 bits."""
+FEATURES_BYTES = 4096e6
+"""Videos kept encoded while training (`DPOSettings.features_mb`)."""
 
 
 @dataclass(frozen=True)
@@ -53,6 +56,9 @@ class Plan:
     needs: str
     costs: list[Cost]
     assumptions: list[str]
+    gpus: int = 1
+    memory: list[Way] = field(default_factory=list)
+    """What training needs on each GPU; empty where no GPU is needed."""
 
     @property
     def total(self) -> Cost:
@@ -60,20 +66,20 @@ class Plan:
         return Cost("all", **{name: sum(getattr(c, name) for c in self.costs) for name in names})
 
     def to_dict(self) -> dict[str, Any]:
-        return {**asdict(self), "total": asdict(self.total)}
+        return {**asdict(self), "total": asdict(self.total), "memory": [way.to_dict() for way in self.memory]}
 
 
 class _Counter:
     """Operations and bytes of one model, and what they take."""
 
-    def __init__(self, scale: Scale, figures: Figures) -> None:
+    def __init__(self, scale: Scale, figures: Figures, gpus: int = 1) -> None:
         a = scale.architecture
         self.figures, self.layers, self.prompt = figures, a.layers.value, PROMPT_TOKENS[scale.data]
         self.weights = a.language_params_b.value * 1e9
         self.attention = 4.0 * a.layers.value * a.hidden.value  # a token looking at one key: scores and values
         self.vision = a.vision_params_b.value * 1e9 * 2 * a.vision_tokens.value
         self.visual_tokens = a.visual_tokens.value
-        self.processes = 1 if scale.machine.processes.value == 1 else 2
+        self.processes = gpus if scale.machine.device.value == "cuda" else 1 if scale.machine.processes.value == 1 else 2
         self.token_bytes = 2 * BYTES * a.layers.value * a.hidden.value * KV_SHARE
 
     def prefix_tokens(self, frames: int) -> int:
@@ -110,13 +116,16 @@ class _Counter:
         return Cost(stage, round(videos), round(prompts), tokens / 1e6, flop / 1e15, seconds / 3600, disk_gb)
 
 
-def make_plan(scale: Scale, figures: Figures | None = None) -> Plan:
-    """The plan of a run at `scale`, with its settings as they are (iterations, limit, benchmarks); `figures`: by default this machine's."""
+def make_plan(scale: Scale, figures: Figures | None = None, *, gpus: int = 1) -> Plan:
+    """The plan of a run at `scale`, with its settings as they are (iterations, limit, benchmarks); `figures`: by default this machine's.
+
+    `gpus` share the work, each with as many cores as `figures` says; a scale for a CPU takes no notice of them.
+    """
     given = scale.machine.tflops
     figures = figures or figures_for(scale.machine.device.value)
     if given.source.startswith("command line"):
         figures = replace(figures, prefill=given.value, vision=given.value, train=given.value, measured_on=given.source)
-    count = _Counter(scale, figures)
+    count = _Counter(scale, figures, gpus)
     questions, videos, data = _data(scale, count)
     needs = f"a CUDA GPU with {scale.machine.gpu_gb.value:.0f} GB" if scale.machine.gpu_gb.value else "2 CPU cores, 4 GB of memory"
     if scale.data == "real":
@@ -130,10 +139,39 @@ def make_plan(scale: Scale, figures: Figures | None = None) -> Plan:
         f"a question has {count.prompt} tokens, a benchmark's answer {EVALUATION_REPLY_TOKENS}",
         f"other replies use {REPLY_SHARE:.0%} of their limit, the longest of a batch {LONGEST_SHARE:.0%}",
         "a video's prefix is computed once for all that is asked of it; every proposed question gives a pair",
-        *(["proposing and evaluating in two processes, training in one"] if count.processes == 2 else []),
+        *_shared(scale, count),
         "disk: data sets as published, the base model as published and converted, one checkpoint an iteration",
     ]
-    return Plan(scale.name, scale.title, needs, costs, assumptions)
+    if scale.machine.device.value != "cuda":
+        return Plan(scale.name, scale.title, needs, costs, assumptions)
+    return Plan(scale.name, scale.title, needs, costs, assumptions, gpus, _memory(scale, count, gpus))
+
+
+def _shared(scale: Scale, count: _Counter) -> list[str]:
+    """How processes share the work, in words."""
+    if count.processes == 1:
+        return []
+    if scale.machine.device.value == "cpu":
+        return ["proposing and evaluating in two processes, training in one"]
+    units = _units_a_step(scale)
+    few = f"; a training step has work for {units}" if units < count.processes else ""
+    return [f"work dealt out over {count.processes} GPUs{few}; what they tell each other is hidden behind computing"]
+
+
+def _units_a_step(scale: Scale) -> int:
+    """Videos whose pairs are trained on in one step: as many processes have work in it."""
+    return max(1, scale.training.pairs_per_step.value // (2 * scale.loop.questions_per_kind.value))
+
+
+def _memory(scale: Scale, count: _Counter, gpus: int) -> list[Way]:
+    """Training's memory: a video with its branches at their full length, or as many as `max_batch_tokens` takes."""
+    loop, frames = scale.loop, scale.loop.num_frames.value
+    rows, answer = 2 * loop.questions_per_kind.value, loop.answer_tokens.value
+    row = count.prefix_tokens(frames) + rows * (count.prompt + 2 * answer)
+    videos = max(1, scale.training.max_batch_tokens.value // row)
+    features = HALF * loop.videos_per_iteration.value * frames * count.visual_tokens * scale.architecture.hidden.value
+    kept = min(features, FEATURES_BYTES)
+    return ways_to_train(scale, tokens=videos * row, scored=videos * rows * 2 * answer, videos=kept, gpus=gpus)
 
 
 def _data(scale: Scale, count: _Counter) -> tuple[int, int, Cost]:
@@ -200,14 +238,15 @@ def _train(scale: Scale, count: _Counter) -> Cost:
     model = n * (
         frames * count.vision / (count.figures.vision * 1e12) + count.read_s(reference) + epochs * step / (count.figures.train * 1e12)
     )
-    seconds = max(model, count.frames_s(n, frames))
+    shared = min(count.processes, _units_a_step(scale)) if scale.machine.device.value == "cuda" else 1
+    seconds = max(model, count.frames_s(n, frames)) / shared
     disk = loop.iterations.value * scale.architecture.weight_gb.value
     return count.cost("train", n, n * rows, n * tokens * (1 + epochs), flop, disk, seconds)
 
 
-def all_plans() -> list[Plan]:
+def all_plans(gpus: int = 1) -> list[Plan]:
     """A plan for each scale as shipped."""
-    return [make_plan(load_scale(name)) for name in scale_names()]
+    return [make_plan(load_scale(name), gpus=gpus) for name in scale_names()]
 
 
 def hours_text(hours: float) -> str:

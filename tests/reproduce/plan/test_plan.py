@@ -11,9 +11,9 @@ import typer
 from typer.testing import CliRunner
 
 from reproduce import figures as module
-from reproduce.figures import TABLE, Figures, figures_for, keep, kept_in
 from reproduce.paper import cli
-from reproduce.plan import Cost, _Counter, make_plan
+from reproduce.plan.figures import TABLE, Figures, figures_for, keep, kept_in
+from reproduce.plan.plan import Cost, _Counter, make_plan
 from reproduce.scale import load_scale
 
 H200 = TABLE["cuda"]
@@ -110,7 +110,9 @@ def test_calibrate_on_the_command_line(monkeypatch: pytest.MonkeyPatch) -> None:
     app = typer.Typer()
     cli.register(app)
     monkeypatch.setattr("reproduce.scale.find_gpus", list)
-    monkeypatch.setattr("reproduce.calibrate.calibrate", lambda device, videos: replace(TABLE[device], measured_on=f"measured {device}"))
+    monkeypatch.setattr(
+        "reproduce.plan.calibrate.calibrate", lambda device, videos: replace(TABLE[device], measured_on=f"measured {device}")
+    )
     done = CliRunner().invoke(app, ["--scale", "micro", "--calibrate"])
     assert (done.exit_code, "give --dry-run too" in done.output) == (2, True)
     done = CliRunner().invoke(app, ["--scale", "micro", "--dry-run", "--calibrate"])
@@ -126,8 +128,8 @@ def test_proposing_at_the_micro_scale_takes_what_the_plan_says(tmp_path: Path) -
     """Figures measured here, then a real run here, both in processor seconds. The plan takes every question for readable; this model's
     are not, and one that is not is asked once in place of four times."""
     from benchmarks.micro.world.videos import build_videos
-    from reproduce.calibrate import calibrate
     from reproduce.paper.experiment import align_settings, shipped_base
+    from reproduce.plan.calibrate import calibrate
     from savi.engine.video_lm import VideoLM
     from savi.loop.journal import read_counts
     from savi.loop.propose import propose

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from reproduce.figures import TABLE, Figures
+from reproduce.plan.figures import TABLE, Figures
 
 if TYPE_CHECKING:
     import numpy as np
