@@ -15,16 +15,18 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.catalog import CATALOG, select
+from benchmarks.options import DataOption
 from savi.base.cli import KEPT, errors, print_json, run_app, stop
-from savi.base.errors import ExitCode
+from savi.base.errors import EXIT_CODES_TEXT, ExitCode
+from savi.base.former import former_options, listed
 
 if TYPE_CHECKING:
     from benchmarks.data.doctor import Finding
 
-app = typer.Typer(no_args_is_help=True, add_completion=False, help="The benchmarks and the synthetic micro world.")
+app = typer.Typer(no_args_is_help=True, add_completion=False, help="The benchmarks and the synthetic micro world.", epilog=EXIT_CODES_TEXT)
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
-Home = Annotated[Path | None, typer.Option("--hf-home", help="Where the data sets lie (default: HF_HOME, else ~/.cache/huggingface).")]
+NamesArgument = Annotated[list[str] | None, typer.Argument(help="Benchmarks (default: the paper's six), also with commas.")]
 
 
 def _home(given: Path | None) -> Path:
@@ -58,18 +60,19 @@ def list_(as_json: AsJson = False) -> None:
 
 
 @app.command()
+@former_options(data="--hf-home")
 def check(
-    benchmarks: Annotated[list[str] | None, typer.Argument(help="Benchmarks (default: the paper's six).")] = None,
-    hf_home: Home = None,
+    benchmarks: NamesArgument = None,
+    data: DataOption = None,
     as_json: AsJson = False,
 ) -> None:
     """What of the data sets is on this machine. Exit code 5 where something is missing. Downloads nothing."""
     from benchmarks.data.layout import check as look
     from benchmarks.data.layout import fix_command
 
-    home = _home(hf_home)
+    home = _home(data)
     with errors():
-        found = [look(home, b) for b in select(benchmarks)]
+        found = [look(home, b) for b in select(listed(benchmarks))]
     if as_json:
         print_json({"hf_home": str(home), "benchmarks": [{**asdict(s), "ready": s.ready} for s in found]})
     else:
@@ -95,14 +98,18 @@ def check(
 
 
 @app.command()
+@former_options(data="--hf-home")
 def prepare(
-    benchmarks: Annotated[list[str] | None, typer.Argument(help="Benchmarks (default: the paper's six).")] = None,
-    hf_home: Home = None,
+    benchmarks: NamesArgument = None,
+    data: DataOption = None,
     download: Annotated[bool, typer.Option("--download", help="Really download; without it only what would be done is said.")] = False,
     plan: Annotated[
         bool, typer.Option("--plan", help="Fetch the questions (megabytes) and say which videos they need; fetch no video.")
     ] = False,
-    task: Annotated[list[str] | None, typer.Option("--task", help="Only these tasks' videos, such as MVBench's object_shuffle.")] = None,
+    task: Annotated[
+        list[str] | None,
+        typer.Option("--task", help="Only these tasks' videos, as MVBench's object_shuffle; repeated or with commas."),
+    ] = None,
     source: Annotated[
         Path | None, typer.Option("--from", help="Folder with the repository's files (zip, tar, mp4): take the videos from there.")
     ] = None,
@@ -111,9 +118,9 @@ def prepare(
     """Bring real data sets onto this machine: the questions, and of up to 162 GB each only the videos that the questions need."""
     from benchmarks.data.prepare_command import offline_state, run
 
-    home = _home(hf_home)
+    home = _home(data)
     with errors(kept=KEPT):
-        wanted = select(benchmarks)
+        wanted = select(listed(benchmarks))
         if (task or source) and len(wanted) != 1:
             stop("--task and --from go with one benchmark", ExitCode.USAGE)
         if not (download or plan or source):
@@ -125,24 +132,25 @@ def prepare(
         # Before the hub's library is imported: it reads these once. The login stays where it is.
         os.environ.setdefault("HF_TOKEN_PATH", str(_home(None) / "token"))
         os.environ["HF_HOME"] = str(home)
-        failed = run(home, wanted, tasks=task or (), folder=source, update=update, fetch=not plan, tell=typer.echo)
+        failed = run(home, wanted, tasks=listed(task), folder=source, update=update, fetch=not plan, tell=typer.echo)
     if failed:
         raise typer.Exit(ExitCode.MACHINE)
 
 
 @app.command()
+@former_options(data="--hf-home")
 def doctor(
-    benchmarks: Annotated[list[str] | None, typer.Argument(help="Benchmarks (default: the paper's six).")] = None,
-    hf_home: Home = None,
+    benchmarks: NamesArgument = None,
+    data: DataOption = None,
     quick: Annotated[bool, typer.Option("--quick", help="Do not open and hash the videos.")] = False,
     as_json: AsJson = False,
 ) -> None:
     """What is wrong with the data sets on this machine, each fault with its fix. Exit code 5 where something is."""
     from benchmarks.data.doctor import examine
 
-    home = _home(hf_home)
+    home = _home(data)
     with errors():
-        found = [f for b in select(benchmarks) for f in examine(home, b, read_videos=not quick)]
+        found = [f for b in select(listed(benchmarks)) for f in examine(home, b, read_videos=not quick)]
     counted = [f for f in found if not f.known]
     if as_json:
         print_json({"hf_home": str(home), "findings": [asdict(f) for f in found], "faults": len(counted)})
@@ -170,11 +178,12 @@ def _print_findings(found: Sequence[Finding], most: int = 20) -> None:
 
 
 @app.command()
+@former_options(data="--hf-home")
 def overlap(
-    benchmarks: Annotated[list[str] | None, typer.Argument(help="Benchmarks (default: the paper's six).")] = None,
+    benchmarks: NamesArgument = None,
     videos: Annotated[Path | None, typer.Option("--videos", help="Folder of training videos.")] = None,
-    hf_home: Home = None,
-    out: Annotated[Path | None, typer.Option("--out", help="Write the table as CSV.")] = None,
+    data: DataOption = None,
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="Write the table as CSV.")] = None,
     measure: Annotated[
         int | None, typer.Option("--measure", help="Measure instead, on so many made clips: rates of copies found, false alarms, time.")
     ] = None,
@@ -192,23 +201,24 @@ def overlap(
             return
         if videos is None or not videos.is_dir():
             stop(f"--videos {videos}: no such folder" if videos else "give --videos DIR, or --measure N", ExitCode.USAGE)
-        found = command.run(videos, _home(hf_home), select(benchmarks), out=out, as_json=as_json)
+        found = command.run(videos, _home(data), select(listed(benchmarks)), out=out, as_json=as_json)
     raise typer.Exit(found)
 
 
 @app.command()
+@former_options(num_videos="-n")
 def micro(
     build_twins: Annotated[Path | None, typer.Option(help="Make the twins of the paper's six benchmarks in this folder.")] = None,
     build_videos: Annotated[Path | None, typer.Option(help="Make unlabelled videos in this folder.")] = None,
     rebuild_base: Annotated[
         bool, typer.Option("--rebuild-base", help="Train the base model from scratch (half an hour or more, on one core).")
     ] = False,
-    out: Annotated[Path | None, typer.Option(help="Where the rebuilt base goes (needed with --rebuild-base).")] = None,
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="Where the rebuilt base goes (needed with --rebuild-base).")] = None,
     seed: Annotated[
         int | None, typer.Option(help="Seed of what is made (default: 1 for twins and videos, the recipe's for the base).")
     ] = None,
     size: Annotated[str, typer.Option(help="Size of the twins: smoke, micro, or ci (four times micro: enough for a verdict).")] = "micro",
-    count: Annotated[int, typer.Option("-n", help="Number of unlabelled videos.")] = 900,
+    num_videos: Annotated[int, typer.Option(help="Number of unlabelled videos.")] = 900,
     as_json: AsJson = False,
 ) -> None:
     """The synthetic micro world: its benchmarks, its videos, its base model."""
@@ -219,7 +229,7 @@ def micro(
     if build_videos:
         from benchmarks.micro.world.videos import build_videos as build
 
-        paths = build(build_videos, count, 1 if seed is None else seed)
+        paths = build(build_videos, num_videos, 1 if seed is None else seed)
         typer.echo(
             json.dumps({"videos": len(paths), "folder": str(build_videos)}) if as_json else f"{len(paths):,} videos in {build_videos}"
         )

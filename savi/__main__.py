@@ -1,8 +1,4 @@
-"""`python -m savi`: ask a video, make preference pairs from videos, train on them, align a model, convert a checkpoint.
-
-Exit codes: 0 done, 1 done but no output was produced, 2 wrong use or something named is missing, 4 a file is broken, 5 this machine cannot
-do it (no network, no room on disk, a package or device is missing) or a training diverged.
-"""
+"""`python -m savi`: ask a video, make preference pairs from videos, train on them, align a model, convert a checkpoint."""
 
 from __future__ import annotations
 
@@ -13,8 +9,9 @@ from typing import Annotated, Literal, NoReturn
 import typer
 
 from savi.base.cli import KEPT, bar, errors, print_json, run_app, stop, tell, usage
-from savi.base.errors import ExitCode
+from savi.base.errors import EXIT_CODES_TEXT, ExitCode
 from savi.base.fail_over import FailOver, stop_over
+from savi.base.former import former_options
 from savi.base.limit_flags import decode_limits
 from savi.base.processes import joined
 from savi.cli import align as align_cli
@@ -41,7 +38,7 @@ app = typer.Typer(
     add_completion=False,
     rich_markup_mode="rich",
     help="Align a video language model with its own critiques: ask it, make preference pairs, train on them.",
-    epilog="Exit codes: 0 done, 1 no output was produced, 2 wrong use or missing, 4 a file is broken, 5 this machine cannot do it.",
+    epilog=EXIT_CODES_TEXT,
 )
 
 
@@ -112,6 +109,7 @@ def pairs(
 
 
 @app.command(epilog="Example: python -m savi convert OpenGVLab/InternVL2_5-1B models/InternVL2_5-1B")
+@former_options(original="--base")
 def convert(
     source: Annotated[
         str, typer.Argument(metavar="SRC", help="An internvl_chat checkpoint: a folder, or a Hugging Face id.", show_default=False)
@@ -120,7 +118,7 @@ def convert(
     to: Annotated[
         Literal["native", "internvl-chat"], typer.Option(help="The layout to write: transformers' own, or back into the original's.")
     ] = "native",
-    base: Annotated[
+    original: Annotated[
         str | None,
         typer.Option(metavar="FOLDER|OWNER/NAME", help="With --to internvl-chat: the original that SRC was made from.", show_default=False),
     ] = None,
@@ -130,30 +128,30 @@ def convert(
 
     They are published with code of their own, which is not run here. Every tensor is renamed and checked, the tokenizer compared with the
     original's. DST appears whole or not at all; killed and started again, the work goes on with the shard it was at. The way back takes the
-    layout, the tokenizer and the code from --base, for tools that know the published form alone.
+    layout, the tokenizer and the code from --original, for tools that know the published form alone.
     """
-    if (base is not None) != (to == "internvl-chat"):
-        stop("--to internvl-chat and --base (the original whose layout, tokenizer and code are taken) go together", ExitCode.USAGE)
-    with errors(kept="whole shards are kept; run the same command to go on" if base is None else ""):
+    if (original is not None) != (to == "internvl-chat"):
+        stop("--to internvl-chat and --original (whose layout, tokenizer and code are taken) go together", ExitCode.USAGE)
+    with errors(kept="whole shards are kept; run the same command to go on" if original is None else ""):
         from savi.base.hub import find_checkpoint
         from savi.conversion.checkpoint import convert as convert_folder
         from savi.conversion.checkpoint import weights_fingerprint
         from savi.conversion.to_chat import convert_back
 
         folder = find_checkpoint(source, tell=tell)
-        original = None if base is None else find_checkpoint(base, tell=tell, also=["*.py"])
+        published = None if original is None else find_checkpoint(original, tell=tell, also=["*.py"])
         with bar("shards") as told:
-            if original is None:
+            if published is None:
                 convert_folder(folder, target, progress=lambda _what, done, steps: told(done, steps))
             else:
-                convert_back(folder, original, target, progress=lambda _what, done, steps: told(done, steps))
+                convert_back(folder, published, target, progress=lambda _what, done, steps: told(done, steps))
         fingerprint = weights_fingerprint(target)
     if as_json:
         print_json({"source": source, "target": str(target), "fingerprint": fingerprint})
-    elif base is None:
+    elif original is None:
         typer.echo(f"{target}: ready (weights {fingerprint[:12]}); try: python -m savi ask VIDEO 'What happens?' --model {target}")
     else:
-        typer.echo(f"{target}: ready (weights {fingerprint[:12]}), in the layout of {base}")
+        typer.echo(f"{target}: ready (weights {fingerprint[:12]}), in the layout of {original}")
 
 
 share_cli.register(app)

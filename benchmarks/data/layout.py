@@ -107,7 +107,7 @@ def fix_command(hf_home: Path, benchmark: str) -> str:
     """The command that brings a benchmark's missing files, in words for an error message."""
     if has_twins(hf_home):
         return f"run: python -m benchmarks micro --build-twins {hf_home}"
-    return f"run: python -m benchmarks prepare {benchmark} --hf-home {hf_home} --download"
+    return f"run: python -m benchmarks prepare {benchmark} --data {hf_home} --download"
 
 
 def twins_stamp(hf_home: Path) -> dict[str, Any] | None:

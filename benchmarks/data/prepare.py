@@ -161,7 +161,7 @@ def check_room(hf_home: Path, plans: Sequence[Plan]) -> None:
         each = ", ".join(f"{p.benchmark.title} {p.disk_bytes / 1e9:.1f} GB" for p in plans if p.fetch)
         raise DatasetError(
             f"{hf_home}: {free / 1e9:.1f} GB are free, the videos take {need / 1e9:.1f} GB ({each}) and {SPARE_BYTES / 1e9:.0f} GB stay "
-            "free; point --hf-home at another disk"
+            "free; point --data at another disk"
         )
 
 

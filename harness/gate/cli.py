@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from benchmarks.options import DataOfRun
 from harness.gate.output.console import (
     Against,
     Alpha,
@@ -30,6 +31,7 @@ from harness.gate.output.console import (
 from harness.gate.output.init_ci import Provider
 from harness.gate.output.options import DecisionOptions, decision_options
 from savi.base.cli import print_json, print_text
+from savi.base.former import former_options
 
 if TYPE_CHECKING:
     from harness.gate.decision import GateResult
@@ -44,11 +46,12 @@ def gate(
     against: Against,
     *,
     options: DecisionOptions,
-    out: Annotated[Path | None, typer.Option(help="Also write the result as gate.json to this file.")] = None,
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="Also write the result as gate.json to this file.")] = None,
     row: Annotated[str | None, typer.Option(help="With --against paper: another row of the table.")] = None,
     require_improvement: Annotated[bool, typer.Option(help="Pass only if the candidate is better, not only no worse.")] = False,
     rerun: Annotated[
-        list[Path] | None, typer.Option(help="Against published numbers: another evaluation of the same weights, to measure run noise.")
+        list[Path] | None,
+        typer.Option(help="Against published numbers: another evaluation of the same weights, to measure run noise; may be repeated."),
     ] = None,
 ) -> None:
     """Decide whether a run reproduces the paper or regressed against another run."""
@@ -93,16 +96,17 @@ def _decided(
     )
 
 
+@former_options(show="--limit", data="--hf-home")
 def diff(
     candidate: Candidate,
     reference: Annotated[Path, typer.Argument(help="What to compare with: a run folder or a reference file.", show_default=False)],
     benchmarks: Benchmarks = None,
     every: Annotated[bool, typer.Option("--every", help="Also questions answered otherwise with the same credit.")] = False,
-    limit: Annotated[int, typer.Option(min=0, help="Questions shown of each benchmark.")] = 20,
+    show: Annotated[int, typer.Option(min=0, help="Questions shown of each benchmark.")] = 20,
     page: Annotated[
         Path | None, typer.Option("--html", help="Also write a page of both, question by question; the links lead there.")
     ] = None,
-    data: Annotated[Path | None, typer.Option("--data", help="For --html: folder of the videos (default: as run.json says).")] = None,
+    data: DataOfRun = None,
     as_json: AsJson = False,
 ) -> None:
     """Show the questions that a candidate gained and lost, with links into the report: any two stages, of one run or of two."""
@@ -136,7 +140,7 @@ def diff(
         print_json(diff_json(found, link))
         return
     only_one = {n: len(index_records(after[n].records).keys() ^ index_records(before[n].records).keys()) for n in both}
-    print_text(diff_text(found, link, limit=limit, only_one=only_one))
+    print_text(diff_text(found, link, limit=show, only_one=only_one))
     if page is not None:
         print_text(f"page: {page}")
 
@@ -170,9 +174,10 @@ def reference(
     typer.echo(f"{out}: {len(evaluations)} benchmarks, {sum(len(e.records) for e in evaluations.values()):,} questions{size}")
 
 
+@former_options(replace="--force")
 def init_ci(
     reference: Annotated[Path, typer.Argument(help="Committed reference file to compare with (see `reference`).", show_default=False)],
-    model: Annotated[str | None, typer.Option(help="Checkpoint folder in the repository, or hub id, to evaluate.")] = None,
+    model: Annotated[str | None, typer.Option("--model", "-m", help="Checkpoint folder in the repository, or hub id, to evaluate.")] = None,
     results: Annotated[str | None, typer.Option(help="Instead: folder where an earlier step leaves lmms-eval's results.")] = None,
     provider: Annotated[Provider, typer.Option(help="Whose CI.")] = "github",
     install: Annotated[
@@ -186,7 +191,7 @@ def init_ci(
     inconclusive: InconclusiveOption = "fail",
     twins_seed: Annotated[int, typer.Option(help="Seed of the synthetic benchmarks, where the reference is of those.")] = 1,
     root: Annotated[Path, typer.Option(help="Top folder of the repository to write into.")] = Path(),
-    force: Annotated[bool, typer.Option("--force", help="Replace files that say something else.")] = False,
+    replace: Annotated[bool, typer.Option("--replace", help="Replace files that say something else.")] = False,
 ) -> None:
     """Write a CI job that evaluates a checkpoint and gates it against a committed reference."""
     from harness.gate.decision import GateUsageError
@@ -207,16 +212,19 @@ def init_ci(
         )
         made = {root / name: text for name, text in files(job, provider).items()}
         other = [p for p, text in made.items() if p.exists() and p.read_text(encoding="utf-8") != text]
-        if other and not force:
-            raise GateUsageError(f"{', '.join(map(str, other))} exists and says something else: --force replaces it")
+        if other and not replace:
+            raise GateUsageError(f"{', '.join(map(str, other))} exists and says something else: --replace replaces it")
         for path, text in made.items():
             write_text_atomic(path, text)
     print_text("\n".join(f"wrote {p}" for p in made))
 
 
+@former_options(num_questions="--n")
 def power(
     effect: Annotated[float | None, typer.Option(help="Effect in points: how many questions does it take?")] = None,
-    n: Annotated[int | None, typer.Option(min=2, help="Questions: what effect can be seen? Default: each benchmark's own number.")] = None,
+    num_questions: Annotated[
+        int | None, typer.Option(min=2, help="Questions: what effect can be seen? Default: each benchmark's own number.")
+    ] = None,
     discordance: Annotated[float, typer.Option(min=0.1, max=100, help="Percent of questions that change between two models.")] = 12.0,
     per_video: Annotated[float | None, typer.Option(min=1, help="Questions a video; default: each benchmark's own.")] = None,
     icc: Annotated[float, typer.Option(min=0, max=1, help="Intra-video correlation of the differences.")] = 0.05,
@@ -231,7 +239,14 @@ def power(
 
     with ending():
         rows = power_table(
-            select(names(benchmarks)), effect=effect, n=n, discordance=discordance, per_video=per_video, icc=icc, alpha=alpha, power=target
+            select(names(benchmarks)),
+            effect=effect,
+            n=num_questions,
+            discordance=discordance,
+            per_video=per_video,
+            icc=icc,
+            alpha=alpha,
+            power=target,
         )
     typer.echo(json.dumps([asdict(r) for r in rows], indent=1) if as_json else text(rows))
 

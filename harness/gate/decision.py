@@ -19,6 +19,8 @@ Overall = Literal["pass", "fail", "inconclusive", "integrity"]
 Question = Literal["no_regression", "improved", "format", "published_score", "published_gain"]
 Inconclusive = Literal["fail", "warn", "pass"]
 """What an inconclusive verdict does to the exit code: 3, or 0 with a warning, or 0."""
+Require = Literal["mean", "each", "both"]
+"""Whose pass is required: the mean's over the benchmarks, each benchmark's, or both."""
 
 EXIT_CODES: dict[str, int] = {
     "pass": ExitCode.DONE,

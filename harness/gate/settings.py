@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import datetime as dt
 from dataclasses import dataclass, field
-from typing import Literal, get_args
+from typing import get_args
 
 from benchmarks.catalog import CATALOG
-from harness.gate.decision import ALL, GateUsageError, Inconclusive
+from harness.gate.decision import ALL, GateUsageError, Inconclusive, Require
 from harness.gate.exceptions import ApprovedException
 from harness.gate.multiplicity import HOLM, Multiplicity
 from harness.integrity import StatusLimits
-
-Require = Literal["mean", "each", "both"]
 
 
 @dataclass(frozen=True)

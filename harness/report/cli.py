@@ -8,23 +8,27 @@ from typing import Annotated
 
 import typer
 
+from benchmarks.options import DataOfRun
 from savi.base.cli import errors, stop
 from savi.base.errors import ExitCode
+from savi.base.former import former_options
 
 
 def register(app: typer.Typer) -> None:
     """Add the `report` command to `app`."""
 
     @app.command()
+    @former_options(data="--hf-home")
     def report(
         run: Annotated[Path, typer.Argument(help="A run folder (runs/<name>).")],
-        out: Annotated[Path | None, typer.Option("--out", help="Where to write it (default: RUN/report.html).")] = None,
-        data: Annotated[
-            Path | None, typer.Option("--data", help="The folder the videos lie in (default: as run.json says, else HF_HOME).")
-        ] = None,
+        out: Annotated[Path | None, typer.Option("--out", "-o", help="Where to write it (default: RUN/report.html).")] = None,
+        data: DataOfRun = None,
         as_json: Annotated[bool, typer.Option("--json", help="Print the file's path and size as JSON.")] = False,
     ) -> None:
-        """Write a self-contained HTML report of a run: opens offline, asks nothing of the network."""
+        """Write a self-contained HTML report of a run: opens offline, asks nothing of the network.
+
+        What of the run cannot be read is left out, and the page says so: that is no exit code 4 here.
+        """
         from harness.report.page import write_report
 
         if data is not None and not data.is_dir():

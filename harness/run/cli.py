@@ -14,9 +14,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from benchmarks.options import DataOption
 from savi.base.cli import KEPT, errors, print_json, stop, tell
 from savi.base.errors import ExitCode
 from savi.base.fail_over import FailOver, stop_over
+from savi.base.former import former_options, listed
 from savi.base.limit_flags import decode_limits
 
 if TYPE_CHECKING:
@@ -28,16 +30,20 @@ def register(app: typer.Typer) -> None:
     app.command()(evaluate)
 
 
+@former_options(data="--hf-home")
 @decode_limits
 def evaluate(
     model: Annotated[
         str, typer.Argument(metavar="FOLDER|micro", help="A checkpoint folder (native transformers classes).", show_default=False)
     ],
-    out: Annotated[Path, typer.Option("--out", help="Folder for <benchmark>/{questions.jsonl, score.json}.", show_default=False)],
-    hf_home: Annotated[Path | None, typer.Option(help="Where the data sets lie (default: HF_HOME).")] = None,
-    benchmarks: Annotated[str | None, typer.Option(help="Comma-separated benchmarks (default: all six).")] = None,
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for <benchmark>/{questions.jsonl, score.json}.", show_default=False)],
+    data: DataOption = None,
+    benchmarks: Annotated[
+        list[str] | None, typer.Option("--benchmarks", help="Only these benchmarks (default: the paper's six); repeated or with commas.")
+    ] = None,
     num_frames: Annotated[
-        int | None, typer.Option(help="Frames shown of each video (default: 8 on the synthetic twins, 32 else).", min=1)
+        int | None,
+        typer.Option("--num-frames", "-n", help="Frames shown of each video (default: 8 on the synthetic twins, 32 else).", min=1),
     ] = None,
     scale: Annotated[
         str, typer.Option(help="What the scores are labelled with: micro, 8b, ...; only scores of one scale are compared.")
@@ -54,14 +60,14 @@ def evaluate(
     """Measure a checkpoint through lmms-eval's own tasks, offline. Run it again to go on after an interruption."""
     from harness.run.offline import offline_environment
 
-    home = (hf_home or Path(os.environ.get("HF_HOME", "~/.cache/huggingface"))).expanduser().resolve()
+    home = (data or Path(os.environ.get("HF_HOME", "~/.cache/huggingface"))).expanduser().resolve()
     with errors():
         os.environ.update(offline_environment(home))  # before anything imports datasets or lmms_eval
     from benchmarks.data.layout import has_twins
     from harness.run import evaluate as harness_evaluate
 
     frames = num_frames or (8 if has_twins(home) else 32)
-    names = [b.strip() for b in benchmarks.split(",") if b.strip()] if benchmarks else None
+    names = listed(benchmarks) or None
     with errors(kept=KEPT), _Bars(quiet=as_json) as bars:
         done = harness_evaluate.evaluate(
             model, benchmarks=names, hf_home=home, out=out, num_frames=frames, scale=scale, limit=limit, seed=seed, progress=bars.show,

@@ -19,7 +19,9 @@ from typing import Annotated, Literal
 
 import typer
 
-from savi.base.errors import UsageError
+from benchmarks.options import DataOption
+from savi.base.errors import ExitCode, UsageError
+from savi.base.former import former_options
 from savi.base.kernels import DECODER_VARIABLE, decoder_for, prefix_kernel
 from savi.base.processes import cores
 
@@ -80,12 +82,13 @@ def register(app: typer.Typer) -> None:
     app.command()(doctor)
 
 
+@former_options(data="--hf-home")
 def doctor(
-    hf_home: Annotated[Path | None, typer.Option(help="Also look at the data sets below this folder (default: HF_HOME).")] = None,
+    data: DataOption = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Is this machine set up? Exit code 5 where something is wrong."""
-    found = look(hf_home)
+    found = look(data)
     if as_json:
         typer.echo(json.dumps([asdict(f) for f in found], indent=1))
     else:
@@ -98,7 +101,7 @@ def doctor(
         for f in found:
             t.add_row(marks[f.state], f.name, escape(f.found), escape(f.fix))
         Console(width=None if sys.stdout.isatty() else 140).print(t)
-    raise typer.Exit(5 if any(f.state == "wrong" for f in found) else 0)
+    raise typer.Exit(ExitCode.MACHINE if any(f.state == "wrong" for f in found) else ExitCode.DONE)
 
 
 def _python() -> Finding:

@@ -8,16 +8,18 @@ from typing import Annotated, Literal
 
 import typer
 
+from benchmarks.options import DataOfRun
 from savi.base.cli import Stopped, errors, print_json, stop, tell
 from savi.base.errors import ExitCode
+from savi.base.former import former_options
 
 Folder = Annotated[Path, typer.Argument(help="A folder with runs, or one run.", show_default="runs")]
-Videos = Annotated[Path | None, typer.Option("--data", help="Folder of the videos (default: as each run.json says, else HF_HOME).")]
 
 
+@former_options(data="--hf-home")
 def view(
     folder: Folder = Path("runs"),
-    data: Videos = None,
+    data: DataOfRun = None,
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port of 127.0.0.1; 0: a free one.")] = 0,
 ) -> None:
     """Show the runs of a folder in a browser, until Ctrl-C. Reads only; reachable from this machine only, with the address it prints."""
@@ -41,18 +43,22 @@ def view(
         server.server_close()
 
 
+@former_options(data="--hf-home")
 def bundle(
     folder: Folder = Path("runs"),
-    out: Annotated[Path, typer.Option("--out", help="Folder of the site; an older bundle there is replaced.")] = Path("site"),
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder of the site; an older bundle there is replaced.")] = Path("site"),
     media: Annotated[
         Literal["none", "frames", "videos"],
         typer.Option(help="What of the videos goes along: nothing, frames, or the files too."),
     ] = "frames",
     max_mb: Annotated[float, typer.Option(min=0, help="Most megabytes of the site; videos that do not fit are shown as frames.")] = 500,
-    data: Videos = None,
+    data: DataOfRun = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print what was written as JSON.")] = False,
 ) -> None:
-    """Write a static site of all runs of a folder, to share: no local paths, no credentials."""
+    """Write a static site of all runs of a folder, to share: no local paths, no credentials.
+
+    Exit code 4: a run could not be read and was left out, or a path or credential was left and nothing was written.
+    """
     from harness.view.bundle import Wanted, write_bundle
 
     for name in (folder, *([data] if data else [])):

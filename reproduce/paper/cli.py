@@ -16,9 +16,11 @@ from reproduce.stages import START_OVER
 from savi.base.cli import KEPT, Stopped, describe_error, describe_stop, stop
 from savi.base.errors import ExitCode, SaviError
 from savi.base.files import write_text_atomic
+from savi.base.former import listed
 from savi.base.limit_flags import decode_limits
 from savi.base.lock import LockedError
 from savi.base.processes import joined, launched
+from savi.cli.common import TrackersOption
 
 if TYPE_CHECKING:
     from reproduce.paper.experiment import Experiment
@@ -54,11 +56,13 @@ def paper_command(
     ] = "auto",
     iterations: Annotated[int | None, typer.Option(help="Iterations of the loop (the paper: 4).", min=1)] = None,
     out: Annotated[
-        Path | None, typer.Option(help="The run's folder; runs/SCALE by default. Run again to go on where a run stopped.")
+        Path | None, typer.Option("--out", "-o", help="The run's folder; runs/SCALE by default. Run again to go on where a run stopped.")
     ] = None,
     seed: Annotated[int, typer.Option(help="Seed of the loop: videos, samples, order of training.")] = 0,
-    benchmarks: Annotated[list[str] | None, typer.Option(help="A benchmark by name; give several times. All six by default.")] = None,
-    limit: Annotated[int | None, typer.Option(help="At most so many questions of each lmms-eval task.", min=1)] = None,
+    benchmarks: Annotated[
+        list[str] | None, typer.Option("--benchmarks", help="Only these benchmarks (default: the paper's six); repeated or with commas.")
+    ] = None,
+    limit: Annotated[int | None, typer.Option(help="At most this many questions of each lmms-eval task.", min=1)] = None,
     videos: Annotated[Path | None, typer.Option(help="Folder of unlabelled videos (needed at scales of real data).")] = None,
     exclude: Annotated[bool, typer.Option("--exclude", help="Leave out those of --videos that are benchmark videos.")] = False,
     base: Annotated[str | None, typer.Option(help="Another base model: a folder or a hub id.")] = None,
@@ -66,11 +70,9 @@ def paper_command(
     twins_seed: Annotated[int | None, typer.Option(help="Seed of the small benchmarks (micro, smoke).")] = None,
     settings: Annotated[
         list[str] | None,
-        typer.Option("--set", help="Any setting of the scale, as training.epochs=2; give several times. run.json names it as yours."),
+        typer.Option("--set", help="Any setting of the scale, as training.epochs=2; may be repeated. run.json names it as yours."),
     ] = None,
-    report_to: Annotated[
-        str, typer.Option("--report-to", metavar="tensorboard|wandb|trackio|none", help="Trackers told of the curves; several with commas.")
-    ] = "none",
+    report_to: TrackersOption = ["none"],  # noqa: B006  # typer copies it
     processes: Annotated[
         str | None, typer.Option(metavar="auto|1|2", help="Processes on this machine (micro: two where there are two cores).")
     ] = None,
@@ -129,7 +131,7 @@ def paper_command(
     _check_inputs(chosen, videos, base, exclude=exclude)
     folder = out or default_out(chosen.name, seed, control)
     _check_places(chosen, folder, gpus)
-    trackers = _trackers(report_to)
+    trackers = _trackers(",".join(report_to))
     given = videos.resolve() if videos else None
     experiment = Experiment(chosen, RunDir(folder), _hf_home(chosen, folder), given, exclude, offline, trackers)
     sys.exit(execute(experiment, why=choice.why, asked=scale, gpus=gpus, start_over=start_over))
@@ -142,7 +144,7 @@ def _read_overrides(typed: Mapping[str, tuple[Any, str]], settings: list[str], b
 
     overrides = {key: (value, LINE.format(option)) for key, (value, option) in typed.items() if value is not None}
     overrides |= {key: (value, LINE.format("set")) for key, value in read_settings(settings).items()}
-    if names := [name for text in benchmarks for name in text.split(",") if name]:
+    if names := listed(benchmarks):
         overrides["evaluation.benchmarks"] = ([b.name for b in select(names)], LINE.format("benchmarks"))
     return overrides
 

@@ -12,6 +12,7 @@ import typer
 from savi.base.cli import stop
 from savi.base.errors import ExitCode
 from savi.base.files import write_text_atomic
+from savi.base.former import former_options, listed
 
 EPILOG = "Takes about a minute (smoke), most of an hour on one CPU core (cpu); fix the number of threads with OMP_NUM_THREADS."
 
@@ -21,6 +22,7 @@ def register(app: typer.Typer) -> None:
     app.command("speed", epilog=EPILOG)(speed_command)
 
 
+@former_options(out="--json")
 def speed_command(
     preset: Annotated[
         str,
@@ -31,11 +33,13 @@ def speed_command(
     ] = "cpu",
     case: Annotated[
         list[str] | None,
-        typer.Option(help="Only this case; may be given several times. Default: all. `gate` and `report`: those commands at full size."),
+        typer.Option(
+            help="Only this case; repeated or with commas. Default: all. gate, report: those commands at full size; start: start-up."
+        ),
     ] = None,
     rounds: Annotated[int | None, typer.Option(min=1, help="Rounds a case (default: the preset's).")] = None,
     memory: Annotated[bool, typer.Option("--memory/--no-memory", help="Measure peak memory, in processes of their own.")] = True,
-    json_file: Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Also write all figures here.")] = None,
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="Also write all figures to this file, as JSON.")] = None,
     svg_file: Annotated[Path | None, typer.Option("--svg", metavar="FILE", help="Also draw the ratios, ranges and targets here.")] = None,
     try_on_cpu: Annotated[
         bool, typer.Option("--try-on-cpu", help="A GPU preset at the smoke shape on a CPU: shows that it runs, nothing about speed.")
@@ -46,23 +50,25 @@ def speed_command(
     from dataclasses import replace
 
     from reproduce.speed import gate as speed_gate
+    from reproduce.speed import start
     from reproduce.speed.case import CASES, PRESETS, on_cpu
     from reproduce.speed.cases import run, wanted_cases
 
+    asked, commands_timed = listed(case), (*speed_gate.CASES, start.CASE)
     if preset not in PRESETS:
         stop(f"no preset {preset!r}; choose one of {', '.join(PRESETS)}", ExitCode.USAGE)
     chosen = on_cpu(PRESETS[preset]) if try_on_cpu else PRESETS[preset]
     if rounds is not None:
         chosen = replace(chosen, rounds=rounds, dpo_rounds=rounds)
     try:
-        engine = [name for name in case or [] if name not in speed_gate.CASES]
-        names = wanted_cases(chosen, engine) if engine or not case else []
+        engine = [name for name in asked if name not in commands_timed]
+        names = wanted_cases(chosen, engine) if engine or not asked else []
     except KeyError as error:
-        stop(f"no case {error.args[0]!r}; choose from {', '.join((*CASES, *speed_gate.CASES))}", ExitCode.USAGE)
-    timed = case if case else speed_gate.CASES if chosen.device == "cpu" else ()
-    commands = [name for name in speed_gate.CASES if name in timed and (case or not try_on_cpu)]
+        stop(f"no case {error.args[0]!r}; choose from {', '.join((*CASES, *commands_timed))}", ExitCode.USAGE)
+    timed = asked or (commands_timed if chosen.device == "cpu" else ())
+    commands = [name for name in commands_timed if name in timed and (asked or not try_on_cpu)]
     if svg_file is not None and not names:
-        stop("--svg draws ratios, which gate and report have none of", ExitCode.USAGE)
+        stop("--svg draws ratios of the engine's cases: name one", ExitCode.USAGE)
     if dry_run:
         typer.echo(_plan(chosen, [*names, *commands]))
         return
@@ -77,11 +83,13 @@ def speed_command(
     report: dict[str, Any] = run(chosen, names, typer.echo, memory=memory) if names else {"preset": chosen.name, "cases": []}
     if names:
         typer.echo(table(report))
-    if commands:
+    if start.CASE in commands:
+        report["start"] = start.run_start(chosen.rounds, typer.echo)
+    if any(name in speed_gate.CASES for name in commands):
         share = speed_gate.SMALL_SHARE if chosen.name == "smoke" else 1.0
         report["commands"] = speed_gate.run_commands(commands, chosen.rounds, typer.echo, share=share)
-    if json_file is not None:
-        write_text_atomic(json_file, json.dumps(report, indent=2, sort_keys=True) + "\n")
+    if out is not None:
+        write_text_atomic(out, json.dumps(report, indent=2, sort_keys=True) + "\n")
     if svg_file is not None:
         from reproduce.speed.plot import plot_ratios
 

@@ -121,13 +121,22 @@ def timed(args: Sequence[str], cwd: Path, *, allowed: Sequence[int]) -> tuple[fl
     Raises:
         RuntimeError: it ended with another exit code than those allowed.
     """
+    return timed_python(["-m", "harness", *args], cwd, allowed=allowed)
+
+
+def timed_python(args: Sequence[str], cwd: Path, *, allowed: Sequence[int]) -> tuple[float, float]:
+    """Wall and processor seconds of `python ARGS`, from its start to its end.
+
+    Raises:
+        RuntimeError: it ended with another exit code than those allowed.
+    """
     before, start = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
     path = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))  # a checkout need not be installed
     env = {**os.environ, "PYTHONPATH": path}
-    done = subprocess.run([sys.executable, "-m", "harness", *args], capture_output=True, text=True, cwd=cwd, env=env, check=False)
+    done = subprocess.run([sys.executable, *args], capture_output=True, text=True, cwd=cwd, env=env, check=False)
     wall, after = time.perf_counter() - start, resource.getrusage(resource.RUSAGE_CHILDREN)
     if done.returncode not in allowed:
-        raise RuntimeError(f"harness {' '.join(args)} ended with {done.returncode}: {(done.stderr or done.stdout).strip()[-500:]}")
+        raise RuntimeError(f"python {' '.join(args)} ended with {done.returncode}: {(done.stderr or done.stdout).strip()[-500:]}")
     return wall, after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
 
 

@@ -11,6 +11,7 @@ import typer
 
 from savi.base.cli import KEPT, errors, stop
 from savi.base.errors import ExitCode
+from savi.base.former import listed
 
 
 def register(app: typer.Typer) -> None:
@@ -19,17 +20,21 @@ def register(app: typer.Typer) -> None:
 
 
 def study_command(
-    seeds: Annotated[str, typer.Option(help="Loop seeds, separated by commas.")] = "0,1,2",
-    controls: Annotated[str, typer.Option(help="none (the method) and controls, separated by commas.")] = "none,reversed,blind,sft",
+    seeds: Annotated[list[str], typer.Option(help="Loop seeds; repeated or with commas.")] = ["0,1,2"],  # noqa: B006  # typer copies it
+    controls: Annotated[  # typer copies it
+        list[str], typer.Option(help="none (the method) and controls; repeated or with commas.")
+    ] = ["none,reversed,blind,sft"],  # noqa: B006
     scale: Annotated[str, typer.Option(help="micro or smoke.")] = "micro",
     iterations: Annotated[int | None, typer.Option(help="Iterations of each run.", min=1)] = None,
     twins_seed: Annotated[int | None, typer.Option(help="Seed of the small benchmarks.")] = None,
     base: Annotated[str | None, typer.Option(help="Another base model: a folder.")] = None,
     settings: Annotated[
-        list[str] | None, typer.Option("--set", help="A setting of the scale for every run, as training.epochs=2; several times.")
+        list[str] | None, typer.Option("--set", help="Any setting of the scale, for every run, as training.epochs=2; may be repeated.")
     ] = None,
     control_seeds: Annotated[int | None, typer.Option(help="Seeds of each control, the first so many; all by default.", min=1)] = None,
-    out: Annotated[Path, typer.Option(help="Folder of the runs; what is finished there is not run again.")] = Path("runs/study"),
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder of the runs; what is finished there is not run again.")] = Path(
+        "runs/study"
+    ),
     keep: Annotated[Path | None, typer.Option(help="Where study.json, README.md and study.csv go; OUT by default.")] = None,
     jobs: Annotated[int, typer.Option(help="Runs at a time.", min=1)] = 1,
 ) -> None:
@@ -37,15 +42,15 @@ def study_command(
     from reproduce.scale import ScaleError, load_scale, read_settings
     from reproduce.study.study import CONTROLS, Plan, run_all, write_study
 
-    names = tuple(c for c in controls.split(",") if c)
+    names = tuple(listed(controls))
     unknown = [c for c in names if c not in CONTROLS]
     if unknown or not names:
         what = f"unknown control {', '.join(unknown)}" if unknown else "an empty list of controls"
         stop(f"{what}; controls are {', '.join(CONTROLS)}", ExitCode.USAGE)
     try:
-        numbers = tuple(int(s) for s in seeds.split(",") if s)
+        numbers = tuple(int(seed) for seed in listed(seeds))
     except ValueError:
-        stop(f"--seeds {seeds!r}: numbers separated by commas, as 0,1,2", ExitCode.USAGE)
+        stop(f"--seeds {','.join(seeds)!r}: numbers separated by commas, as 0,1,2", ExitCode.USAGE)
     plan = Plan(out, numbers, names, scale, iterations, twins_seed, base, control_seeds, tuple(settings or ()))
     with errors(kept=KEPT):
         read_settings(settings or [])

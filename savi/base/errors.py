@@ -23,6 +23,13 @@ class ExitCode(IntEnum):
     TERMINATED = 143
 
 
+EXIT_CODES_TEXT = (
+    "Exit codes: 0 done or pass, 1 fail or no output, 2 wrong use, 3 inconclusive, 4 not comparable or a broken file, "
+    "5 something is missing or broke, 130 interrupted, 143 terminated."
+)
+"""What the help text of each package says of them."""
+
+
 class SaviError(Exception):
     """Something that a user can act on: one line that names the thing, the place and the fix. Commands print it and end with its code."""
 

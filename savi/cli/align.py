@@ -12,6 +12,7 @@ import typer
 
 from savi.base.cli import KEPT, bar, errors, print_json, stop, tell, usage
 from savi.base.errors import ExitCode
+from savi.base.former import former_options
 from savi.base.limit_flags import decode_limits
 from savi.base.processes import joined
 from savi.cli.common import (
@@ -59,6 +60,7 @@ def register(app: typer.Typer) -> None:
     app.command(epilog="Example: python -m savi align clips/ --model micro --out aligned")(align)
 
 
+@former_options(from_format="--format")
 @decode_limits
 def train(
     pairs: PairsArgument,
@@ -81,11 +83,11 @@ def train(
         Literal["none", "fsdp2", "deepspeed"],
         typer.Option(help="Under torchrun: the whole model on each process (none), or its weights and optimiser spread over them."),
     ] = "none",
-    pairs_format: InFormatOption = None,
+    from_format: InFormatOption = None,
     videos: VideosOption = None,
     save_steps: Annotated[int, typer.Option(min=0, help="Keep a checkpoint to go on from every so many steps; 0: none.")] = 0,
     seed: SeedOption = 0,
-    report_to: TrackersOption = "none",
+    report_to: TrackersOption = ["none"],  # noqa: B006  # typer copies it
     device: DeviceOption = "auto",
     as_json: JsonOption = False,
 ) -> None:
@@ -102,8 +104,8 @@ def train(
                 epochs=epochs, pairs_per_step=pairs_per_step, lora_r=lora_r, num_frames=num_frames, save_steps=save_steps,
                 gradient_checkpointing=gradient_checkpointing, seed=seed, sharding=sharding,
             )  # fmt: skip
-        trackers = read_trackers(report_to)
-        found = read(pairs, pairs_format, videos)
+        trackers = read_trackers(",".join(report_to))
+        found = read(pairs, from_format, videos)
         with joined(out / "train") as processes:
             lm = open_model(model, device)
             from savi.training import trainer
@@ -145,7 +147,7 @@ def align(
     lora_r: LoraOption = 0,
     gradient_checkpointing: CheckpointingOption = False,
     seed: SeedOption = 0,
-    report_to: TrackersOption = "none",
+    report_to: TrackersOption = ["none"],  # noqa: B006  # typer copies it
     as_json: JsonOption = False,
 ) -> None:
     """Align a model with its own critiques: propose pairs, train on them, and again with the model that comes out.
@@ -174,7 +176,7 @@ def align(
                 "--critic), or make pairs with `savi pairs` and train on them with `savi train`",
                 ExitCode.USAGE,
             )
-        asked, trackers = read_settings(server)[1], read_trackers(report_to)
+        asked, trackers = read_settings(server)[1], read_trackers(",".join(report_to))
         if critic and is_server(critic):
             settings = chunked_for([asked], settings)
         paths = video_files(videos)

@@ -62,8 +62,8 @@ ServerOption = Annotated[
     ),
 ]
 TrackersOption = Annotated[
-    str,
-    typer.Option("--report-to", metavar="tensorboard|wandb|trackio|none", help="Trackers told of the curves; several with commas."),
+    list[str],
+    typer.Option("--report-to", metavar="tensorboard|wandb|trackio|none", help="Trackers told of the curves; repeated or with commas."),
 ]
 FramesOption = Annotated[int, typer.Option("--num-frames", "-n", min=1, help="Frames per video, each from the middle of an equal segment.")]
 PromptsOption = Annotated[

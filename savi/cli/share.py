@@ -9,6 +9,7 @@ import typer
 
 from savi.base.cli import errors, stop, tell
 from savi.base.errors import ExitCode
+from savi.base.former import former_options
 from savi.formats.table import FORMATS, NAMES
 
 if TYPE_CHECKING:
@@ -25,7 +26,10 @@ PairsArgument = Annotated[
     ),
 ]
 InFormatOption = Annotated[
-    str | None, typer.Option("--format", metavar="|".join(NAMES), help="The format of the pairs.", show_default="as the first row says")
+    str | None,
+    typer.Option(
+        "--from-format", metavar="|".join(NAMES), help="The format of the pairs that are read.", show_default="as the first row says"
+    ),
 ]
 VideosOption = Annotated[
     Path | None,
@@ -43,13 +47,12 @@ def read(source: str, name: str | None, videos: Path | None) -> list[PreferenceP
     return found
 
 
+@former_options(from_format="--from")
 def export(
     pairs: PairsArgument,
     out: Annotated[Path, typer.Option("--out", "-o", help="The file to write: .jsonl, .json (an array) or .parquet.", show_default=False)],
     style: Annotated[str, typer.Option("--format", metavar="|".join(NAMES), help=f"What to write. {_TABLE}.")] = "trl",
-    given: Annotated[
-        str | None, typer.Option("--from", metavar="|".join(NAMES), help="The format of the pairs.", show_default="as the first row says")
-    ] = None,
+    from_format: InFormatOption = None,
     videos: VideosOption = None,
     relative: Annotated[
         bool | None,
@@ -66,7 +69,7 @@ def export(
 
         if Path(pairs).exists() and out.exists() and out.samefile(pairs):
             stop(f"--out {out}: is the file that is read; name another", ExitCode.USAGE)
-        found = read(pairs, given, videos)
+        found = read(pairs, from_format, videos)
         written = write_any_pairs(out, found, style, relative=relative)
     typer.echo(f"{len(found)} pairs -> {', '.join(map(str, written))}")
 

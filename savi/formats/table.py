@@ -1,6 +1,6 @@
 """The table of formats, and reading and writing pairs by it: a format is a module with an object in `FORMATS`.
 
-A file's format is seen by the columns of its first row; one that fits two, or none, is refused until `--format` says which it is.
+A file's format is seen by the columns of its first row; one that fits two, or none, is refused until `--from-format` says which it is.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ def read_any_pairs(
         FileFormatError: a row is no pair, or holds what a pair has no place for (names file and line).
     """
     if name is not None and name not in NAMES:
-        raise UsageError(f"--format {name}: no such format; there are {', '.join(NAMES)}")
+        raise UsageError(f"--from-format {name}: no such format; there are {', '.join(NAMES)}")
     rows, folder, repository = _open(source, tell)
     base = folder if videos is None else videos
     pairs: list[PreferencePair] = []
@@ -87,7 +87,7 @@ def _recognise(row: Mapping[str, Any], where: str) -> str:
         return found[0]
     columns = ", ".join(sorted(map(str, there))) or "none"
     if found:
-        raise FileFormatError(f"{where}: may be {' or '.join(found)} (columns: {columns}); say which with --format")
+        raise FileFormatError(f"{where}: may be {' or '.join(found)} (columns: {columns}); say which with --from-format")
     raise FileFormatError(f"{where}: pairs in no known format (columns: {columns}); the formats are {', '.join(NAMES)}")
 
 

@@ -50,7 +50,7 @@ def measured(out: Path, device: str) -> int:
     tried = ["--try-on-cpu"] if device == "cpu" else []
     scale = "micro" if device == "cpu" else "8b"
     commands = [
-        ["speed", "--preset", "gpu-quick", "--json", str(out / "speed.json"), *tried],
+        ["speed", "--preset", "gpu-quick", "--out", str(out / "speed.json"), *tried],
         ["paper", "--dry-run", "--scale", scale, "--calibrate"],
     ]
     failed = 0

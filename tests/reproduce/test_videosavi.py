@@ -61,6 +61,8 @@ def test_exit_codes_are_the_same() -> None:
         (["--help"], "torch transformers harness lmms_eval pandas scipy"),
         (["benchmarks", "--help"], "torch transformers harness savi.cli lmms_eval"),
         (["ask", "--help"], "torch transformers harness lmms_eval"),
+        (["harness", "--help"], "torch transformers lmms_eval pandas scipy matplotlib"),
+        (["reproduce", "--help"], "torch transformers lmms_eval pandas scipy matplotlib harness"),
     ],
 )
 def test_help_imports_no_more_than_it_shows(arguments: list[str], absent: str) -> None:

@@ -16,6 +16,7 @@ import typer
 from harness.gate.output.console import ending, known, publish, stop, write_junit_error
 from harness.gate.output.options import DecisionOptions, decision_options
 from savi.base.cli import KEPT, errors, print_text, tell
+from savi.base.former import former_options
 
 if TYPE_CHECKING:
     from harness.gate.early.check import CheckResult
@@ -27,9 +28,9 @@ NONCE_FILE = "nonce.txt"
 Nonce = Annotated[
     str | None, typer.Option(help="Repeat another check's order (its check.json has the nonce); default: a new one, kept in --out.")
 ]
-Batch = Annotated[int | None, typer.Option(help="Videos between two looks; default: 1/400 of the videos, at least 16 questions.")]
+LookEvery = Annotated[int | None, typer.Option(help="Videos between two looks; default: 1/400 of the videos, at least 16 questions.")]
 Data = Annotated[
-    Path | None, typer.Option(envvar="HF_HOME", help="Folder with the data sets (default: HF_HOME, or the baseline's run folder).")
+    Path | None, typer.Option("--data", help="Where the data sets lie (default: HF_HOME, else the folder of the baseline's run).")
 ]
 
 
@@ -64,6 +65,7 @@ def _data_of(against: Path) -> Path | None:
     return next((d for p in (against, *against.resolve().parents[:3]) if (d := p / "data" / "hf_home").is_dir()), None)
 
 
+@former_options(look_every="--batch", data="--hf-home")
 @decision_options
 def check(
     model: Annotated[str, typer.Argument(help="Checkpoint folder or hub id of the candidate, or micro.", show_default=False)],
@@ -71,9 +73,11 @@ def check(
     *,
     options: DecisionOptions,
     nonce: Nonce = None,
-    batch: Batch = None,
+    look_every: LookEvery = None,
     data: Data = None,
-    out: Annotated[Path, typer.Option(help="Folder for the journal and check.json; the same folder resumes.")] = Path("runs/check"),
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the journal and check.json; the same folder resumes.")] = Path(
+        "runs/check"
+    ),
 ) -> None:
     """Evaluate in random video order and stop as soon as the verdict is certain.
 
@@ -85,7 +89,7 @@ def check(
     from savi.base.hub import find_checkpoint
     from savi.base.processes import is_first
 
-    data = data or _data_of(against)
+    data = data or (Path(os.environ["HF_HOME"]) if os.environ.get("HF_HOME") else _data_of(against))
     if data is None:
         stop(f"no data folder: give --data or set HF_HOME ({against} has no data/hf_home)", EXIT_CODES["usage"], junit=options.junit)
     with ending(against, junit=options.junit):
@@ -98,7 +102,7 @@ def check(
         chosen = {n: baseline[n] for n in options.names or baseline}
         with errors(kept=KEPT, on_stop=lambda message, code: write_junit_error(options.junit, message, code)):
             result = _run(
-                chosen, settings, folder, data=data, out=out, nonce=nonce, batch=batch, candidate=model, reference=run_name(against)
+                chosen, settings, folder, data=data, out=out, nonce=nonce, batch=look_every, candidate=model, reference=run_name(against)
             )
     except ValueError as e:
         stop(str(e), EXIT_CODES["usage"], junit=options.junit)

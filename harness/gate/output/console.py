@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, NoReturn
@@ -15,17 +15,20 @@ from typing import Annotated, NoReturn
 import typer
 
 from benchmarks.catalog import CATALOG
-from harness.gate.decision import EXIT_CODES, QUESTION_TEXT, GateResult, GateUsageError, Inconclusive
+from harness.gate.decision import EXIT_CODES, QUESTION_TEXT, GateResult, GateUsageError, Inconclusive, Require
 from harness.gate.output import ci
 from harness.gate.output.ci import junit_error, plain, policy, status
-from harness.gate.settings import Require
 from savi.base.cli import print_text
 from savi.base.errors import SaviError
 from savi.base.files import write_text_atomic
+from savi.base.former import listed
 
 Candidate = Annotated[Path, typer.Argument(help="Run folder, evaluation folder or reference file of the candidate.", show_default=False)]
 Against = Annotated[str, typer.Option(help="What to compare with: `paper`, a run folder, a reference file, a published-scores file.")]
-Benchmarks = Annotated[str | None, typer.Option(help="Comma-separated benchmarks; default: all that either side has.")]
+Benchmarks = Annotated[
+    list[str] | None,
+    typer.Option("--benchmarks", help="Only these benchmarks (default: all that either side has); repeated or with commas."),
+]
 Alpha = Annotated[float, typer.Option(help="Error rate of each one-sided test.")]
 Margin = Annotated[float | None, typer.Option(help="Margin in points, for every benchmark; default: each benchmark's frozen margin.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
@@ -61,9 +64,9 @@ def ending(place: Path | str = "", *, junit: Path | None = None) -> Iterator[Non
         stop(f"{e.filename or place}: {e.strerror or e}", EXIT_CODES["infrastructure"], junit=junit)
 
 
-def names(benchmarks: str | None) -> tuple[str, ...] | None:
-    """Benchmarks of a comma-separated option."""
-    return tuple(dict.fromkeys(b.strip() for b in benchmarks.split(",") if b.strip())) or None if benchmarks else None
+def names(benchmarks: Iterable[str] | None) -> tuple[str, ...] | None:
+    """The benchmarks of an option; None for all."""
+    return tuple(listed(benchmarks)) or None
 
 
 def known(wanted: tuple[str, ...] | None, present: set[str]) -> None:

@@ -44,7 +44,7 @@ def diff_text(found: Mapping[str, Sequence[Change]], link: LinkOf, *, limit: int
             if (address := link(name, c)) is not None:
                 out.append(f"    {plain(address)}")
         if len(changes) > limit:
-            out.append(f"  and {len(changes) - limit:,} more (--limit, --json)")
+            out.append(f"  and {len(changes) - limit:,} more (--show, --json)")
     return "\n".join(out)
 
 

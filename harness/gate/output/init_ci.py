@@ -17,8 +17,7 @@ import yaml
 
 from benchmarks.benchmark import TwinSize
 from benchmarks.catalog import CATALOG, select
-from harness.gate.decision import GateUsageError, Inconclusive
-from harness.gate.settings import Require
+from harness.gate.decision import GateUsageError, Inconclusive, Require
 from harness.integrity import UNKNOWN
 from harness.records import Evaluation
 from harness.scoring import describe, question_id
@@ -79,14 +78,14 @@ class Job:
                     f"python -m benchmarks micro --build-twins {DATA} --size {size} --seed {self.twins_seed}"
                 )
             else:
-                out["Fetch the benchmarks"] = f"python -m benchmarks prepare {' '.join(self.evaluations)} --hf-home {DATA} --download"
+                out["Fetch the benchmarks"] = f"python -m benchmarks prepare {' '.join(self.evaluations)} --data {DATA} --download"
             model = self.model
             if not Path(model).exists() and _HUB_ID.fullmatch(model):
                 out["Fetch the model"] = f"hf download {model} --local-dir {MODEL}"
                 model = MODEL
             frames = first.provenance.frames.get("num_frames")
             out["Evaluate"] = (
-                f"python -m harness evaluate {shlex.quote(model)} --hf-home {DATA} --out {CANDIDATE}/eval --benchmarks {names} "
+                f"python -m harness evaluate {shlex.quote(model)} --data {DATA} --out {CANDIDATE}/eval --benchmarks {names} "
                 f"--scale {shlex.quote(first.scale)} --num-frames {frames} --seed {first.provenance.seed}"
             ) + (f" --limit {first.limit}" if first.limit is not None else "")
         out["Gate"] = (

@@ -7,11 +7,13 @@ from collections.abc import Callable
 from dataclasses import dataclass, fields
 from functools import wraps
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import TYPE_CHECKING, Any, get_type_hints
 
-from harness.gate.decision import Inconclusive
+from harness.gate.decision import Inconclusive, Require
 from harness.gate.output.console import Alpha, AsJson, Benchmarks, InconclusiveOption, Junit, Margin, RequireOption, Summary, names
-from harness.gate.settings import GateSettings, Require
+
+if TYPE_CHECKING:
+    from harness.gate.settings import GateSettings
 
 
 @dataclass(frozen=True)
@@ -39,6 +41,7 @@ class DecisionOptions:
             ExceptionsError: their file cannot be trusted.
         """
         from harness.gate.exceptions import committed_exceptions
+        from harness.gate.settings import GateSettings
 
         require: Require = self.require
         inconclusive: Inconclusive = self.inconclusive

@@ -9,8 +9,10 @@ from typing import Annotated
 import typer
 
 from harness.gate.output.console import Alpha, AsJson, Benchmarks, names, stop
+from savi.base.former import former_options
 
 
+@former_options(processes="--jobs")
 def simulate(
     sims: Annotated[int, typer.Option(min=10, help="Simulations of each error rate.")] = 2000,
     saving_sims: Annotated[int, typer.Option(min=10, help="Simulations of each cell of the savings table.")] = 500,
@@ -22,11 +24,14 @@ def simulate(
     ] = 0.05,
     margin: Annotated[float, typer.Option(help="Margin of the savings table, in points.")] = 1.5,
     benchmarks: Benchmarks = None,
-    out: Annotated[Path | None, typer.Option(help="Folder for gate_simulation.{md,json,svg}.")] = None,
-    jobs: Annotated[int, typer.Option(min=1, help="Processes at work; the figures do not depend on it.")] = 1,
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="Folder for gate_simulation.{md,json,svg}.")] = None,
+    processes: Annotated[int, typer.Option(min=1, help="Processes on this machine; the figures do not depend on it.")] = 1,
     as_json: AsJson = False,
 ) -> None:
-    """Test the gate on itself: error rates, power, coverage and savings with the six benchmarks' real sizes."""
+    """Test the gate on itself: error rates, power, coverage and savings with the six benchmarks' real sizes.
+
+    Exit code 1: an error rate, a power or a coverage is not what the gate says.
+    """
     from benchmarks.catalog import UnknownBenchmarkError, select
     from harness.gate.decision import EXIT_CODES
     from harness.gate.simulation.report import markdown, write
@@ -47,7 +52,7 @@ def simulate(
         saving_margin=margin,
         saving_sims=saving_sims,
     )
-    result = run(plan, jobs)
+    result = run(plan, processes)
     if out is not None:
         write(result, out)
     typer.echo(json.dumps(result.to_dict(), indent=1) if as_json else markdown(result))

@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 
 from savi.base.errors import ExitCode
+from savi.base.former import former_options, listed
 
 
 class FormatChoice(StrEnum):
@@ -41,16 +42,19 @@ def register(app: typer.Typer) -> None:
     app.command("leaderboard")(leaderboard_command)
 
 
+@former_options(benchmarks="--benchmark")
 def leaderboard_command(
     paths: Annotated[list[Path], typer.Argument(help="Folders with runs, stock lmms-eval results, published tables.")],
     fmt: Annotated[FormatChoice, typer.Option("--format", help="Output format.")] = FormatChoice.md,
     as_json: Annotated[bool, typer.Option("--json", help="The same as --format json.")] = False,
-    out: Annotated[Path | None, typer.Option(help="Write to this file instead of standard output.")] = None,
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="Write to this file instead of standard output.")] = None,
     rule: Annotated[RuleChoice, typer.Option(help="upstream: as lmms-eval reports. strict: only our runs.")] = RuleChoice.upstream,
     stock_scale: Annotated[str | None, typer.Option(help="Scale of the stock results (8b, micro, ...).")] = None,
     stock_data: Annotated[DataChoice, typer.Option(help="Data of the stock results: real, or micro (the twins).")] = DataChoice.real,
     alpha: Annotated[float, typer.Option(min=0.0001, max=0.4999, help="Error rate of a column's ranks.")] = 0.05,
-    benchmarks: Annotated[list[str] | None, typer.Option("--benchmark", help="Only this benchmark (may be repeated).")] = None,
+    benchmarks: Annotated[
+        list[str] | None, typer.Option("--benchmarks", help="Only these benchmarks (default: the paper's six); repeated or with commas.")
+    ] = None,
     all_stages: Annotated[bool, typer.Option("--all-stages", help="Every iteration of a run, not only base and the last.")] = False,
     published: Annotated[bool, typer.Option(help="Show published rows found below the paths.")] = True,
     keep_going: Annotated[bool, typer.Option("--keep-going", help="Leave out what cannot be trusted; exit code stays 4.")] = False,
@@ -67,7 +71,7 @@ def leaderboard_command(
         typer.echo(f"leaderboard: {visible(text, 2000)}", err=True)
 
     try:
-        names = [b.name for b in select(benchmarks)]
+        names = [b.name for b in select(listed(benchmarks))]
         found = discover(
             paths, rule=rule.value, stock_scale=stock_scale, stock_data=stock_data.value, all_stages=all_stages, published=published
         )

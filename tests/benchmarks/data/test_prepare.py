@@ -226,7 +226,7 @@ def test_room_is_asked_for_first(twins: Path, repo: Path, tmp_path: Path, monkey
     plan = make_plan(home, EGO, source=FolderSource(repo), build=copy_questions(twins, home, EGO))
     check_room(home, [plan])
     monkeypatch.setattr(prepare.shutil, "disk_usage", lambda _: SimpleNamespace(free=plan.disk_bytes + prepare.SPARE_BYTES - 1))
-    with pytest.raises(DatasetError, match=r"GB are free, the videos take .*EgoSchema.*--hf-home"):
+    with pytest.raises(DatasetError, match=r"GB are free, the videos take .*EgoSchema.*--data"):
         check_room(home, [plan])
 
 

@@ -88,7 +88,7 @@ def test_a_closed_pipe_leaves_the_verdict(folders: dict[str, Path], candidate: s
 
 
 def test_diff_shows_the_questions_gained_and_lost(folders: dict[str, Path]) -> None:
-    r = run("diff", folders["worse"], folders["base"], "--limit", "3")
+    r = run("diff", folders["worse"], folders["base"], "--show", "3")
     assert r.exit_code == 0
     lines = r.stdout.splitlines()
     assert lines[0] == "egoschema: 180 questions lost, 30 questions gained"

@@ -89,7 +89,7 @@ def test_real_sets_are_fetched_and_a_hub_id_too(tmp_path: Path) -> None:
     save_reference(tmp_path / "r.json", {"egoschema": evaluation(records(n=60, videos=60), scale="8b")}, name="r")
     assert harness(tmp_path, "init-ci", "r.json", "--model", "org/model").returncode == 0
     made = steps(tmp_path)
-    assert made["Fetch the benchmarks"] == "python -m benchmarks prepare egoschema --hf-home gate-data --download"
+    assert made["Fetch the benchmarks"] == "python -m benchmarks prepare egoschema --data gate-data --download"
     assert made["Fetch the model"] == "hf download org/model --local-dir gate-model"
 
 
@@ -123,9 +123,9 @@ def test_nothing_is_replaced_in_silence(repository: Path) -> None:
     (repository / ".github/workflows/gate.yml").write_text("mine: 1\n")
     done = harness(repository, *args)
     assert done.returncode == 2
-    assert "--force" in done.stderr
+    assert "--replace" in done.stderr
     assert (repository / ".github/workflows/gate.yml").read_text() == "mine: 1\n"
-    assert harness(repository, *args, "--force").returncode == 0
+    assert harness(repository, *args, "--replace").returncode == 0
     assert harness(repository, "init-ci", "reference.json.gz").returncode == 2
     assert harness(repository, "init-ci", "nowhere.json", "--model", "x").returncode == 2
 
@@ -151,7 +151,7 @@ def test_the_whole_job_on_a_real_model(tmp_path: Path) -> None:
     models = {"sees": Path(shutil.copytree(BASE_DIR, tmp_path / "models/sees")), "blind": blind(BASE_DIR, tmp_path / "models/blind")}
     assert line(tmp_path, "python -m benchmarks micro --build-twins gate-data --size smoke").returncode == 0
     for name, model in models.items():
-        first = line(tmp_path, f"python -m harness evaluate {model} --hf-home gate-data --out trusted/{name}/eval --scale smoke")
+        first = line(tmp_path, f"python -m harness evaluate {model} --data gate-data --out trusted/{name}/eval --scale smoke")
         assert first.returncode == 0, first.stderr
     for reference, candidate, code in (("sees", "sees", 0), ("sees", "blind", 1), ("blind", "sees", 0)):
         repository = tmp_path / f"{reference}-{candidate}"

@@ -46,7 +46,7 @@ def test_changes_link_into_the_runs_report(run: Path, monkeypatch: pytest.Monkey
     assert len(links) > 10
     assert all(re.fullmatch(r"one/report\.html#(egoschema|tempcompass)/\w+/\d\?from=base&to=iter-2", x) for x in links)
     assert len(set(links)) == len(links)
-    text = diff("one", "one/base/eval", "--limit", "2", "--benchmarks", "egoschema")
+    text = diff("one", "one/base/eval", "--show", "2", "--benchmarks", "egoschema")
     assert text.count("    one/report.html#egoschema/") == 2
     assert "from=base&to=iter-1" in diff("one/iter-1", "one/base")
 
@@ -78,7 +78,7 @@ def test_which_stage_a_path_names(made: Path, path: str, stage: str | None) -> N
 
 def test_a_page_of_two_runs_and_of_a_reference_file(run: Path, tmp_path: Path) -> None:
     other = write_fake_run(tmp_path / "two", iterations=1, sizes={"egoschema": 40}, seed=3, gates=False)
-    text = diff(run / "iter-2", other / "iter-1", "--html", tmp_path / "d.html", "--limit", "1")
+    text = diff(run / "iter-2", other / "iter-1", "--html", tmp_path / "d.html", "--show", "1")
     page = (tmp_path / "d.html").read_text()
     assert "Reference two/iter-1" in page
     assert "Candidate one/iter-2" in page

@@ -153,7 +153,7 @@ def _app() -> typer.Typer:
 def test_usage_errors(tmp_path: Path) -> None:
     run = CliRunner()
     here = str(tmp_path)
-    for args in ([str(tmp_path / "nowhere")], [here], [here, "--benchmark", "imagenet"], [here, "--format", "pdf"]):
+    for args in ([str(tmp_path / "nowhere")], [here], [here, "--benchmarks", "imagenet"], [here, "--format", "pdf"]):
         out = run.invoke(_app(), ["leaderboard", *args])
         assert out.exit_code == 2, args
     with pytest.raises(LeaderboardError, match="nothing to rank"):

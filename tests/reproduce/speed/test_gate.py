@@ -80,10 +80,10 @@ def test_named_alone_they_need_no_model(monkeypatch: pytest.MonkeyPatch, tmp_pat
     monkeypatch.setattr("reproduce.speed.cases.run", lambda *a, **k: pytest.fail("no engine case was asked for"))
     file = tmp_path / "speed.json"
     for preset, share in (("smoke", speed_gate.SMALL_SHARE), ("cpu", 1.0), ("gpu", 1.0)):
-        done = CliRunner().invoke(app, ["speed", "--preset", preset, "--case", "gate", "--rounds", "1", "--json", str(file)])
+        done = CliRunner().invoke(app, ["speed", "--preset", preset, "--case", "gate", "--rounds", "1", "--out", str(file)])
         assert done.exit_code == 0, done.output
         assert asked.pop() == (["gate"], 1, share)
         assert json.loads(file.read_text())["commands"] == [row]
     assert CliRunner().invoke(app, ["speed", "--case", "gate", "--svg", str(file)]).exit_code == 2
     plan = CliRunner().invoke(app, ["speed", "--dry-run"]).output
-    assert plan.split()[-2:] == ["gate", "report"]
+    assert plan.split()[-3:] == ["gate", "report", "start"]

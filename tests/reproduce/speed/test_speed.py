@@ -220,7 +220,7 @@ def test_growth_is_the_ways_own() -> None:
 def test_a_run_writes_its_figures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(speed, "growth_mb", lambda preset, name, way: 100.0 if way == "one at a time" else 7.0)
     file, picture = tmp_path / "speed.json", tmp_path / "speed.svg"
-    words = ["speed", "--preset", "smoke", "--case", "generation-6x150", "--rounds", "1", "--json", str(file), "--svg", str(picture)]
+    words = ["speed", "--preset", "smoke", "--case", "generation-6x150", "--rounds", "1", "--out", str(file), "--svg", str(picture)]
     done = CliRunner().invoke(app, words)
     assert done.exit_code == 0, done.output
     report = json.loads(file.read_text())

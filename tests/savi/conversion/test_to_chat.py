@@ -108,8 +108,8 @@ def test_the_command(tmp_path: Path) -> None:
     source = with_code(tmp_path / "source")
     native, back = convert(source, tmp_path / "native"), tmp_path / "back"
     assert "go together" in failed(run("convert", native, back, "--to", "internvl-chat"), 2)
-    assert "go together" in failed(run("convert", native, back, "--base", source), 2)
-    result = run("convert", native, back, "--to", "internvl-chat", "--base", source)
+    assert "go together" in failed(run("convert", native, back, "--original", source), 2)
+    result = run("convert", native, back, "--to", "internvl-chat", "--original", source)
     assert result.exit_code == 0, result.output
     assert contents(back) == contents(source)
-    assert "holds something already" in failed(run("convert", native, back, "--to", "internvl-chat", "--base", source), 2)
+    assert "holds something already" in failed(run("convert", native, back, "--to", "internvl-chat", "--original", source), 2)
