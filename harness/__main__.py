@@ -15,9 +15,13 @@ from harness.run import doctor, launcher
 from harness.tables.leaderboard import cli as leaderboard_cli
 from harness.view import cli as view_cli
 from savi.base.cli import run_app
+from savi.base.errors import EXIT_CODES_TEXT
 
 app = typer.Typer(
-    no_args_is_help=True, add_completion=False, help="Measures a video language model, decides what a difference means, and tells it."
+    no_args_is_help=True,
+    add_completion=False,
+    help="Measures a video language model, decides what a difference means, and tells it.",
+    epilog=EXIT_CODES_TEXT,
 )
 for module in (evaluate_cli, gate_cli, check_cli, simulation_cli, leaderboard_cli, report_cli, view_cli, doctor, launcher):
     module.register(app)

@@ -12,6 +12,7 @@ from reproduce.paper import tables_cli
 from reproduce.speed import cli as speed_cli
 from reproduce.study import cli as study_cli
 from savi.base.cli import run_app
+from savi.base.errors import EXIT_CODES_TEXT
 
 app = typer.Typer(
     name="reproduce",
@@ -19,6 +20,7 @@ app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_show_locals=False,
+    epilog=EXIT_CODES_TEXT,
 )
 paper_cli.register(app)
 tables_cli.register(app)

@@ -27,12 +27,12 @@ from benchmarks.catalog import of_task  # noqa: E402
 from benchmarks.data.layout import MediaIndex  # noqa: E402
 from harness.run.journal import Answer, Journal, answer_key  # noqa: E402
 from harness.run.made_from import PAPER_MAX_NEW_TOKENS, made_by  # noqa: E402
-from harness.run.offline import InfrastructureError  # noqa: E402
 from harness.run.processes import PartDone  # noqa: E402
 from harness.run.requests import BIG_ROWS, SMALL_ROWS, Chunk, Group, Row, chunked, deal  # noqa: E402
 from harness.scoring import Asked, describe, question_id  # noqa: E402
+from savi.base.errors import UsageError  # noqa: E402
 from savi.base.processes import Processes  # noqa: E402
-from savi.base.shipped import named_folder  # noqa: E402
+from savi.base.shipped import SHIPPED, named_folder  # noqa: E402
 from savi.base.watch import working_on  # noqa: E402
 from savi.engine.sampling import GenerationSettings  # noqa: E402
 from savi.video.frames import DECODERS, Decoder, Frames, VideoError, segment_indices  # noqa: E402
@@ -74,31 +74,24 @@ def weights_of(model: str | Path | VideoLM) -> str:
     """Fingerprint of a checkpoint (a folder is hashed without loading it) or of a model in memory.
 
     Raises:
-        InfrastructureError: there is no such checkpoint, or its files cannot be read.
+        UsageError: there is no such folder.
+        CheckpointError: there is no checkpoint in it.
     """
     if isinstance(model, (str, Path)):
-        from savi.conversion.checkpoint import CheckpointError, weights_fingerprint
+        from savi.conversion.checkpoint import weights_fingerprint
 
-        try:
-            return weights_fingerprint(named_folder(model))
-        except (CheckpointError, OSError) as e:
-            raise InfrastructureError(f"no usable checkpoint: {e}") from e
+        folder = named_folder(model)
+        if not folder.is_dir():
+            raise UsageError(f"{model}: no such folder, and no model that comes with the project ({', '.join(SHIPPED)})")
+        return weights_fingerprint(folder)
     return model.fingerprint
 
 
 def load_model(path: str | Path, *, device: str = "auto", dtype: str = "auto", attn_implementation: str | None = None) -> VideoLM:
-    """`VideoLM.from_pretrained`.
-
-    Raises:
-        InfrastructureError: nothing usable there; the message has the reason.
-    """
-    from savi.base.errors import SaviError
+    """`VideoLM.from_pretrained`."""
     from savi.engine.video_lm import VideoLM
 
-    try:
-        return VideoLM.from_pretrained(path, device=device, dtype=dtype, attn_implementation=attn_implementation)
-    except (SaviError, OSError) as e:
-        raise InfrastructureError(f"the model could not be loaded: {e}") from e
+    return VideoLM.from_pretrained(path, device=device, dtype=dtype, attn_implementation=attn_implementation)
 
 
 class SaviLmms(lmms):

@@ -33,6 +33,12 @@ class PublishedError(SaviError, ValueError):
     exit_code = ExitCode.USAGE
 
 
+class PublishedFileError(PublishedError):
+    """A file among them that is not what its manifest says."""
+
+    exit_code = ExitCode.BROKEN
+
+
 @dataclass(frozen=True)
 class PublishedTable:
     """A table as published: exact decimals by (row position, column); None where not reported.
@@ -155,7 +161,8 @@ def load_published(folder: Path = PAPER_DIR) -> Published:
     """Read `folder/manifest.yaml` and every CSV file it lists.
 
     Raises:
-        PublishedError: no manifest, a file missing or not as the manifest says; the message names the place.
+        PublishedError: no manifest there.
+        PublishedFileError: a file is missing, or not as the manifest says; the message names the place.
     """
     path = folder / MANIFEST_FILE
     if not path.is_file():
@@ -166,12 +173,12 @@ def load_published(folder: Path = PAPER_DIR) -> Published:
     try:
         raw = yaml.safe_load(_read(path))
     except (yaml.YAMLError, ValueError, RecursionError) as e:
-        raise PublishedError(f"{path}: no valid YAML: {one_line(e)}") from e
+        raise PublishedFileError(f"{path}: no valid YAML: {one_line(e)}") from e
     try:
         manifest = Manifest.model_validate(raw)
     except ValidationError as e:
         first = e.errors()[0]
-        raise PublishedError(f"{path}: {'.'.join(map(str, first['loc'])) or 'manifest'}: {first['msg']}") from e
+        raise PublishedFileError(f"{path}: {'.'.join(map(str, first['loc'])) or 'manifest'}: {first['msg']}") from e
     tables = {t.file: _read_table(folder / t.file, t) for t in manifest.tables}
     return Published(folder, manifest, tables, _read_external(folder, manifest) if manifest.external else ())
 
@@ -179,12 +186,12 @@ def load_published(folder: Path = PAPER_DIR) -> Published:
 def _read(path: Path) -> str:
     try:
         if path.stat().st_size > MAX_FILE_BYTES:
-            raise PublishedError(f"{path}: {path.stat().st_size:,} bytes; a published table has at most {MAX_FILE_BYTES:,}")
+            raise PublishedFileError(f"{path}: {path.stat().st_size:,} bytes; a published table has at most {MAX_FILE_BYTES:,}")
         return path.read_text(encoding="utf-8-sig")
     except FileNotFoundError as e:
-        raise PublishedError(f"{path}: not there, though {MANIFEST_FILE} lists it") from e
+        raise PublishedFileError(f"{path}: not there, though {MANIFEST_FILE} lists it") from e
     except (OSError, UnicodeDecodeError) as e:
-        raise PublishedError(f"{path}: cannot be read as UTF-8 text: {e}") from e
+        raise PublishedFileError(f"{path}: cannot be read as UTF-8 text: {e}") from e
 
 
 _NUMBER = re.compile(r"[+-]?\d{1,12}(\.\d{1,12})?")
@@ -197,14 +204,14 @@ def _read_csv(path: Path, wanted: set[str]) -> list[dict[str, Any]]:
         header = list(reader.fieldnames or ())
         rows = list(reader)
     except csv.Error as e:
-        raise PublishedError(f"{path}: no valid CSV: {e}") from e
+        raise PublishedFileError(f"{path}: no valid CSV: {e}") from e
     if set(header) != wanted or len(header) != len(wanted):
-        raise PublishedError(f"{path}: columns are {header}, the manifest says {sorted(wanted)}")
+        raise PublishedFileError(f"{path}: columns are {header}, the manifest says {sorted(wanted)}")
     if not rows:
-        raise PublishedError(f"{path}: no rows")
+        raise PublishedFileError(f"{path}: no rows")
     for i, row in enumerate(rows, 2):
         if None in row or any(v is None for v in row.values()):
-            raise PublishedError(f"{path}:{i}: not as many fields as the header has ({len(header)})")
+            raise PublishedFileError(f"{path}:{i}: not as many fields as the header has ({len(header)})")
     return rows
 
 
@@ -225,9 +232,9 @@ def _read_external(folder: Path, manifest: Manifest) -> tuple[External, ...]:
         try:
             out.append(External.model_validate(row))
         except ValidationError as e:
-            raise PublishedError(f"{path}:{i}: {e.errors()[0]['loc'][0]}: {e.errors()[0]['msg']}") from e
+            raise PublishedFileError(f"{path}:{i}: {e.errors()[0]['loc'][0]}: {e.errors()[0]['msg']}") from e
         if out[-1].benchmark not in manifest.benchmarks:
-            raise PublishedError(f"{path}:{i}: benchmark {out[-1].benchmark!r}; {MANIFEST_FILE} lists {sorted(manifest.benchmarks)}")
+            raise PublishedFileError(f"{path}:{i}: benchmark {out[-1].benchmark!r}; {MANIFEST_FILE} lists {sorted(manifest.benchmarks)}")
     return tuple(out)
 
 
@@ -240,13 +247,13 @@ def _number(path: Path, line: int, column: str, text: str, info: TableInfo) -> D
             raise InvalidOperation
         value = Decimal(text)
     except InvalidOperation as e:
-        raise PublishedError(f"{path}:{line}, column {column!r}: {text[:60]!r} is no number (empty means not reported)") from e
+        raise PublishedFileError(f"{path}:{line}, column {column!r}: {text[:60]!r} is no number (empty means not reported)") from e
     decimals = -int(value.as_tuple().exponent)
     if decimals > info.decimals:
-        raise PublishedError(f"{path}:{line}, column {column!r}: {text} has {decimals} decimals, the manifest says {info.decimals}")
+        raise PublishedFileError(f"{path}:{line}, column {column!r}: {text} has {decimals} decimals, the manifest says {info.decimals}")
     is_gap = info.gap_row is not None  # a row of gaps holds differences, which may be negative
     if info.kind == "accuracy" and not is_gap and not 0 <= value <= 100:
-        raise PublishedError(f"{path}:{line}, column {column!r}: {text} is no percentage")
+        raise PublishedFileError(f"{path}:{line}, column {column!r}: {text} is no percentage")
     if info.kind == "counts" and (value < 0 or value != int(value)):
-        raise PublishedError(f"{path}:{line}, column {column!r}: {text} is no count")
+        raise PublishedFileError(f"{path}:{line}, column {column!r}: {text} is no count")
     return value

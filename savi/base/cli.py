@@ -82,6 +82,9 @@ def run_app(app: typer.Typer, prog_name: str, several: Collection[str] = ()) -> 
             except Stopped as stopped:
                 typer.echo("stopped", err=True)
                 sys.exit(int(stopped.exit_code))
+            except Exception:  # noqa: BLE001 - a bug: shown with its traceback, and not taken for "fail", which Python's own 1 means here
+                sys.excepthook(*sys.exc_info())  # typer's
+                sys.exit(int(ExitCode.MACHINE))
     finally:
         for number in _SIGNALS:
             signal.signal(number, signal.SIG_IGN)  # the work is over: while the interpreter ends, its exit code stands

@@ -14,7 +14,7 @@ from benchmarks.micro.world.videos import build_videos
 from harness.run.journal import Journal
 from harness.run.lmms_model import SaviLmms, generation_settings, weights_of
 from harness.run.made_from import made_by
-from harness.run.offline import InfrastructureError
+from savi.base.errors import SaviError, UsageError
 from savi.engine.sampling import GenerationSettings
 from savi.video.read import read_frames
 from tests.savi.tiny import tiny_checkpoint, tiny_video_lm
@@ -233,9 +233,9 @@ def test_bad_arguments_are_named(lm: Any, tmp_path: Path) -> None:
         SaviLmms(lm=lm, num_frames=0)
     with pytest.raises(ValueError, match="pyav, decord, torchcodec"):
         SaviLmms(lm=lm, decoder="cv2")  # type: ignore[arg-type]
-    with pytest.raises(InfrastructureError, match="nowhere"):
+    with pytest.raises(UsageError, match="nowhere"):
         weights_of(tmp_path / "nowhere")
-    with pytest.raises(InfrastructureError):
+    with pytest.raises(SaviError, match=r"config\.json"):
         SaviLmms(str(tmp_path))
 
 
