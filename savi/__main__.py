@@ -67,8 +67,9 @@ def pairs(
     """Make preference pairs from unlabelled videos, by the model's own critiques.
 
     Per question: an answer (rejected), the model's critique of it, its revision (chosen). A question without a pair leaves its reason in
-    dropped.jsonl beside OUT, a video that cannot be read a row in failures.jsonl; neither stops the rest. What a server replied is kept
-    beside OUT too, and not asked for again. On several GPUs: torchrun --nproc-per-node 8 -m savi pairs ... gives the same files.
+    dropped.jsonl beside pairs.jsonl (X.dropped.jsonl beside X.jsonl), a video that cannot be read a row in failures.jsonl; neither stops
+    the rest. What a server replied is kept beside OUT too, and not asked for again. On several GPUs: torchrun --nproc-per-node 8 -m savi
+    pairs ... gives the same files.
     """
     with errors(kept=KEPT):
         from savi.base.files import FailureLog

@@ -83,6 +83,13 @@ def journal_path(out: str | Path) -> Path:
     return Path(out).with_suffix(".journal.jsonl")
 
 
+def dropped_path(out: str | Path) -> Path:
+    """The dropped questions beside a pairs file: dropped.jsonl beside pairs.jsonl; with another name, as several may lie in one folder,
+    beside any other file."""
+    path = Path(out)
+    return path.with_name("dropped.jsonl") if path.stem == "pairs" else path.with_suffix(".dropped.jsonl")
+
+
 def read_counts(out: str | Path) -> AlignCounts:
     """The counts of a pairs file, finished or not, from its journal."""
     path = journal_path(out)
@@ -135,7 +142,7 @@ class Journal:
         critic: str | None = None,
     ) -> None:
         self.out = Path(out)
-        self._dropped = Path(dropped) if dropped is not None else self.out.with_name("dropped.jsonl")
+        self._dropped = Path(dropped) if dropped is not None else dropped_path(out)
         self._path = journal_path(out)
         self.videos_done = 0
         self.failures: list[dict[str, str]] = []

@@ -117,11 +117,11 @@ def propose(
 ) -> Iterator[PreferencePair]:
     """Make preference pairs from videos; yields them in the order of the videos, as chunks are finished.
 
-    With `out`, pairs are written there chunk by chunk, dropped questions to `dropped` (default: dropped.jsonl beside it), and a run that
-    was killed goes on after its last whole chunk: the same bytes as an uninterrupted one, the stored pairs yielded first. A sampled
-    row's random stream is named by video, kind, index and stage, so results do not depend on chunks or batches. A video that cannot be
-    read is listed in `failures` and the rest goes on; it is not tried again when the run goes on, unless `retry_failed`: then those
-    come first, and their pairs after the stored ones.
+    With `out`, pairs are written there chunk by chunk, dropped questions to `dropped` (by default `savi.loop.journal.dropped_path`), and
+    a run that was killed goes on after its last whole chunk: the same bytes as an uninterrupted one, the stored pairs yielded first. A
+    sampled row's random stream is named by video, kind, index and stage, so results do not depend on chunks or batches. A video that
+    cannot be read is listed in `failures` and the rest goes on; it is not tried again when the run goes on, unless `retry_failed`: then
+    those come first, and their pairs after the stored ones.
 
     `critic` criticises in the place of `lm`, which still asks, answers and revises. What a server replied is kept beside `out` until the
     pairs are made from it, also within a chunk: nothing is asked of it twice.

@@ -181,6 +181,19 @@ def test_a_file_that_this_loop_did_not_write_is_left_alone(clips: list[Path], tm
     assert (tmp_path / "pairs.jsonl").read_text() == "mine\n"
 
 
+def test_two_files_in_one_folder_do_not_touch_each_others_questions(clips: list[Path], tmp_path: Path) -> None:
+    def make(name: str, videos: list[Path]) -> dict[str, bytes]:
+        list(propose(ScriptedLM(micro_reply), videos, SETTINGS, out=tmp_path / name))
+        return {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+
+    make("none.jsonl", clips[2:3])  # the broken one: no question, so nothing dropped
+    make("pairs.jsonl", clips[3:])
+    made = make("some.jsonl", clips)
+    assert made["dropped.jsonl"] and made["some.dropped.jsonl"] and not made["none.dropped.jsonl"]
+    for name, videos in (("none.jsonl", clips[2:3]), ("pairs.jsonl", clips[3:]), ("some.jsonl", clips)):
+        assert make(name, videos) == made  # run again: nothing is cut off
+
+
 def test_settings_of_speed_may_change_in_between(clips: list[Path], tmp_path: Path) -> None:
     run(ScriptedLM(micro_reply), clips, tmp_path)
     faster = replace(SETTINGS, chunk_videos=1, answer=replace(SETTINGS.answer, max_batch=2))
