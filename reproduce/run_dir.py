@@ -45,7 +45,7 @@ PACKAGES = (
     "numpy",
 )
 # Where a run keeps its things may change between two commands that mean the same experiment.
-_NOT_IDENTITY = (
+NOT_IDENTITY = (
     "machine.tflops",
     "machine.processes",
     "loop.chunk_videos",
@@ -236,7 +236,7 @@ def differing_settings(there: Mapping[str, Any], now: Mapping[str, Any]) -> list
     out = []
     for key in dict.fromkeys([*there, *now]):
         a, b = there.get(key, {}).get("value", "(unset)"), now.get(key, {}).get("value", "(unset)")
-        if a != b and key not in _NOT_IDENTITY:
+        if a != b and key not in NOT_IDENTITY:
             out.append(f"{key}: {json.dumps(a)} there, {json.dumps(b)} now")
     return out
 

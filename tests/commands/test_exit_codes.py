@@ -45,10 +45,12 @@ ABSENT = {
     "reproduce tables": "absent",
     "reproduce audit": "--tables absent",
     "reproduce study": "--controls absent",
+    "reproduce study-table": "absent",
+    "reproduce study-figures": "absent",
     "reproduce speed": "--preset absent",
 }
 """A command -> arguments that name what is not there: exit code 2."""
-NAMES_NOTHING = {"savi families", "benchmarks list", "harness doctor", "harness lmms-eval"}
+NAMES_NOTHING = {"savi families", "benchmarks list", "harness doctor", "harness lmms-eval", "reproduce study-coverage"}
 BROKEN = {
     "savi ask": "broken.mp4 what --model micro",
     "savi train": "broken.jsonl --model micro --out trained",
@@ -64,6 +66,8 @@ BROKEN = {
     "harness leaderboard": "run",
     "reproduce tables": "run",
     "reproduce audit": "--tables tables",
+    "reproduce study-table": "study",
+    "reproduce study-figures": "study",
 }
 """A command -> arguments that name a broken file: exit code 4."""
 
@@ -81,7 +85,15 @@ def invoke(name: str, arguments: str) -> tuple[int, str]:
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder with a broken one of everything."""
-    for name in ("broken.mp4", "broken.jsonl", "model/config.json", "run/run.json", "run/base/eval/egoschema/score.json", "reference.json"):
+    for name in (
+        "broken.mp4",
+        "broken.jsonl",
+        "model/config.json",
+        "run/run.json",
+        "run/base/eval/egoschema/score.json",
+        "reference.json",
+        "study/questions.json",
+    ):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text('{"half": ')
     (tmp_path / "run/base/eval/egoschema/questions.jsonl").write_text("{}\n")

@@ -1,0 +1,241 @@
+"""Runs a study's plan: base models that are missing, then every run without a record, several at a time, one thread each.
+
+What ends badly is listed and never ends the rest; what is finished is not run again. A run leaves a record of a few kB; its folder can go.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import statistics
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+
+from harness.records import read_evaluations
+from reproduce.run_dir import RunDir
+from reproduce.study.plan import Base, Plan, Run, StudyError
+from reproduce.study.records import Questions, Record, RecordsError, answers_of, questions_of, read_record, record_path, write_record
+from savi.base.errors import one_line
+from savi.base.files import FailureLog
+
+RUN_S = {"micro": 395.0, "smoke": 50.0}
+"""Seconds of a core that a run takes: micro as `machine.tflops` of its scale has it (a whole run on two cores), smoke in proportion."""
+STOP_S = 15.0
+
+
+@dataclass(frozen=True)
+class Times:
+    """What is left of a study and how long it will take: `base_s`, `run_s` of one of them on one core, and where these are from."""
+
+    bases: int
+    runs: int
+    base_s: float
+    run_s: float
+    source: str
+    jobs: int
+
+    @property
+    def hours(self) -> float:
+        return (self.bases * self.base_s + self.runs * self.run_s) / 3600 / self.jobs
+
+    def line(self) -> str:
+        """For people."""
+        left = f"{self.bases} base models of {self.base_s / 60:.0f} min and {self.runs} runs of {self.run_s / 60:.1f} min"
+        return f"{left} on one core, {self.jobs} at a time: about {self.hours:.1f} h ({self.source})"
+
+
+def left_to_run(plan: Plan, keep: Path) -> list[Run]:
+    """The runs without a record.
+
+    Raises:
+        RecordsError: a record was made with other settings, of another base, or under another freezing file.
+    """
+    return [run for run in plan.runs() if not _kept(plan, run, keep)]
+
+
+def _kept(plan: Plan, run: Run, keep: Path) -> bool:
+    path = record_path(keep, run.name)
+    if not path.exists():
+        return False
+    record = read_record(path)
+    named = [run.base, *([run.critic] if run.critic else [])]
+    if not all(base.there for base in named):  # the record stands; without the model nothing can be compared
+        return True
+    differing = [
+        name
+        for name, there, now in (
+            ("base model", record.base_fingerprint, run.base.fingerprint),
+            ("settings", record.settings, plan.settings_digest(run)),
+            ("freezing file", record.frozen, plan.frozen),
+        )
+        if there != now
+    ]
+    if differing:
+        raise RecordsError(f"{path}: was made with another {' and another '.join(differing)}; take another --keep, or move it away")
+    return True
+
+
+def times(plan: Plan, keep: Path, jobs: int) -> Times:
+    """How long what is left will take: by this study's own runs where there are any, else by the shipped figures."""
+    left = left_to_run(plan, keep)
+    done = [read_record(path).wall_s for run in plan.runs() if (path := record_path(keep, run.name)).exists()]
+    bases, run_s = [base for base in plan.bases if not base.there], RUN_S.get(plan.scale, RUN_S["micro"])
+    source = "a run as measured when the scale was made, a base as the shipped one's training took"
+    if done:
+        run_s, source = (
+            statistics.median(done),
+            f"the median of this study's {len(done)} finished runs, a base as the shipped one's training",
+        )
+    return Times(len(bases), len(left), _base_s(), run_s, source, jobs)
+
+
+def _base_s() -> float:
+    from reproduce.paper.experiment import shipped_base
+
+    try:
+        return 60 * float(json.loads((shipped_base() / "training.json").read_text(encoding="utf-8"))["minutes"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return 40 * 60.0
+
+
+def make_record(plan: Plan, run: Run) -> tuple[Record, Questions]:
+    """The record of a finished run.
+
+    Raises:
+        RecordsError: it answered other questions after one iteration than after another, or an answer is half right.
+    """
+    from benchmarks.micro.analysis import judge_pairs
+    from savi.loop.journal import read_unchanged
+    from savi.loop.preferences import read_pairs
+
+    folder = RunDir(plan.folder(run))
+    stages, pairs, asked = [], [], []
+    for t in range(plan.common.loop.iterations.value + 1):
+        found = read_evaluations(folder.iteration(t))
+        asked.append(questions_of(found))
+        stages.append(answers_of(found))
+        if t:
+            made = [asdict(pair) for pair in read_pairs(folder.iteration(t) / "pairs.jsonl")]
+            same = [asdict(pair) for pair in read_unchanged(folder.iteration(t) / "dropped.jsonl")]
+            pairs.append(asdict(judge_pairs(made, same, 1000 * run.seed + t)))
+    if any(questions.digest != asked[0].digest for questions in asked):
+        raise RecordsError(f"{folder.path}: its stages answered different questions")
+    facts = folder.read() or {}
+    wall_s = sum(float(stage.get("wall_s", 0.0)) for stage in folder.timings().values())
+    record = Record(
+        scale=plan.scale, base=run.base.name, base_fingerprint=run.base.fingerprint, seed=run.seed, variant=run.variant,
+        settings=plan.settings_digest(run), frozen=plan.frozen, questions=asked[0].digest, stages=stages, pairs=pairs,
+        wall_s=round(wall_s, 1), versions=facts.get("versions") or {}, commit=str((facts.get("git") or {}).get("commit") or ""),
+    )  # fmt: skip
+    return record, asked[0]
+
+
+class Runner:
+    """Runs commands side by side, one thread each. `tell` gets a line when one has ended."""
+
+    def __init__(self, out: Path, jobs: int, tell: Callable[[str], None]) -> None:
+        self._logs, self._jobs, self._tell = out / "logs", jobs, tell
+        self._running: set[subprocess.Popen[bytes]] = set()
+        self._lock, self._stopping = threading.Lock(), False
+        self.failures = FailureLog(out / "failures.jsonl")
+        self.failed: list[str] = []
+
+    def all(self, tasks: Sequence[tuple[str, list[str], Callable[[], None]]]) -> None:
+        """Run (name, command, what to do with its result) tasks. A stop signal ends them all; what they finished is kept."""
+        pool, began = ThreadPoolExecutor(self._jobs), time.monotonic()
+        futures: dict[Future[str], str] = {pool.submit(self._one, *task): task[0] for task in tasks}
+        self.failures.forget([name for name, _, _ in tasks], "study")
+        waiting = set(futures)
+        try:
+            while waiting:
+                done, waiting = wait(waiting, return_when=FIRST_COMPLETED)
+                for future in done:
+                    self._told(futures[future], future.result(), len(tasks) - len(waiting), len(tasks), began)
+        except BaseException:
+            self._stop()
+            raise
+        finally:
+            pool.shutdown(wait=True, cancel_futures=True)
+
+    def _told(self, name: str, why: str, done: int, of: int, began: float) -> None:
+        if why:
+            self.failed.append(f"{name}: {why}")
+            self.failures.add(what=name, where=str(self._logs / f"{name}.log"), why=why, stage="study")
+        left = (time.monotonic() - began) / done * (of - done) / 3600
+        rest = f", about {left:.1f} h left" if done < of else ""
+        self._tell(f"{name}: {why or 'done'} ({done} of {of}, {len(self.failed)} failed{rest})")
+
+    def _one(self, name: str, command: list[str], then: Callable[[], None]) -> str:
+        """Why a task failed; empty where it did not."""
+        log = self._logs / f"{name}.log"
+        log.parent.mkdir(parents=True, exist_ok=True)
+        env = {**os.environ, "OMP_NUM_THREADS": "1"}
+        with log.open("ab") as file:
+            with self._lock:
+                if self._stopping:
+                    return "not begun"
+                process = subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, env=env)
+                self._running.add(process)
+            code = process.wait()
+            with self._lock:
+                self._running.discard(process)
+        if code:
+            return f"exit code {code}: {_last_line(log)} (log: {log})"
+        try:
+            then()
+        except Exception as error:  # noqa: BLE001 - one broken run never ends the rest; it is listed
+            return f"{type(error).__name__}: {one_line(error)}"
+        return ""
+
+    def _stop(self) -> None:
+        with self._lock:
+            self._stopping = True
+            running = list(self._running)
+        for process in running:
+            process.terminate()
+        until = time.monotonic() + STOP_S
+        for process in running:
+            try:
+                process.wait(max(0.1, until - time.monotonic()))
+            except subprocess.TimeoutExpired:
+                process.kill()
+
+
+def _last_line(log: Path) -> str:
+    lines = [line for line in log.read_text(encoding="utf-8", errors="replace").splitlines() if line.strip()]
+    said = [line for line in lines if line.startswith("error:")] or lines
+    return said[-1][:300] if said else "it said nothing"
+
+
+def run_study(plan: Plan, keep: Path, *, jobs: int, tell: Callable[[str], None], discard: bool = False) -> int:
+    """Make what is missing; returns how many runs were made now.
+
+    Raises:
+        StudyError: a base or a run ended badly; all others are finished.
+        RecordsError: as `left_to_run`.
+    """
+    runner = Runner(plan.out, jobs, tell)
+    runner.all([(base.name, base.command(), lambda: None) for base in plan.bases if not base.there])
+    left = left_to_run(plan, keep)
+    ready = [run for run in left if run.base.there and (run.critic is None or run.critic.there)]
+    for run in left:
+        if run not in ready:
+            lacking: Base = run.critic if run.base.there and run.critic else run.base
+            runner.failed.append(f"{run.name}: base {lacking.name} is not there")
+
+    def finish(run: Run) -> None:
+        write_record(keep, *make_record(plan, run))
+        if discard:
+            shutil.rmtree(plan.folder(run))
+
+    runner.all([(run.name, plan.command(run), partial(finish, run)) for run in ready])
+    if runner.failed:
+        raise StudyError(f"{len(runner.failed)} failed: " + "; ".join(runner.failed) + "; fix the cause and run the study again")
+    return len(ready)
