@@ -234,6 +234,8 @@ def _echo(options: tuple[str, ...]) -> re.Pattern[str] | None:
 
 def _without_echo(text: str, options: tuple[str, ...]) -> str:
     """The reply without the options repeated before or after its answer; as it is where nothing else is said."""
+    if len(text) < sum(len(_plain(option)) for option in options):
+        return text  # too short to repeat them: most replies are, and each question's pattern takes milliseconds to compile
     echo = _echo(options)
     rest = text if echo is None else echo.sub("\n", text)
     return rest if re.search(r"\w", rest) else text

@@ -25,6 +25,7 @@ from typing import Any
 from benchmarks.benchmark import Judge
 from benchmarks.catalog import CATALOG, of_task
 from harness.records import ReadBy
+from harness.run.fast_yaml import fast_yaml
 from savi.base.errors import SaviError
 from savi.base.files import beside_or_cached, make_folder
 
@@ -144,7 +145,8 @@ def refuse_network() -> Iterator[list[str]]:
 
 @contextmanager
 def quiet_upstream() -> Iterator[None]:
-    """lmms-eval without its progress bars, log lines and downloads of word lists (NExT-QA's open-ended metric, not used here)."""
+    """lmms-eval without its progress bars, log lines and downloads of word lists (NExT-QA's open-ended metric, not used here), its task
+    files read by libyaml."""
     import lmms_eval.api.task as task
     import lmms_eval.evaluator as evaluator
     from loguru import logger
@@ -163,7 +165,8 @@ def quiet_upstream() -> Iterator[None]:
     logger.disable("lmms_eval")
     restore_datasets = _quiet_datasets()
     try:
-        yield
+        with fast_yaml():
+            yield
     finally:
         for module, name, value in held:
             setattr(module, name, value)

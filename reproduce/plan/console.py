@@ -99,7 +99,6 @@ _PARTS = {
     "optimiser": "optimiser",
     "in_use": "copies and layers in use",
     "activations": "activations and logits",
-    "videos": "encoded videos",
     "start": "whole, before it is in shards",
     "peak": "at most",
 }

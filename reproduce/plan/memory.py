@@ -51,28 +51,26 @@ class ModelSizes:
 
 @dataclass(frozen=True)
 class TrainingMemory:
-    """Bytes on one GPU. `in_use`: bfloat16 copies of weights, layers gathered from the other GPUs, gradients on their way; `videos`: those
-    that are kept encoded; `start`: before the model is in shards, every GPU has it whole."""
+    """Bytes on one GPU. `in_use`: bfloat16 copies of weights, layers gathered from the other GPUs, gradients on their way; `start`: before
+    the model is in shards, every GPU has it whole. Encoded videos are kept in the machine's memory."""
 
     weights: float
     gradients: float
     optimiser: float
     in_use: float
     activations: float
-    videos: float = 0.0
     start: float = 0.0
 
     @property
     def peak(self) -> float:
-        parts = (self.weights, self.gradients, self.optimiser, self.in_use, self.activations, self.videos)
-        return max(self.start, sum(parts))
+        return max(self.start, self.weights + self.gradients + self.optimiser + self.in_use + self.activations)
 
     def fits(self, gpu_gb: float) -> bool:
         """Whether a GPU of so many GB holds it."""
         return self.peak <= FREE_SHARE * gpu_gb * 1e9
 
 
-def training_memory(sizes: ModelSizes, *, gpus: int, sharding: Sharding, activations: float, videos: float = 0.0) -> TrainingMemory:
+def training_memory(sizes: ModelSizes, *, gpus: int, sharding: Sharding, activations: float) -> TrainingMemory:
     """What one of `gpus` GPUs holds.
 
     Raises:
@@ -85,11 +83,11 @@ def training_memory(sizes: ModelSizes, *, gpus: int, sharding: Sharding, activat
     masters, gradients, optimiser = WHOLE * sizes.trained, WHOLE * sizes.trained, ADAM * sizes.trained
     if sharding == "none":
         copies = HALF * sizes.trained + (gradients if gpus > 1 else 0.0)  # DDP's buckets hold every gradient a second time
-        return TrainingMemory(base + masters + frozen, gradients, optimiser, copies, activations, videos)
+        return TrainingMemory(base + masters + frozen, gradients, optimiser, copies, activations)
     table = sizes.vocabulary * sizes.hidden
     gathered = HALF * (2 * sizes.layer + 2 * table) + (HALF * (sizes.layer + table) if not sizes.adapters else 0.0)
     shards = ((base + masters) / gpus + frozen, gradients / gpus, optimiser / gpus)
-    return TrainingMemory(*shards, gathered, activations, videos, start=base + masters + frozen)
+    return TrainingMemory(*shards, gathered, activations, start=base + masters + frozen)
 
 
 def activation_memory(sizes: ModelSizes, *, tokens: int, scored: int, checkpointing: bool) -> float:
@@ -129,7 +127,7 @@ class Way:
         return {"name": self.name, **asdict(self.memory), "peak": self.memory.peak, "fits": self.fits}
 
 
-def ways_to_train(scale: Scale, *, tokens: int, scored: int, videos: float, gpus: int) -> list[Way]:
+def ways_to_train(scale: Scale, *, tokens: int, scored: int, gpus: int) -> list[Way]:
     """Adapters (where the scale has them) and all weights, whole and in shards; layers are computed twice."""
     own = sizes_of(scale)
     models = [(f"LoRA r {scale.training.lora_r.value}", own)] if own.adapters else []
@@ -139,7 +137,7 @@ def ways_to_train(scale: Scale, *, tokens: int, scored: int, videos: float, gpus
     for name, sizes in models:
         needed = activation_memory(sizes, tokens=tokens, scored=scored, checkpointing=True)
         for sharding in shardings:
-            memory = training_memory(sizes, gpus=gpus, sharding=sharding, activations=needed, videos=videos)
+            memory = training_memory(sizes, gpus=gpus, sharding=sharding, activations=needed)
             how = "whole" if sharding == "none" else "sharding fsdp2"
             ways.append(Way(f"{name}, {how}", memory, next((gb for gb in CARDS_GB if memory.fits(gb)), None)))
     return ways

@@ -14,7 +14,7 @@ from typing import Any
 from benchmarks.catalog import select
 from harness.run.requests import BIG_ROWS, SMALL_ROWS
 from reproduce.plan.figures import Figures, figures_for
-from reproduce.plan.memory import HALF, Way, ways_to_train
+from reproduce.plan.memory import Way, ways_to_train
 from reproduce.scale import Scale, load_scale, scale_names
 
 PROMPT_TOKENS = {"real": 80, "micro": 20}
@@ -30,8 +30,6 @@ KV_SHARE = 0.25
 """Width of keys (and of values) in hidden sizes: a key head for four query heads, as in InternVL2.5-8B."""
 BYTES = 2
 """Of a weight, key or value: 16 bits."""
-FEATURES_BYTES = 4096e6
-"""Videos kept encoded while training (`DPOSettings.features_mb`)."""
 
 
 @dataclass(frozen=True)
@@ -169,9 +167,7 @@ def _memory(scale: Scale, count: _Counter, gpus: int) -> list[Way]:
     rows, answer = 2 * loop.questions_per_kind.value, loop.answer_tokens.value
     row = count.prefix_tokens(frames) + rows * (count.prompt + 2 * answer)
     videos = max(1, scale.training.max_batch_tokens.value // row)
-    features = HALF * loop.videos_per_iteration.value * frames * count.visual_tokens * scale.architecture.hidden.value
-    kept = min(features, FEATURES_BYTES)
-    return ways_to_train(scale, tokens=videos * row, scored=videos * rows * 2 * answer, videos=kept, gpus=gpus)
+    return ways_to_train(scale, tokens=videos * row, scored=videos * rows * 2 * answer, gpus=gpus)
 
 
 def _data(scale: Scale, count: _Counter) -> tuple[int, int, Cost]:

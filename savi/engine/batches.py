@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import cache
 from typing import TYPE_CHECKING, TypeVar
 
 from savi.engine import memory
@@ -33,6 +34,7 @@ def in_batches(
     numbers: dict[int, int] = {}
     videos = [numbers.setdefault(id(row.prefix), len(numbers)) for row in rows] if shared else None
 
+    @cache
     def cost(prefix_length: int, prompt_length: int) -> int:
         scores = 8 * int(lm.text_config.num_attention_heads) * prompt_length**2 if stacks else 0  # a prompt's own, in float32, twice
         return scores + memory.row_bytes(lm.text_config, dtype, 0 if shared else prefix_length, prompt_length, new_tokens)

@@ -196,9 +196,14 @@ class ChatFormat:
             return []
         return [word for word in dict.fromkeys(prompt.split()) if unknown in self._as_text(word)]
 
-    def response_ids(self, text: str) -> list[int]:
-        """Ids of a reply with its end-of-turn token; special tokens spelled in it are split."""
-        return [*self._as_text(text), self.end_of_turn_id]
+    def response_ids(self, texts: Sequence[str]) -> list[list[int]]:
+        """Ids of each reply with its end-of-turn token; special tokens spelled in it are split."""
+        plain = [text for text in dict.fromkeys(texts) if self._special is None or not self._special.search(text)]
+        for text in plain:
+            _refuse_surrogates(text)
+        found = self.tokenizer(plain, add_special_tokens=False)["input_ids"] if plain else []  # a tokenizer fails on an empty list
+        known = dict(zip(plain, found, strict=True))
+        return [[*(known[text] if text in known else self._as_text(text)), self.end_of_turn_id] for text in texts]
 
     def end_ids(self, generation_config: Any) -> list[int]:
         """Ids that end a reply: the template's end of turn, the tokenizer's and the generation config's eos."""

@@ -261,7 +261,7 @@ class VideoLM:
 
     def response_ids(self, text: str) -> list[int]:
         """Ids of a reply with its end-of-turn token."""
-        return self.chat.response_ids(text)
+        return self.chat.response_ids([text])[0]
 
     @property
     def end_ids(self) -> list[int]:
@@ -313,8 +313,9 @@ class VideoLM:
 
         self._check_ours([watched for watched, _, _ in items])
         rows = []
-        for (watched, _, response), prompt in zip(items, self.chat.prompt_ids([prompt for _, prompt, _ in items]), strict=True):
-            reply = self.chat.response_ids(response)
+        prompts = self.chat.prompt_ids([prompt for _, prompt, _ in items])
+        replies = self.chat.response_ids([response for _, _, response in items])
+        for (watched, *_), prompt, reply in zip(items, prompts, replies, strict=True):
             self._check_context(watched.prefix.next_pos, len(prompt) + len(reply), 0, watched.frames)
             rows.append(Branch(watched.prefix, prompt + reply, reply=len(reply)))
 

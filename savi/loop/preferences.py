@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -69,7 +69,7 @@ def make_pair_id(video: str, kind: str, index: int, question: str) -> str:
 
 def pair_row(pair: PreferencePair, folder: str | Path) -> dict[str, Any]:
     """A pair as a file's row, its video relative to the folder of that file, so that a run's folder can be moved."""
-    row = {key: value for key, value in asdict(pair).items() if key not in ("system", "history") or value}
+    row = {key: value for key, value in vars(pair).items() if key not in ("system", "history") or value}
     row["video"] = Path(os.path.relpath(pair.video, folder)).as_posix()
     return row
 

@@ -272,7 +272,7 @@ class _Draft:
     def dropped_row(self, settings: AlignSettings) -> dict[str, Any]:
         """A row of dropped.jsonl: a pair's fields as far as they came, with the reason."""
         reason, detail = self.dropped or ("", "")
-        row = asdict(self.pair(settings))
+        row = dict(vars(self.pair(settings)))
         del row["chosen"], row["rejected"]
         return {**row, "revision": self.said.get("revise", ""), "reason": reason, "detail": detail}
 

@@ -77,10 +77,11 @@ def tokenise(lm: VideoLM, pairs: Iterable[PreferencePair], settings: DPOSettings
     examples: list[Example] = []
     dropped: list[DroppedPair] = []
     seen: set[str] = set()
-    for pair in sorted(pairs, key=lambda pair: (pair.video, pair.pair_id)):
-        question = tuple(lm.prompt_ids([*(text for turn in pair.history for text in turn), pair.prompt]))
-        chosen = tuple(lm.response_ids(pair.chosen))
-        rejected = tuple(lm.response_ids(pair.rejected))
+    ordered = sorted(pairs, key=lambda pair: (pair.video, pair.pair_id))
+    questions = lm.chat.prompt_ids([[*(text for turn in pair.history for text in turn), pair.prompt] for pair in ordered])
+    replies = lm.chat.response_ids([text for pair in ordered for text in (pair.chosen, pair.rejected)])
+    for pair, question, *both in zip(ordered, questions, replies[::2], replies[1::2], strict=True):
+        chosen, rejected = map(tuple, both)
         if pair.pair_id in seen:
             dropped.append(DroppedPair(pair.pair_id, "a second pair of the same pair_id"))
         elif not pair.chosen.strip():
@@ -88,7 +89,8 @@ def tokenise(lm: VideoLM, pairs: Iterable[PreferencePair], settings: DPOSettings
         elif chosen == rejected and not settings.objective.nll_weight:
             dropped.append(DroppedPair(pair.pair_id, "chosen and rejected are the same tokens"))
         else:
-            examples.append(Example(pair.pair_id, pair.video, PairTokens(question, chosen, () if settings.method == "sft" else rejected)))
+            tokens = PairTokens(tuple(question), chosen, () if settings.method == "sft" else rejected)
+            examples.append(Example(pair.pair_id, pair.video, tokens))
         seen.add(pair.pair_id)
     return examples, dropped
 

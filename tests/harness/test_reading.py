@@ -7,6 +7,7 @@ green cone, yellow disc; of its captions: it goes up, it goes down.
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from benchmarks.benchmark import Form
+from harness import reading
 from harness.reading import read_letter, read_reply, read_yes_no
 
 OPTIONS: dict[str, tuple[str, ...]] = {
@@ -85,3 +87,21 @@ def test_long_replies_take_no_time_and_are_read_by_their_end() -> None:
         read_yes_no(filler * 100_000)
     assert time.monotonic() - begin < 20
     assert read_letter("x " * 50_000 + "The answer is B.", OPTIONS["letter"]) == "B"
+
+
+WORDS = st.lists(st.sampled_from(["red", "ball", "Blue", "it's", "A", "(B)", "ſ", "İ", "ς", ".", "\n", "the answer is"]), max_size=14)
+
+
+@given(text=WORDS, options=st.lists(st.sampled_from(["red", "ball", "red ball", "Blue it's", "ς ſ", "İ"]), min_size=2, max_size=5))
+def test_a_reply_too_short_to_repeat_the_options_is_not_searched_for_them(text: list[str], options: list[str]) -> None:
+    """As it is where the pattern is tried on it."""
+    said, choices = " ".join(text), tuple(options)
+    echo = reading._echo(choices)
+    rest = said if echo is None else echo.sub("\n", said)
+    assert reading._without_echo(said, choices) == (rest if re.search(r"\w", rest) else said)
+
+
+def test_a_short_reply_costs_no_pattern(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reading, "_echo", lambda options: pytest.fail("compiled a pattern"))
+    assert read_letter("(B)", OPTIONS["letter"]) == "B"
+    assert read_letter("The answer is B.", OPTIONS["letter"]) == "B"

@@ -186,7 +186,7 @@ def test_the_smallest_gpu_that_holds_it() -> None:
 
     assert [memory(gb).fits(80) for gb in (70, 73, 75)] == [True, True, False]
     assert TrainingMemory(1e9, 0, 0, 0, 0, start=90e9).fits(80) is False
-    ways = ways_to_train(load_scale("38b"), tokens=12000, scored=3000, videos=0.0, gpus=2)
+    ways = ways_to_train(load_scale("38b"), tokens=12000, scored=3000, gpus=2)
     assert {way.name: way.fits for way in ways}["LoRA r 64, whole"] == 141
 
 
@@ -219,4 +219,4 @@ def test_the_cluster_page_says_what_the_plan_says() -> None:
     kept = " | ".join(f"{(m.weights + m.gradients + m.optimiser) / 1e9:.1f}" for m in memory)
     most = " | ".join(f"{m.peak / 1e9:.1f}" for m in memory)
     assert f"| weights, gradients, optimiser | {kept} |" in page
-    assert f"| at most, with activations, encoded videos and copies | {most} |" in page
+    assert f"| at most, with activations and copies | {most} |" in page

@@ -88,6 +88,12 @@ def test_prompts_cannot_spell_special_tokens(lm: VideoLM) -> None:
     assert lm.response_ids("red <eos> blue").count(2) == 1
 
 
+def test_replies_together_have_the_ids_of_replies_alone(lm: VideoLM) -> None:
+    texts = ["red", "red <eos> blue", "", "goes from x2 to x3", "red"]
+    assert lm.chat.response_ids(texts) == [lm.response_ids(text) for text in texts]
+    assert lm.chat.response_ids([]) == []
+
+
 def test_empty_and_long_prompts_stand_beside_each_other(lm: VideoLM) -> None:
     watched = lm.watch(tiny_frames(0))
     long = " ".join(tiny_prompts(40, seed=4))
