@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 from collections import defaultdict
 from collections.abc import Iterable
 from pathlib import Path
@@ -161,3 +162,12 @@ def test_former_names_keep_the_limits_of_the_present_ones() -> None:
 
 def test_every_command_has_a_help_text() -> None:
     assert [name for name, command in commands().items() if not command.help] == []
+
+
+@pytest.mark.parametrize("name", [name for name, command in commands().items() if "Example: " in (command.epilog or "")])
+def test_the_example_of_a_help_text_is_taken(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "trained/model").mkdir(parents=True)
+    words = shlex.split(commands()[name].epilog.partition("Example: python -m ")[2])
+    assert " ".join(words[:2]) == name
+    commands()[name].make_context(words[1], words[2:])
