@@ -224,7 +224,7 @@ class RunDir:
         rows: dict[str, None] = {}
         for part in parts:
             if part.exists():
-                for line in part.read_text(encoding="utf-8").splitlines():
+                for line in part.read_bytes().decode("utf-8", "replace").split("\n"):  # a name may hold other separators
                     if line.strip():
                         rows.setdefault(line)
         write_text_atomic(self.path / FAILURES_FILE, "".join(f"{row}\n" for row in rows))

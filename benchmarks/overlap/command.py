@@ -17,7 +17,7 @@ from benchmarks.data.layout import fix_command
 from benchmarks.overlap.overlap import Comparison, compare, summary, to_csv
 from savi.base.cli import bar, print_json, stop
 from savi.base.errors import ExitCode
-from savi.base.files import write_text_atomic
+from savi.base.files import visible_files, write_text_atomic
 
 SHOWN = 20
 """Rows of the table that are printed; the file has all."""
@@ -27,7 +27,7 @@ SIZES = (4_000, 12_000)
 
 def run(videos: Path, hf_home: Path, benchmarks: Sequence[Benchmark], *, out: Path | None, as_json: bool) -> ExitCode:
     """Compare, print and write. `FAIL`: some training videos are benchmark videos; `MACHINE`: none, but not all could be compared."""
-    paths = sorted(p for p in videos.rglob("*") if p.suffix.lower() in VIDEO_SUFFIXES - {".jpg", ".png"})
+    paths = sorted(p for p in visible_files(videos) if p.suffix.lower() in VIDEO_SUFFIXES - {".jpg", ".png"})
     if not paths:
         stop(f"--videos {videos}: no video in this folder", ExitCode.USAGE)
     with bar("videos") as progress:

@@ -11,6 +11,7 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
+from zipfile import BadZipFile
 
 import numpy as np
 
@@ -91,7 +92,7 @@ def compare(
     for pair in find_pairs(mine, theirs):
         best[pair.first, pair.second] = ("look", round(pair.share, 3), pair.mirrored)
     for i, path in enumerate(videos):
-        if path.is_file() and (same := digests.get(sha256_file(path))) is not None:
+        if (same := digests.get(_digest(path))) is not None:
             best[i, same] = ("bytes", 1.0, False)
     index.save()
     found = []
@@ -112,6 +113,13 @@ def compare(
         )
     compared = Counter(b.name for b, _, _ in asked)
     return Comparison(tuple(found), len(videos), {b.name: compared[b.name] for b in benchmarks}, tuple(unreadable))
+
+
+def _digest(path: Path) -> str:
+    try:
+        return sha256_file(path) if path.is_file() else ""
+    except OSError:  # it counts as unreadable already
+        return ""
 
 
 def telling_name(path: str) -> str:
@@ -165,7 +173,7 @@ class LookCache:
                     ends = raw["ends"]
                     for key, start, end in zip(raw["keys"].tolist(), [0, *ends[:-1].tolist()], ends.tolist(), strict=True):
                         self._known[key] = Look(raw["hashes"][start:end], raw["pictures"][start:end])
-            except (OSError, ValueError, KeyError):
+            except (OSError, ValueError, KeyError, EOFError, BadZipFile):
                 self._known = {}  # a memory only
 
     def of(self, path: Path) -> Look:
@@ -173,9 +181,10 @@ class LookCache:
 
         Raises:
             UnreadableVideoError: no frame can be decoded.
+        OSError: there is no such file.
         """
         st = path.stat()
-        key = hashlib.sha256(f"{path.resolve()}\t{st.st_size}\t{st.st_mtime_ns}".encode()).hexdigest()[:32]
+        key = hashlib.sha256(os.fsencode(path.resolve()) + f"\t{st.st_size}\t{st.st_mtime_ns}".encode()).hexdigest()[:32]
         if key not in self._known:
             self._known[key] = look(path)
             self._changed = True
@@ -204,7 +213,7 @@ def _looks(paths: Sequence[Path], cache: LookCache, unreadable: list[str], progr
     for i, path in enumerate(paths):
         try:
             out.append(cache.of(path))
-        except UnreadableVideoError:
+        except (UnreadableVideoError, OSError):
             unreadable.append(str(path))
             out.append(NOTHING)
         progress(i + 1)

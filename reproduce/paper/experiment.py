@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,6 +13,7 @@ from reproduce.paper.overlap import OVERLAP_FILE
 from reproduce.run_dir import RunDir
 from reproduce.scale import Scale
 from savi.base.errors import SaviError
+from savi.base.files import write_text_atomic
 from savi.base.hub import is_internvl_chat
 
 if TYPE_CHECKING:
@@ -79,8 +82,20 @@ class Experiment:
         return self.run.path / "data" / "videos" / f"iter-{iteration}"
 
     def video_list(self, iteration: int) -> Path:
-        """The names of the user's videos that iteration t was dealt."""
+        """The names of the user's videos that iteration t was dealt (`write_names`)."""
         return self.run.path / "data" / "videos" / f"iter-{iteration}.txt"
+
+
+def write_names(path: Path, names: Sequence[str]) -> None:
+    """Write names of files, one a line; those that a line of text cannot hold (line ends, bytes that are no UTF-8) as JSON texts."""
+    plain = (name if name.isprintable() and not name.startswith('"') else json.dumps(name) for name in names)
+    write_text_atomic(path, "".join(f"{line}\n" for line in plain))
+
+
+def read_names(path: Path) -> list[str]:
+    """The names that `write_names` wrote."""
+    lines = path.read_text(encoding="utf-8").split("\n")[:-1]
+    return [json.loads(line) if line.startswith('"') else line for line in lines]
 
 
 def shipped_base() -> Path:

@@ -30,6 +30,11 @@ def find_overlap(
     return f"{len(found.excluded):,} of {len(videos):,} training videos are benchmark videos ({counts}), listed in {OVERLAP_FILE}; {what}"
 
 
+def readable(name: str) -> str:
+    """A file's name as the table has it: bytes that are no UTF-8 spelled out."""
+    return name.encode("utf-8", "backslashreplace").decode()
+
+
 def overlapping(path: Path) -> dict[str, set[str]]:
     """Training videos in the table, by benchmark; nothing where there is no table."""
     out: dict[str, set[str]] = {}

@@ -22,8 +22,10 @@ from reproduce.paper.experiment import (
     align_settings,
     base_path,
     dpo_settings,
+    read_names,
+    write_names,
 )
-from reproduce.paper.overlap import find_overlap, notes, overlapping
+from reproduce.paper.overlap import find_overlap, notes, overlapping, readable
 from reproduce.paper.results import all_evaluations, list_failed, mean_pct, score_line, write_gate, write_leaderboard, write_tables
 from reproduce.run_dir import base_identity
 from reproduce.stages import Progress
@@ -146,7 +148,7 @@ class RealWork:
         from savi.video.frames import find_videos
 
         left_out = set().union(*overlapping(experiment.overlap_file).values()) if experiment.exclude else set()
-        every = [v for v in find_videos(experiment.videos) if v.relative_to(experiment.videos).as_posix() not in left_out]
+        every = [v for v in find_videos(experiment.videos) if readable(v.relative_to(experiment.videos).as_posix()) not in left_out]
         order = list(range(len(every)))
         random.Random(f"deal/{seed}").shuffle(order)
         dealt = sorted(order[(iteration - 1) * n : iteration * n])
@@ -155,9 +157,7 @@ class RealWork:
                 f"{experiment.videos}: {len(every)} videos are used up before iteration {iteration} ({n} an iteration); "
                 "give more, or fewer --iterations"
             )
-        write_text_atomic(
-            experiment.video_list(iteration), "".join(f"{every[i].relative_to(experiment.videos).as_posix()}\n" for i in dealt)
-        )
+        write_names(experiment.video_list(iteration), [every[i].relative_to(experiment.videos).as_posix() for i in dealt])
         return f"{len(dealt)} of {len(every)} videos" + ("" if len(dealt) == n else f" ({n} were asked for)")
 
     def _videos(self, experiment: Experiment, iteration: int) -> list[Path]:
@@ -165,7 +165,7 @@ class RealWork:
             from savi.video.frames import find_videos
 
             return find_videos(experiment.video_folder(iteration))
-        return [experiment.videos / line for line in experiment.video_list(iteration).read_text(encoding="utf-8").splitlines()]
+        return [experiment.videos / name for name in read_names(experiment.video_list(iteration))]
 
     def propose(self, experiment: Experiment, iteration: int, progress: Progress, failures: Path) -> str:
         """Ask, answer, criticise, revise: preference pairs of iteration t by the model of t - 1."""

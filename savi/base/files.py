@@ -133,6 +133,21 @@ def follow_umask(folder: Path) -> None:
             path.chmod(mode)
 
 
+def visible_files(folder: Path, above: frozenset[Path] = frozenset()) -> Iterator[Path]:
+    """Files below a folder, hidden ones left out; in linked folders too (`rglob` passes them over), and links to nothing. `above` ends the
+    circles that links can make."""
+    real = folder.resolve()
+    if real in above:
+        return
+    for path in folder.iterdir():
+        if path.name.startswith("."):
+            continue
+        if path.is_dir():
+            yield from visible_files(path, above | {real})
+        elif path.is_file() or path.is_symlink():
+            yield path
+
+
 def set_aside(path: Path) -> Path:
     """Rename a file to the first free of NAME.old-1, NAME.old-2, ...; returns the new path."""
     number = 1

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from savi.base.errors import ExitCode, SaviError
+from savi.base.files import visible_files
 
 Decoder = Literal["pyav", "decord", "torchcodec"]
 DECODERS: tuple[str, ...] = get_args(Decoder)
@@ -23,9 +24,8 @@ VideoErrorKind = Literal[
 ]  # fmt: skip
 """`damaged`: what would be shown is not what was recorded. `too_large`, `timeout`: above the limits. `crashed`: it ended the worker."""
 
-VIDEO_SUFFIXES = frozenset(
-    {".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".ts", ".flv", ".wmv", ".3gp", ".ogv", ".gif"}
-)
+_SUFFIXES = "mp4 m4v f4v mov qt mkv webm avi mpg mpeg mpe m2v vob ts mts m2ts flv wmv asf 3gp 3g2 ogv gif"
+VIDEO_SUFFIXES = frozenset(f".{suffix}" for suffix in _SUFFIXES.split())
 
 
 class VideoError(SaviError):
@@ -79,7 +79,8 @@ def segment_indices(total: int, num_frames: int) -> list[int]:
 
 
 def find_videos(folder: str | Path) -> list[Path]:
-    """The video files (by name) in a folder and below it, sorted by path; hidden ones left out.
+    """The video files (by name) in a folder and below it, sorted by path; hidden ones left out. A link to nothing is one of them: reading
+    it says that it is missing.
 
     Raises:
         VideoError: there is no such folder, or no video in it.
@@ -87,8 +88,7 @@ def find_videos(folder: str | Path) -> list[Path]:
     root = Path(folder)
     if not root.is_dir():
         raise VideoError(folder, "is a file, not a folder of videos" if root.exists() else "no such folder", "missing")
-    inside = (path for path in root.rglob("*") if not any(part.startswith(".") for part in path.relative_to(root).parts))
-    videos = sorted(path for path in inside if path.suffix.lower() in VIDEO_SUFFIXES and path.is_file())
+    videos = sorted(path for path in visible_files(root) if path.suffix.lower() in VIDEO_SUFFIXES)
     if not videos:
         raise VideoError(folder, f"no video in this folder (looked for {', '.join(sorted(VIDEO_SUFFIXES))})", "empty")
     return videos

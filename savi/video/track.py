@@ -12,14 +12,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from savi.base.av_guard import ONLY_THIS_FILE
 from savi.base.limits import Limits
 from savi.video.frames import VideoError
-
-CONTAINERS = (
-    "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpegts,mpeg,mpegvideo,flv,live_flv,asf,asf_o,ogg,gif,apng,webp_anim,nut,mxf,wtv,rm,dv,ivf,"
-    "h264,hevc,vvc,obu,av1,m4v,h263,h261,yuv4mpegpipe,swf,nsv,nuv,bink,smk,roq,avs,cavsvideo,vc1,dirac,amv"
-)
-"""FFmpeg's demuxers that may open a file. Left out: texts (read as ANSI art), pictures, sound, and lists of other files or addresses."""
 
 _ALL_TRACKS_IN_HEADER = {"mp4": "mov", "matroska": "matroska"}
 """Containers whose tracks are known when the header is read, and their demuxer. With others PyAV must not be given options for the decoders
@@ -96,7 +91,8 @@ class Track:
 def opened(file: Path, kind: str | None, limits: Limits) -> Iterator[tuple[Any, Log]]:
     """The file in PyAV, and the errors that FFmpeg tells of; no file but this one is read, and what ends FFmpeg becomes a `VideoError`."""
     av = import_av()
-    only_this_file = {"format_whitelist": _ALL_TRACKS_IN_HEADER.get(kind or "", CONTAINERS), "protocol_whitelist": "file"}
+    known_kind = _ALL_TRACKS_IN_HEADER.get(kind or "")
+    only_this_file = ONLY_THIS_FILE | ({"format_whitelist": known_kind} if known_kind else {})
     while_opening = {"threads": "1", "max_pixels": str(limits.max_pixels)} if kind in _ALL_TRACKS_IN_HEADER else {}
     known = False
     try:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from benchmarks.overlap.hashes import Look, UnreadableVideoError, hash_frames, l
 from benchmarks.overlap.measure import CHANGES, measure, natural_clip, resized, time_comparison, write_clip
 from benchmarks.overlap.overlap import LookCache, compare, summary, telling_name
 from benchmarks.overlap.search import find_pairs
+from savi.video.frames import find_videos
 
 runner = CliRunner()
 
@@ -148,8 +150,19 @@ def test_looks_are_kept_and_follow_the_file(home: Path, training: Path, monkeypa
     (training / "a.mp4").write_bytes((training / "c.mp4").read_bytes())
     with pytest.raises(pytest.fail.Exception, match="decoded again"):
         LookCache(tmp_path).of(training / "a.mp4")
-    (tmp_path / ".overlap/looks-32-2-16.npz").write_bytes(b"broken")
-    assert LookCache(tmp_path)._known == {}
+    kept = tmp_path / ".overlap/looks-32-2-16.npz"
+    for damaged in (b"broken", b"", kept.read_bytes()[:-40]):
+        kept.write_bytes(damaged)
+        assert LookCache(tmp_path)._known == {}
+
+
+def test_odd_names_and_links_to_nothing_end_nothing(home: Path, training: Path) -> None:
+    odd = training / os.fsdecode(b"caf\xe9.mp4")
+    odd.write_bytes((training / "a.mp4").read_bytes())
+    (training / "gone.mp4").symlink_to(training / "nowhere.mp4")
+    found = compare(find_videos(training), training, home, select(["egoschema"]))
+    assert [Path(name).name for name in found.unreadable] == ["gone.mp4"]
+    assert odd.name in found.excluded
 
 
 def test_command_line(home: Path, training: Path, tmp_path: Path) -> None:

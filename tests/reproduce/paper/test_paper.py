@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -23,6 +24,7 @@ from reproduce.run_dir import (
     new_facts,
     versions,
 )
+from savi.base.files import FailureLog, read_jsonl
 from savi.base.lock import LockedError
 from tests.reproduce.fakes import FakeWork
 
@@ -123,6 +125,30 @@ def test_user_videos_are_dealt_without_repeats(experiment: Make, work: FakeWork,
     assert work.videos(x, 3, lambda done, total: None).startswith("1 of 7 videos (3 were asked for)")
     with pytest.raises(MissingInputError, match="used up before iteration 4"):
         work.videos(x, 4, lambda done, total: None)
+
+
+def test_odd_names_of_videos_come_back_from_the_lists(experiment: Make, work: FakeWork, tmp_path: Path) -> None:
+    folder = tmp_path / "mine"
+    folder.mkdir()
+    names = {"a b.mp4", "two\nlines.mp4", "a\u2028b.mp4", os.fsdecode(b"caf\xe9.mp4"), '"quoted".mp4', "é.mp4"}
+    for name in names:
+        (folder / name).write_bytes(b"x")
+    base = experiment(loop__videos_per_iteration=6)
+    x = Experiment(base.scale, base.run, base.hf_home, folder)
+    work.videos(x, 1, lambda done, total: None)
+    assert {path.name for path in work._videos(x, 1)} == names
+    assert all(path.is_file() for path in work._videos(x, 1))
+    assert "é.mp4" in x.video_list(1).read_text().splitlines()
+
+
+def test_rows_of_failures_stay_whole_whatever_the_names(experiment: Make) -> None:
+    run = experiment().run
+    parts = []
+    for number, name in enumerate(("a\u2028b.mp4", "a\x85b.mp4", "a\x0cb.mp4")):
+        parts.append(run.path / f"{number}.jsonl")
+        FailureLog(parts[-1]).add(name, name, "truncated", "propose")
+    assert run.collect_failures(parts) == 3
+    assert [row["what"] for row in read_jsonl(run.path / "failures.jsonl")] == ["a\u2028b.mp4", "a\x85b.mp4", "a\x0cb.mp4"]
 
 
 def test_run_json_holds_settings_with_sources_and_where_it_ran(experiment: Make) -> None:

@@ -256,6 +256,20 @@ def test_find_videos(tmp_path: Path) -> None:
     assert [path.relative_to(tmp_path).as_posix() for path in find_videos(tmp_path)] == ["3.webm", "a/1.MKV", "b/2.mp4"]
 
 
+def test_linked_videos_and_folders_are_found_and_a_link_to_nothing_is_missing(tmp_path: Path) -> None:
+    for name in ("kept/1.mp4", "elsewhere/2.mp4", "elsewhere/deep/3.mp4"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    mine = tmp_path / "kept"
+    (mine / "linked").symlink_to(tmp_path / "elsewhere")
+    (mine / "linked" / "circle").symlink_to(tmp_path / "kept")
+    (mine / "gone.mp4").symlink_to(tmp_path / "nowhere.mp4")
+    found = [path.relative_to(mine).as_posix() for path in find_videos(mine)]
+    assert found == ["1.mp4", "gone.mp4", "linked/2.mp4", "linked/deep/3.mp4"]
+    with pytest.raises(VideoError, match="no such file"):
+        read_frames(mine / "gone.mp4", num_frames=2)
+
+
 def test_find_videos_needs_a_folder_with_videos(tmp_path: Path) -> None:
     (tmp_path / "notes.txt").touch()
     with pytest.raises(VideoError, match="no video in this folder") as caught:
