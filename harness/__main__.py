@@ -29,7 +29,7 @@ for module in (evaluate_cli, gate_cli, check_cli, simulation_cli, leaderboard_cl
 
 def main(prog_name: str = "python -m harness") -> NoReturn:
     """Run the command line."""
-    run_app(app, prog_name, several=("evaluate", "check", "lmms-eval"))
+    run_app(app, prog_name, several=("evaluate", "check", "lmms-eval"), json_alone=("evaluate",))
 
 
 if __name__ == "__main__":

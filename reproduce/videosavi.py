@@ -27,7 +27,7 @@ def main() -> NoReturn:
     if sys.argv[1:] and sys.argv[1] in PACKAGES:
         run_package(sys.argv[1], sys.argv[2:])
     savi = importlib.import_module("savi.__main__")
-    run_app(command_line(savi.app), "videosavi", several=savi.SEVERAL)
+    run_app(command_line(savi.app), "videosavi", several=savi.SEVERAL, json_alone=savi.JSON_ALONE)
 
 
 def command_line(savi: typer.Typer) -> typer.Typer:

@@ -170,11 +170,13 @@ align_cli.register(app)
 
 SEVERAL = ("pairs", "train", "align")
 """Commands that share their work among the processes of a `torchrun`."""
+JSON_ALONE = ("ask", "pairs", "train", "align", "convert")
+"""Commands whose stdout is one JSON object where --json is given, whatever libraries print."""
 
 
 def main(prog_name: str = "python -m savi") -> NoReturn:
     """Run the command line."""
-    run_app(app, prog_name, several=SEVERAL)
+    run_app(app, prog_name, several=SEVERAL, json_alone=JSON_ALONE)
 
 
 if __name__ == "__main__":

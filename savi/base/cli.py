@@ -10,9 +10,9 @@ import sys
 import time
 import warnings
 from collections.abc import Callable, Collection, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from types import FrameType
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TextIO
 
 import typer
 from rich.console import Console
@@ -24,6 +24,10 @@ from savi.base.processes import is_first, refuse_several_processes
 
 KEPT = "what is finished is kept; run the same command to go on"
 _SIGNALS = {signal.SIGINT: ExitCode.INTERRUPTED, signal.SIGTERM: ExitCode.TERMINATED}
+
+
+_commands_stdout: TextIO | None = None
+"""stdout while a command with --json is at work."""
 
 
 class Stopped(BaseException):
@@ -52,11 +56,12 @@ def tell(sentence: str) -> None:
 
 def print_text(text: str) -> None:
     """Write to stdout. A reader that has gone away (`| grep -q`, `| head`) is not a failure of this command: the rest is dropped."""
+    out = _commands_stdout or sys.stdout
     try:
-        typer.echo(text)
-        sys.stdout.flush()
+        typer.echo(text, file=out)
+        out.flush()
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # so that nothing written later, or at exit, breaks again
+        os.dup2(os.open(os.devnull, os.O_WRONLY), out.fileno())  # so that nothing written later, or at exit, breaks again
 
 
 def print_json(value: Any) -> None:
@@ -64,9 +69,10 @@ def print_json(value: Any) -> None:
     print_text(json.dumps(value, indent=1, ensure_ascii=False))
 
 
-def run_app(app: typer.Typer, prog_name: str, several: Collection[str] = ()) -> NoReturn:
+def run_app(app: typer.Typer, prog_name: str, several: Collection[str] = (), json_alone: Collection[str] = ()) -> NoReturn:
     """Run a command line; SIGINT and SIGTERM end it with 130 and 143 and one line, whatever it was doing. `several`: the commands that
-    share their work among the processes of a `torchrun`; the others are refused there.
+    share their work among the processes of a `torchrun`; the others are refused there. `json_alone`: the commands that import libraries
+    which print to stdout; their own stdout is all by `print_json` where --json is given.
 
     Libraries' notes to their callers' authors (FutureWarning, DeprecationWarning) are left out unless Python was told otherwise (`python -W
     default -m ...`). This project's own warnings are UserWarnings, and none of those is hidden.
@@ -78,7 +84,8 @@ def run_app(app: typer.Typer, prog_name: str, several: Collection[str] = ()) -> 
         with stop_signals():
             try:
                 _refuse_several(prog_name, several)
-                app(prog_name=prog_name)
+                with _json_alone(json_alone):
+                    app(prog_name=prog_name)
             except Stopped as stopped:
                 typer.echo("stopped", err=True)
                 sys.exit(int(stopped.exit_code))
@@ -91,8 +98,27 @@ def run_app(app: typer.Typer, prog_name: str, several: Collection[str] = ()) -> 
     sys.exit(0)
 
 
+@contextmanager
+def _json_alone(commands: Collection[str]) -> Iterator[None]:
+    """With --json, stdout is the JSON object's: what libraries print there (trackers do, transformers when imported) goes to stderr."""
+    global _commands_stdout
+    if "--json" not in sys.argv or _command() not in commands:
+        yield
+        return
+    _commands_stdout = sys.stdout
+    try:
+        with redirect_stdout(sys.stderr):
+            yield
+    finally:
+        _commands_stdout = None
+
+
+def _command() -> str:
+    return next((argument for argument in sys.argv[1:] if not argument.startswith("-")), "")
+
+
 def _refuse_several(prog_name: str, several: Collection[str]) -> None:
-    command = next((argument for argument in sys.argv[1:] if not argument.startswith("-")), "")
+    command = _command()
     if command in several or "--help" in sys.argv:
         return
     try:

@@ -57,7 +57,7 @@ ServerOption = Annotated[
         metavar="NAME=VALUE",
         help="How servers are asked; may be repeated: concurrency=8, requests_per_minute, timeout_s, retries, frames=jpeg|png|video_url, "
         "input_price and output_price (of a million tokens), key (the variable with the key; OPENAI_API_KEY by default), "
-        "limit_name; critic.NAME=VALUE: of the critic alone.",
+        "limit_name, extra_body (JSON), check_frames; critic.NAME=VALUE: of the critic alone.",
         show_default=False,
     ),
 ]

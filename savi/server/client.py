@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
 _LONGEST_WAIT_S = 60.0
 _LONGEST_TOLD_WAIT_S = 3600.0
+_NO_SUCH_MODEL = (400, 404, 422, 500)
+"""What servers say to a name that they do not know; 500 where they tried to load it."""
 _EMPTY_TWICE = 2
 """An empty text is asked for again so often, then taken: a model may have nothing to say."""
 
@@ -56,6 +58,8 @@ class Client:
     _open: Any = field(default=None, init=False)
     _slots: Any = field(default=None, init=False)
     _failed: ServerError | None = field(default=None, init=False)
+    _answered: dict[str, Mapping[str, Any]] = field(default_factory=dict, init=False)
+    """A request of each URL that was answered."""
 
     async def __aenter__(self) -> Client:
         import httpx
@@ -74,7 +78,7 @@ class Client:
         """The reply to a chat completion's request. Once one has failed for good no other is sent; those under way go on to their end.
 
         Raises:
-            RefusedError: the server does not take this request.
+            RefusedError: the server does not take this request, or breaks on it each time while it still answers others.
             ServerError: it takes none, or gave no whole reply in all tries.
         """
         async with self._slots:
@@ -83,33 +87,62 @@ class Client:
             except RefusedError:
                 raise
             except ServerError as error:
-                self._failed = self._failed or error
+                self.end(error)
                 raise
+
+    def end(self, error: ServerError) -> None:
+        """Send no other request: each raises this error."""
+        self._failed = self._failed or error
+
+    async def try_once(self, url: str, body: Mapping[str, Any]) -> httpx.Response | None:
+        """What a server says to a request that is sent once, of whatever status; None where nothing comes back."""
+        import httpx
+
+        try:
+            return await self._open.post(f"{url}/chat/completions", json=body, headers=self._headers(url))
+        except httpx.HTTPError:
+            return None
 
     async def _complete(self, url: str, body: Mapping[str, Any]) -> ServedReply:
         import httpx
 
-        why = ""
+        why, broke, others = "", False, False
         for attempt in range(self.settings.retries + 1):
             await self._turn()
             if self._failed is not None:
                 raise self._failed
             wait_s = None
+            if broke and attempt == self.settings.retries:
+                others = await self._answers_others(url)
             try:
                 response = await self._open.post(f"{url}/chat/completions", json=body, headers=self._headers(url))
-                return _counted(read_completion(response, url, self.settings), attempt, self.settings)
+                reply = _counted(read_completion(response, url, self.settings), attempt, self.settings)
+                self._answered[url] = body
+                return reply
             except httpx.HTTPError as error:
+                broke = False
                 why = f"{type(error).__name__}: {one_line(error)}" if str(error) else type(error).__name__
             except _Fault as fault:
                 if fault.reply is not None and attempt >= min(_EMPTY_TWICE, self.settings.retries):
                     return _counted(fault.reply, attempt, self.settings)
-                why, wait_s = str(fault), fault.wait_s
+                why, wait_s, broke = str(fault), fault.wait_s, response.status_code == 500
             if attempt < self.settings.retries:
                 await self._back_off(attempt, wait_s)
-        raise ServerError(f"{url}: no whole reply in {self.settings.retries + 1} tries (last: {why}); run the same command to go on")
+        tries = self.settings.retries + 1
+        if broke and others:
+            raise RefusedError(f"{url}: broke on this request in {tries} tries, and answered another in between (last: {why})")
+        raise ServerError(f"{url}: no whole reply in {tries} tries (last: {why}); run the same command to go on")
+
+    async def _answers_others(self, url: str) -> bool:
+        """Whether the server answers a request that it answered before, while it breaks on another."""
+        if url not in self._answered:
+            return False
+        response = await self.try_once(url, {**self._answered[url], self.settings.limit_name: 1})
+        return response is not None and response.status_code == 200
 
     async def check(self) -> None:
-        """Look whether the server is there and serves the model.
+        """Look whether the server is there and serves the model. One that does not list it is asked for a token of it: `transformers serve`
+        lists what is in its cache, not what it serves.
 
         Raises:
             ServerError: nothing answers, or the key is refused.
@@ -128,7 +161,13 @@ class Client:
             except (ValueError, KeyError, TypeError):
                 names = []  # not every server lists its models
             if names and self.server.model not in names:
-                raise UsageError(f"{url}: serves {', '.join(names[:5])}, not {self.server.model}; correct what follows the #")
+                body = {"model": self.server.model, "messages": [{"role": "user", "content": "?"}], self.settings.limit_name: 1}
+                asked = await self.try_once(url, body)
+                if asked is not None and asked.status_code in _NO_SUCH_MODEL:
+                    raise UsageError(
+                        f"{url}: serves {', '.join(names[:5])}, not {self.server.model} (status {asked.status_code}: {_words(asked)}); "
+                        "correct what follows the #"
+                    )
 
     def _headers(self, url: str) -> dict[str, str]:
         key = read_key(url, self.settings)
@@ -165,6 +204,11 @@ def _counted(reply: ServedReply, retries: int, settings: ServerSettings) -> Serv
     return ServedReply(reply.text, reply.tokens, reply.finished, usage)
 
 
+def may_pass(status: int) -> bool:
+    """Whether a status is of a fault that may pass by itself."""
+    return status in (408, 409, 425, 429) or status >= 500
+
+
 def read_completion(response: httpx.Response, url: str, settings: ServerSettings) -> ServedReply:
     """The reply in a server's response.
 
@@ -178,7 +222,7 @@ def read_completion(response: httpx.Response, url: str, settings: ServerSettings
         said = _words(response)
         if status == 429 and "insufficient_quota" in response.text:
             raise ServerError(f"{url}: no quota is left ({said}); the replies so far are kept: run the same command to go on")
-        if status in (408, 409, 425, 429) or status >= 500:
+        if may_pass(status):
             raise _Fault(f"status {status}: {said}", _told_wait(response.headers))
         if status in (400, 413, 415, 422):
             raise RefusedError(f"{url}: refused the request with status {status}: {said}")
@@ -197,6 +241,14 @@ def read_completion(response: httpx.Response, url: str, settings: ServerSettings
     if not reply.text and ended != "content_filter":
         raise _Fault("an empty reply", reply=reply)
     return reply
+
+
+def read_input_tokens(response: httpx.Response | None) -> int:
+    """The input tokens that a server counted for a request; 0 where it did not answer or does not count."""
+    try:
+        return _usage(response.json()["usage"]).input_tokens if response is not None else 0
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return 0
 
 
 def _usage(found: Any) -> Usage:
@@ -226,7 +278,7 @@ def _words(response: httpx.Response) -> str:
     """What a server says of an error, on one line."""
     try:
         value = json.loads(response.text)
-        error = value.get("error", value) if isinstance(value, dict) else value
+        error = value.get("error") or value.get("detail") or value if isinstance(value, dict) else value
         said = error.get("message", error) if isinstance(error, dict) else error
     except ValueError:
         said = response.text

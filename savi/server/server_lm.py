@@ -12,6 +12,7 @@ import base64
 import glob
 import hashlib
 import io
+import warnings
 from collections.abc import Coroutine, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
@@ -24,7 +25,7 @@ from savi.base.digests import sha256_json
 from savi.base.errors import FileFormatError
 from savi.base.files import JsonlWriter, read_jsonl
 from savi.engine.sampling import GenerationSettings
-from savi.server.client import Client, RefusedError
+from savi.server.client import Client, RefusedError, ServerError, may_pass, read_input_tokens
 from savi.server.settings import Server, ServerSettings, parse_server
 from savi.server.usage import ServedReply, Usage
 from savi.video.frames import Frames
@@ -32,6 +33,11 @@ from savi.video.frames import Frames
 T = TypeVar("T")
 
 _JPEG_QUALITY = 92
+_TEMPLATE_TOKENS = 64
+"""More than a chat template adds to a message."""
+_WARM = 0.5
+_ENOUGH = 4
+"""So many equal replies at that temperature are no chance."""
 _REPLY = TypeAdapter(ServedReply)
 
 
@@ -61,6 +67,8 @@ class ServerLM:
         self._known: dict[str, ServedReply] = {}
         self._answered = False
         self._shown: set[str] = set()
+        self._blind: dict[str, bool] = {}
+        self._told = False
 
         async def check() -> None:
             async with self._client:
@@ -70,8 +78,9 @@ class ServerLM:
 
     @property
     def fingerprint(self) -> str:
-        """Of the model's name and the form of its frames; a server may move to another URL."""
-        return sha256_json(["openai", self.server.model, self.settings.frames])
+        """Of the model's name, the form of its frames and the fields added to requests; a server may move to another URL."""
+        extra = [self.settings.extra_body] if self.settings.extra_body else []
+        return sha256_json(["openai", self.server.model, self.settings.frames, *extra])
 
     def log_to(self, path: Path, rank: int = 0) -> None:
         """Keep replies in a file (process `rank` of several in NAME-RANK.jsonl), and take those that are there, whoever kept them.
@@ -128,6 +137,7 @@ class ServerLM:
         refused: list[RefusedError] = []
         found = dict(_run(self._ask_all(groups, bodies, digests, refused)))
         replies = [found.get(i) or self._known[digest] for i, digest in enumerate(digests)]
+        self._tell_of_equal_replies(items, settings, replies)
         if not self._answered and refused and len(refused) == len(items):
             raise refused[0]
         self._answered = self._answered or len(refused) < len(items)
@@ -135,14 +145,16 @@ class ServerLM:
 
     def _body(self, shown: Shown, prompt: str, settings: GenerationSettings, key: str) -> dict[str, Any]:
         seed = hashlib.sha256(f"{settings.seed}\x00{key}".encode(errors="surrogatepass")).digest()
-        return {
+        fields = {
             "model": self.server.model,
             "messages": [{"role": "user", "content": [*shown.parts, {"type": "text", "text": prompt}]}],
             self.settings.limit_name: settings.max_new_tokens,
             "temperature": settings.temperature,
             "top_p": settings.top_p,
             "seed": int.from_bytes(seed[:4]) >> 1,
+            **self.settings.extra_body,
         }
+        return {name: value for name, value in fields.items() if value is not None}
 
     async def _ask_all(
         self, groups: dict[str, list[int]], bodies: Sequence[dict[str, Any]], digests: Sequence[str], refused: list[RefusedError]
@@ -157,6 +169,8 @@ class ServerLM:
                 refused.append(error)
                 found.append((i, ServedReply("", 0, True, Usage(requests=1), refused=str(error))))
                 return
+            async with looking:
+                await self._check_sight(url, bodies[i], reply)
             found.append((i, reply))
             self._known[digests[i]] = reply
             if self._log is not None:
@@ -171,10 +185,59 @@ class ServerLM:
                     rows = rows[1:]
                 await _all(one(i, url) for i in rows)
 
+        looking = asyncio.Lock()
         videos = asyncio.Semaphore(self.settings.concurrency)  # one after the other, or a server's cache holds all and none
         async with self._client:
             await _all(video(digest, rows) for digest, rows in groups.items())
         return found
+
+    async def _check_sight(self, url: str, body: dict[str, Any], reply: ServedReply) -> None:
+        """End the run, before a reply is kept, where a server silently leaves out the frames (`transformers serve` does so for a model
+        without a vision tower): it then counts as many tokens for the request as for its text alone. Asked once a server, and only where
+        the count is small enough for that.
+
+        Raises:
+            ServerError: it sees no frames.
+        """
+        if self.settings.check_frames and url not in self._blind:
+            (message,) = body["messages"]
+            texts = [part for part in message["content"] if part["type"] == "text"]
+            counted = reply.usage.input_tokens
+            if counted > _TEMPLATE_TOKENS + sum(len(part["text"].encode()) for part in texts) or not counted:
+                self._blind[url] = False
+                return
+            bare = {**body, "messages": [{**message, "content": texts}], self.settings.limit_name: 1}
+            response = await self._client.try_once(url, bare)
+            if response is None or may_pass(response.status_code):
+                return  # the next reply is looked at
+            self._blind[url] = read_input_tokens(response) == counted
+        if self._blind.get(url):
+            error = ServerError(
+                f"{url}: {self.server.model} there sees no frames (as many input tokens with them as without, "
+                f"{reply.usage.input_tokens}); serve a model that takes images (if it does, and only its count leaves them out: "
+                "--server check_frames=false)"
+            )
+            self._client.end(error)
+            raise error
+
+    def _tell_of_equal_replies(
+        self, items: Sequence[tuple[Shown, str]], settings: GenerationSettings, replies: Sequence[ServedReply]
+    ) -> None:
+        """Warn once where sampled replies to the same prompt are all the same: the server draws nothing."""
+        if self._told or settings.temperature < _WARM:
+            return
+        texts: dict[tuple[str, str], list[str]] = {}
+        for (shown, prompt), reply in zip(items, replies, strict=True):
+            if not reply.refused:
+                texts.setdefault((shown.digest, prompt), []).append(reply.text)
+        several = [found for found in texts.values() if len(found) > 1]
+        if sum(map(len, several)) >= _ENOUGH and all(len(set(found)) == 1 for found in several):
+            self._told = True
+            warnings.warn(
+                f"{self.server.where}: the same reply to each seed at temperature {settings.temperature:g}; it seems not to sample "
+                "(docs/servers.md has what transformers serve needs for that)",
+                stacklevel=2,
+            )
 
 
 def read_replies(path: Path) -> dict[str, ServedReply]:

@@ -2,18 +2,29 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Any, Literal
 from urllib.parse import SplitResult, urlsplit
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from savi.base.errors import UsageError, one_line
 
 SCHEME = "openai:"
 _DEFAULT_KEY = "OPENAI_API_KEY"
+
+
+def _read_json(value: Any) -> Any:
+    return json.loads(value) if isinstance(value, str) else value
+
+
+def _leaves_the_question(fields: dict[str, Any]) -> dict[str, Any]:
+    if fixed := [name for name in ("model", "messages", "stream") if name in fields]:
+        raise ValueError(f"{', '.join(fixed)} cannot be set here")
+    return fields
 
 
 class ServerSettings(BaseModel):
@@ -24,7 +35,8 @@ class ServerSettings(BaseModel):
     that may pass is sent again up to `retries` times, after `backoff_s`, twice that, and so on up to a minute, or after what the server
     says (Retry-After). `input_price` and `output_price`: of a million tokens, in any currency. `key`: the environment variable that holds
     the key; by default OPENAI_API_KEY, which is not sent unencrypted to another machine. `limit_name`: what the server calls the most
-    tokens of a reply.
+    tokens of a reply. `extra_body`: further fields of each request, in JSON; null leaves out a field that is sent otherwise.
+    `check_frames`: refuse a server that seems to leave out the frames.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -39,6 +51,8 @@ class ServerSettings(BaseModel):
     output_price: float = Field(0.0, ge=0)
     key: str = ""
     limit_name: Literal["max_tokens", "max_completion_tokens"] = "max_tokens"
+    extra_body: Annotated[dict[str, Any], BeforeValidator(_read_json), AfterValidator(_leaves_the_question)] = Field(default_factory=dict)
+    check_frames: bool = True
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""What watches a training run: its log file, its seals on checkpoints, and the guard that ends a run that diverges.
+"""What watches a training run: its log file, trackers, and the guard that ends a run that diverges.
 
 A run whose loss, gradient or weights are no numbers any more has nothing to give: it ends at that step, before anything of it is saved.
 """
@@ -6,7 +6,8 @@ A run whose loss, gradient or weights are no numbers any more has nothing to giv
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from savi.base.errors import ExitCode, SaviError
 from savi.base.files import write_jsonl_atomic
 from savi.base.torchvision import fix_torchvision
 from savi.training.settings import DPOSettings
+from savi.training.trackers import open_wandb_run, told
 
 fix_torchvision()  # Trainer's module looks for torchvision when it is imported
 
@@ -65,6 +67,42 @@ class LogFile(TrainerCallback):
             control.should_log = True
         if self._progress is not None and state.is_world_process_zero:
             self._progress(state.global_step, state.max_steps)
+
+
+class Trackers(TrainerCallback):
+    """transformers' own callbacks of trackers. One that fails is told of in a warning and left out from then on. A run of wandb that was
+    not there before is ended with the training, which transformers leaves open: the next training would go on in it."""
+
+    def __init__(self, names: Sequence[str]) -> None:
+        from transformers.integrations import get_reporting_integration_callbacks
+
+        self._callbacks: dict[str, Any] = {}
+        self._users_run: Any = None
+        for name in names:
+            with told(name):
+                (kind,) = get_reporting_integration_callbacks([name])
+                self._callbacks[name] = kind()
+
+    def _tell(self, event: str, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        for name, callback in list(self._callbacks.items()):
+            with told(name, partial(self._callbacks.pop, name)):
+                getattr(callback, event)(args, state, control, **kwargs)
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self._users_run = open_wandb_run()
+        self._tell("on_train_begin", args, state, control, **kwargs)
+
+    def on_log(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self._tell("on_log", args, state, control, **kwargs)
+
+    def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self._tell("on_save", args, state, control, **kwargs)
+
+    def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self._tell("on_train_end", args, state, control, **kwargs)
+        if "wandb" in self._callbacks and self._users_run is None and (run := open_wandb_run()) is not None:
+            with told("wandb"):
+                run.finish()
 
 
 def largest(weights: Iterable[Tensor]) -> Tensor:

@@ -19,7 +19,7 @@ from savi.base.processes import Processes, joined
 from savi.cards.model_card import Trained, sources
 from savi.engine.model_folder import load_native_model
 from savi.loop.preferences import PreferencePair
-from savi.training.callbacks import DivergedError, LogFile, Progress, largest, wrong_weight
+from savi.training.callbacks import DivergedError, LogFile, Progress, Trackers, largest, wrong_weight
 from savi.training.checkpointing import needs_checkpointing
 from savi.training.checkpoints import last_checkpoint, plan_digest, read_sums, remove_checkpoints
 from savi.training.examples import (
@@ -165,6 +165,7 @@ def _run(
         **sharding,
     )
     count_cpu_processes(args)
+    trackers, args.report_to = [Trackers(args.report_to)] if args.report_to else [], []  # Trainer's own would end it where they fail
     log_file, keeper = LogFile(out / LOG_FILE, settings, progress), Keeper(plan_digest(inputs, examples))
     limit = torch.finfo(lm.store_dtype or lm.model.dtype).max
     lm.model.config.use_cache = False
@@ -178,7 +179,7 @@ def _run(
             plan=plan,
             store=store,
             weight_limit=limit,
-            callbacks=[log_file, keeper],
+            callbacks=[log_file, keeper, *trackers],
         )
         if trainer.is_world_process_zero():
             begin(out, inputs)

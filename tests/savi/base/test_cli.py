@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import re
 import signal
 import subprocess
@@ -175,6 +176,34 @@ def test_notes_to_other_authors_do_not_reach_the_user_and_ours_do(options: list[
     done = subprocess.run([sys.executable, *options, "-c", WARNS], capture_output=True, text=True, cwd=ROOT, check=True)
     assert "ours: 3 network calls were refused" in done.stderr
     assert ("old name" in done.stderr) == ("going away" in done.stderr) == shown
+
+
+PRINTS = """
+import sys, typer
+from savi.base.cli import print_json, run_app
+app = typer.Typer()
+@app.command()
+def ours(as_json: bool = typer.Option(False, "--json")) -> None:
+    print("a library prints")
+    print_json({"a": 1}) if as_json else typer.echo("text")
+@app.command()
+def others(as_json: bool = typer.Option(False, "--json")) -> None:
+    typer.echo("{}")
+run_app(app, "x", json_alone=("ours",))
+"""
+
+
+def test_with_json_stdout_is_the_objects_alone() -> None:
+    """What libraries print there (trackers, and transformers where it is imported with WANDB_MODE=offline) goes to stderr."""
+
+    def ran(*arguments: str) -> tuple[str, str]:
+        done = subprocess.run([sys.executable, "-c", PRINTS, *arguments], capture_output=True, text=True, cwd=ROOT, check=True)
+        return done.stdout, done.stderr
+
+    out, said = ran("ours", "--json")
+    assert json.loads(out) == {"a": 1} and said == "a library prints\n"
+    assert ran("ours") == ("a library prints\ntext\n", "")
+    assert ran("others", "--json") == ("{}\n", "")
 
 
 def test_no_warning_of_ours_is_of_a_kind_that_is_left_out() -> None:

@@ -18,6 +18,8 @@ from urllib.parse import urlsplit
 import numpy as np
 from PIL import Image
 
+FRAME_TOKENS = 256
+"""What the stand-in counts for a frame."""
 Answer = Callable[[list[np.ndarray], str, dict[str, Any]], tuple[str, int, bool]]
 """(frames, prompt, request) -> (text, tokens, whether it ended by itself)."""
 
@@ -79,8 +81,11 @@ def _served(handler: type[BaseHTTPRequestHandler]) -> Iterator[str]:
 
 
 @contextmanager
-def serve(answer: Answer, *, model: str = "stub", delay_s: float = 0.0, key: str | None = None) -> Iterator[tuple[str, Seen]]:
-    """A server of one model; yields its URL and what it is sent. With `key`, requests need it."""
+def serve(
+    answer: Answer, *, model: str = "stub", listed: str | None = None, delay_s: float = 0.0, key: str | None = None, sees: bool = True
+) -> Iterator[tuple[str, Seen]]:
+    """A server of one model; yields its URL and what it is sent. With `key`, requests need it. `listed`: what it says that it serves;
+    `sees`: whether it counts, and gives `answer`, the frames."""
     seen = Seen()
     cache: set[str] = set()
 
@@ -88,10 +93,14 @@ def serve(answer: Answer, *, model: str = "stub", delay_s: float = 0.0, key: str
         def do_GET(self) -> None:
             if key and self.headers.get("authorization") != f"Bearer {key}":
                 return self.reply(401, b'{"error": {"message": "Incorrect API key provided"}}')
-            return self.reply(200, json.dumps({"object": "list", "data": [{"id": model, "object": "model"}]}).encode())
+            return self.reply(200, json.dumps({"object": "list", "data": [{"id": listed or model, "object": "model"}]}).encode())
 
         def do_POST(self) -> None:
             body = json.loads(self.body())
+            if body["model"] != model:
+                return self.reply(404, json.dumps({"detail": f"no model {body['model']}"}).encode())
+            if isinstance(body["messages"][0]["content"], str):
+                body["messages"][0]["content"] = [{"type": "text", "text": body["messages"][0]["content"]}]
             with seen.lock:
                 seen.bodies.append(body)
                 seen.headers.append({name.lower(): value for name, value in self.headers.items()})
@@ -101,14 +110,16 @@ def serve(answer: Answer, *, model: str = "stub", delay_s: float = 0.0, key: str
                 prefix = json.dumps(content[:-1])
                 known = prefix in cache
             time.sleep(delay_s)
-            text, tokens, ended = answer(read_frames_of(content), content[-1]["text"], body)
+            frames = read_frames_of(content) if sees else []
+            text, tokens, ended = answer(frames, content[-1]["text"], body)
             with seen.lock:
                 seen.now -= 1
                 cache.add(prefix)
+            looked = FRAME_TOKENS * len(frames)
             usage = {
-                "prompt_tokens": 100 + len(content[-1]["text"].split()),
+                "prompt_tokens": looked + len(content[-1]["text"].split()),
                 "completion_tokens": tokens,
-                "prompt_tokens_details": {"cached_tokens": 100 if known else 0},
+                "prompt_tokens_details": {"cached_tokens": looked if known else 0},
             }
             choice = {
                 "index": 0,
@@ -116,7 +127,7 @@ def serve(answer: Answer, *, model: str = "stub", delay_s: float = 0.0, key: str
                 "finish_reason": "stop" if ended else "length",
             }
             row = {"id": "chatcmpl-1", "object": "chat.completion", "model": model, "choices": [choice], "usage": usage}
-            self.reply(200, json.dumps(row).encode())
+            return self.reply(200, json.dumps(row).encode())
 
     with _served(Handler) as url:
         yield url, seen
@@ -126,8 +137,16 @@ FAULTS = ("time-out", "429", "500", "cut", "malformed", "empty body", "empty rep
 
 
 @contextmanager
-def faulty(upstream: str, fault_of: Callable[[int], str | None], *, retry_after: str | None = None, late_s: float = 2.0) -> Iterator[str]:
-    """A proxy before a server: `fault_of` says what goes wrong with the n-th request for a completion (None: nothing)."""
+def faulty(
+    upstream: str,
+    fault_of: Callable[[int], str | None] = lambda n: None,
+    *,
+    fault_in: Callable[[dict[str, Any]], str | None] = lambda body: None,
+    retry_after: str | None = None,
+    late_s: float = 2.0,
+) -> Iterator[str]:
+    """A proxy before a server: `fault_of` says what goes wrong with the n-th request for a completion, `fault_in` with one of this body
+    (None: nothing)."""
     count = iter(range(10**9))
     lock = threading.Lock()
     place = urlsplit(upstream)
@@ -148,7 +167,7 @@ def faulty(upstream: str, fault_of: Callable[[int], str | None], *, retry_after:
         def do_POST(self) -> None:
             data = self.body()
             with lock:
-                fault = fault_of(next(count))
+                fault = fault_of(next(count)) or fault_in(json.loads(data))
             if fault is None:
                 return self.reply(*self.forward("POST", data))
             if fault == "time-out":

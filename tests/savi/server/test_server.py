@@ -27,7 +27,7 @@ from savi.server.usage import Usage
 from savi.video.frames import Frames
 from savi.video.read import read_frames
 from tests.savi.scripted import FRAMES, ScriptedLM, micro_reply, write_clips
-from tests.savi.server.stub import FAULTS, faulty, serve
+from tests.savi.server.stub import FAULTS, FRAME_TOKENS, faulty, serve
 from tests.savi.tiny import tiny_video_lm
 
 SETTINGS = AlignSettings(num_frames=FRAMES, questions_per_kind=2, prompts="micro", chunk_videos=3, seed=5)
@@ -165,7 +165,7 @@ def test_a_video_goes_first_with_one_request_and_its_frames_first(clips: list[Pa
     with serve(scripted, delay_s=0.02) as (url, seen):
         pairs_of(served(url), clips, tmp_path, replace(SETTINGS, questions_per_kind=4))
     used = read_usage(tmp_path / "pairs.jsonl")["model"]
-    assert used.cached_tokens == 100 * (used.requests - len(clips)), "computed once a video, cached for all others"
+    assert used.cached_tokens == FRAME_TOKENS * FRAMES * (used.requests - len(clips)), "computed once a video, cached for all others"
     for body in seen.bodies:
         kinds = [part["type"] for part in body["messages"][0]["content"]]
         assert kinds == ["text", *["image_url"] * FRAMES, "text"]

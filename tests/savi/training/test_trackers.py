@@ -7,7 +7,7 @@ import sys
 from importlib.machinery import ModuleSpec
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 
@@ -66,30 +66,85 @@ def test_tensorboard_has_the_loops_curves_in_one_run(tmp_path: Path) -> None:
     assert scalars(tmp_path / "loop") == {"loop/pairs": {1: 10, 2: 7}, "loop/score": {1: 51.5, 2: 52.5}}
 
 
-def test_wandb_gets_one_run_for_all_iterations(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def wandb_stand_in(monkeypatch: pytest.MonkeyPatch, mode: str) -> list[Any]:
+    """What it is told, in order."""
     told: list[Any] = []
-    run = SimpleNamespace(define_metric=lambda *a, **k: None, log=lambda values: told.append(values))
-    wandb = stand_in(monkeypatch, "wandb", run=None)
+    run = SimpleNamespace(define_metric=lambda *a, **k: None, log=told.append, finish=lambda: told.append("finish"))
 
     def init(**options: Any) -> Any:
         told.append(options)
-        wandb.run = run  # type: ignore[attr-defined]
         return run
 
-    def finish() -> None:
-        told.append("finish")
-        wandb.run = None  # type: ignore[attr-defined]
+    setup = SimpleNamespace(settings=SimpleNamespace(mode=mode))
+    stand_in(monkeypatch, "wandb", run=None, init=init, setup=lambda: setup, login=lambda: told.append("login"))
+    return told
 
-    wandb.init, wandb.finish = init, finish  # type: ignore[attr-defined]
+
+def test_wandb_gets_one_run_for_all_iterations(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    told = wandb_stand_in(monkeypatch, "online")
     monkeypatch.setenv("WANDB_PROJECT", "mine")
-    wandb.run = run  # type: ignore[attr-defined]  # the training's, still open
-    report(["wandb"], tmp_path / "aligned", 1, {"pairs": 10})
-    report(["wandb"], tmp_path / "aligned", 2, {"pairs": 7})
-    first, second = told[1], told[4]
-    assert told[0] == "finish", "the training's run ends first"
+    for step, pairs in ((1, 10), (2, 7)):
+        report(["wandb"], tmp_path / "aligned", step, {"pairs": pairs})
+    first, second = told[0], told[3]
     assert first == second and first["project"] == "mine" and first["resume"] == "allow" and first["name"].endswith("aligned/loop")
-    assert [told[2], told[5]] == [{"loop/pairs": 10, "iteration": 1}, {"loop/pairs": 7, "iteration": 2}]
-    assert [told[3], told[6]] == ["finish", "finish"] and len(told) == 7
+    assert [told[1], told[4]] == [{"loop/pairs": 10, "iteration": 1}, {"loop/pairs": 7, "iteration": 2}]
+    assert [told[2], told[5]] == ["finish", "finish"] and len(told) == 6
+
+
+def test_wandb_offline_gets_all_iterations_each_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing is opened again there, and what is sent later takes the place of what was sent before."""
+    told = wandb_stand_in(monkeypatch, "offline")
+    assert read_trackers("wandb") == ("wandb",) and not told, "offline, no key is needed"
+    for step, pairs in ((1, 10), (2, 7), (2, 8)):
+        report(["wandb"], tmp_path / "aligned", step, {"pairs": pairs})
+    assert "resume" not in told[0]
+    rows = [row for row in told if "iteration" in row]
+    assert [(row["iteration"], row["loop/pairs"]) for row in rows] == [(1, 10), (1, 10), (2, 7), (1, 10), (2, 8)]
+
+
+def test_wandb_without_an_account_is_told_of_before_any_work(monkeypatch: pytest.MonkeyPatch) -> None:
+    told = wandb_stand_in(monkeypatch, "online")
+    assert read_trackers("wandb") == ("wandb",) and told == ["login"]
+
+    def refuse() -> None:
+        raise RuntimeError("No API key configured.\nUse `wandb login` to log in.")
+
+    monkeypatch.setattr(sys.modules["wandb"], "login", refuse)
+    with pytest.raises(NoTrackerError, match=r"No API key configured\. Use `wandb login` to log in\. Or keep .* WANDB_MODE=offline"):
+        read_trackers("wandb")
+
+
+class Failing:
+    """A tracker that is gone after the first values."""
+
+    told: ClassVar[list[str]] = []
+
+    def on_train_begin(self, *args: Any, **kwargs: Any) -> None:
+        self.told.append("begin")
+
+    def on_log(self, *args: Any, **kwargs: Any) -> None:
+        self.told.append("log")
+        raise ConnectionError("no way\nto the server")
+
+
+def test_a_tracker_that_fails_ends_no_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from transformers.integrations import integration_utils
+
+    stand_in(monkeypatch, "trackio", init=lambda **_: 1 / 0)
+    monkeypatch.setitem(integration_utils.INTEGRATION_TO_CALLBACK, "trackio", Failing)
+    with pytest.warns(UserWarning, match=r"^trackio is told no more: ConnectionError: no way to the server$"):
+        result = train(
+            tiny_video_lm(layers=2),
+            random_pairs(write_clips(tmp_path, 3)),
+            SETTINGS,
+            tmp_path / "out",
+            report_to=("trackio", "tensorboard"),
+        )
+    assert result.steps > 1 and Failing.told == ["begin", "log"]
+    assert len(scalars(tmp_path / "out" / "train")["train/loss"]) == result.steps, "the others are told all"
+    with pytest.warns(UserWarning, match="trackio is told no more: ZeroDivisionError"):
+        report(["trackio", "tensorboard"], tmp_path / "out", 1, {"pairs": 3})
+    assert scalars(tmp_path / "out" / "loop") == {"loop/pairs": {1: 3}}
 
 
 def test_trackio(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
