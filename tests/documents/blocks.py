@@ -10,7 +10,7 @@ from markdown_it import MarkdownIt
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md")), *sorted((ROOT / "results").rglob("*.md"))]
-_COMMAND = re.compile(r"(?:[A-Z_]+=\S+ )*(?:python|pip|tox|git|torchrun|accelerate|bash|sbatch)\b")
+_COMMAND = re.compile(r"(?:[A-Z_]+=\S+ )*(?:python|pip|tox|git|torchrun|accelerate|bash|sbatch|transformers)\b")
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,7 @@ NOT_RUN = {
     "python -m savi ask VIDEO": "tests/test_release.py runs it with a tiny checkpoint",
     "python -m benchmarks prepare --plan": "needs the hub; tests/benchmarks/data/test_prepare.py has one of its own",
     "python -m benchmarks prepare --download": "needs the hub; tests/benchmarks/data/test_prepare.py has one of its own",
+    "transformers serve": "tests/savi/server/test_transformers_serve_slow.py starts it with the micro model",
     "python -m savi pairs clips/ --model openai:": "needs a server; tests/savi/cli/test_servers.py has one of its own",
     "python -m savi align clips/ --model models/InternVL2_5-1B --critic openai:": "needs a server; tests/savi/cli/test_servers.py has one",
 }
