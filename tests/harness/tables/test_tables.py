@@ -136,7 +136,7 @@ def test_json_comes_back_equal() -> None:
 
 
 @given(st.text(max_size=60))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_any_text_is_harmless(text: str) -> None:
     table = Table("t", "micro", ("c",), (Row(text, (Cell(text, text, note=text, link=text),)),))
     for fmt in ("md", "latex", "html", "csv"):

@@ -98,7 +98,7 @@ def test_every_finding_has_arithmetic_and_is_json(paper: Audit) -> None:
 
 
 @given(k=st.integers(0, 3000), n=st.integers(1, 3000), decimals=st.integers(0, 3))
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 def test_grim_accepts_whatever_a_count_gives(k: int, n: int, decimals: int) -> None:
     k = min(k, n)
     exact = Decimal(100 * k) / Decimal(n)
@@ -108,7 +108,7 @@ def test_grim_accepts_whatever_a_count_gives(k: int, n: int, decimals: int) -> N
 
 
 @given(tenths=st.integers(0, 1000))
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_grim_on_500_questions_is_the_even_tenths(tenths: int) -> None:
     g = grim(Decimal(tenths) / 10, 500, 1)
     assert g.rounded == (tenths % 2 == 0)

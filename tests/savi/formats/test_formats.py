@@ -52,7 +52,7 @@ def some_pairs(draw: st.DrawFn) -> list[PreferencePair]:
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("suffix", SUFFIXES)
 @given(pairs=some_pairs())
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_the_way_there_and_back_loses_nothing(name: str, suffix: str, pairs: list[PreferencePair], tmp_path: Path) -> None:
     if name in ONE_QUESTION:
         pairs = [replace(pair, system=None, history=()) for pair in pairs]
