@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import re
 import signal
 import sys
 import time
@@ -19,7 +20,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from savi.base.errors import ExitCode, SaviError
+from savi.base.errors import ExitCode, SaviError, one_line
 from savi.base.processes import is_first, refuse_several_processes
 
 KEPT = "what is finished is kept; run the same command to go on"
@@ -198,6 +199,8 @@ def describe_error(error: BaseException) -> tuple[str, ExitCode] | None:
         return str(error), error.exit_code
     if full := _full_disk(error):
         return full, ExitCode.MACHINE
+    if re.search(r"\(os error \d+\)", str(error)):  # what libraries in Rust (safetensors, tokenizers) make of an OSError
+        return one_line(error), ExitCode.MACHINE
     if isinstance(error, ModuleNotFoundError):
         return f"{error} (a package is missing: install the project with pip install -e .)", ExitCode.MACHINE
     if isinstance(error, OSError):
@@ -208,15 +211,19 @@ def describe_error(error: BaseException) -> tuple[str, ExitCode] | None:
     return None
 
 
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+"""The disk is full, the quota is used up, a file is above what the shell or the file system allows."""
+
+
 def _full_disk(error: BaseException) -> str | None:
     """What to say where no room, or no quota, was left: as Python, safetensors and torch's archive writer report it."""
     where = getattr(error, "filename", None)
     cause: BaseException | None = error
     while cause is not None:
-        if isinstance(cause, OSError) and cause.errno in (errno.ENOSPC, errno.EDQUOT):
+        if isinstance(cause, OSError) and cause.errno in _NO_ROOM:
             return f"{cause.filename or where or 'the disk'}: no room left; free some and run the same command to go on"
         said = str(cause)
-        if "No space left on device" in said:
+        if any(os.strerror(number) in said for number in _NO_ROOM):
             return f"no room left on the disk ({said}); free some and run the same command to go on"
         if "PytorchStreamWriter failed" in said or "unexpected pos" in said:  # all that torch says of a write cut short
             return f"a checkpoint could not be written whole, most likely for want of room on the disk ({said.splitlines()[0]})"

@@ -67,8 +67,6 @@ def export(
     with errors():
         from savi.formats.table import write_any_pairs
 
-        if Path(pairs).exists() and out.exists() and out.samefile(pairs):
-            stop(f"--out {out}: is the file that is read; name another", ExitCode.USAGE)
         found = read(pairs, from_format, videos)
         written = write_any_pairs(out, found, style, relative=relative)
     typer.echo(f"{len(found)} pairs -> {', '.join(map(str, written))}")

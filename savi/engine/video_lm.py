@@ -30,14 +30,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from savi.base.errors import ExitCode, SaviError
 from savi.engine.chat import ChatFormat, Prompt
 from savi.engine.decoder.either import Decoders
 from savi.engine.model_folder import ModelError, hash_in_memory, load_native_model, load_tokenizer, read_preprocessing, write_folder
 from savi.engine.reading import reading
 from savi.engine.rope import LengthRope
 from savi.engine.sampling import GenerationSettings, uniforms
-from savi.engine.watched import Reply, ResponseScore, Watched
+from savi.engine.watched import ContextError, Reply, ResponseScore, Watched
 from savi.families import Family, FamilyError, Preprocessing, VideoFeatures, family_for
 from savi.families.base import pixels_and_timing
 from savi.video.frames import Frames
@@ -56,12 +55,6 @@ __all__ = ["ContextError", "GenerationSettings", "ModelError", "Reply", "Respons
 
 _TOKENS_PER_FORWARD = 16_384
 """Prefix tokens of several short videos that go through the language model together."""
-
-
-class ContextError(SaviError, ValueError):
-    """A prefix and prompt longer than the model's context: names both numbers and what to lower."""
-
-    exit_code = ExitCode.USAGE
 
 
 @dataclass

@@ -6,12 +6,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, overload
 
+from savi.base.errors import UsageError
 from savi.engine.sampling import GenerationSettings
 
 if TYPE_CHECKING:
     from savi.engine.prefix import Prefix
     from savi.engine.video_lm import VideoLM
     from savi.families import VideoFeatures
+
+
+class ContextError(UsageError):
+    """A prefix and prompt longer than the model's context: names both numbers and what to lower."""
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from typing import Any
 
 from savi.base.digests import canonical_json
 from savi.base.errors import FileFormatError, UsageError
-from savi.base.files import make_folder, write_bytes_atomic, write_jsonl_atomic, write_text_atomic
+from savi.base.files import make_folder, write_bytes_atomic
 from savi.base.hub import fetch_dataset, is_hub_id
 from savi.formats.conversation import Format, conversation_of, pair_of
 from savi.formats.llama_factory import LLAMA_FACTORY, describe, described, standard
@@ -122,7 +122,7 @@ def write_any_pairs(path: str | Path, pairs: Iterable[PreferencePair], name: str
     `relative`: paths of videos relative to the file's folder, or absolute; None: as the format's tool resolves them.
 
     Raises:
-        UsageError: no such format.
+        UsageError: no such format, or the file holds something else already.
         FileFormatError: a pair has what the format has no place for (names it).
     """
     target = Path(path)
@@ -137,14 +137,18 @@ def write_any_pairs(path: str | Path, pairs: Iterable[PreferencePair], name: str
         one = FORMATS[name]
         near = one.relative if relative is None else relative
         rows = [one.write(conversation_of(pair, target.parent, relative=near)) for pair in pairs]
-    _write_rows(target, rows)
+    data = _bytes(target.suffix, rows)
+    if target.is_dir() or (target.exists() and target.read_bytes() != data):
+        raise UsageError(f"{target}: is there already and holds something else; name a new file, or remove it")
+    write_bytes_atomic(target, data)
     return [target, describe(target)] if name == LLAMA_FACTORY.name else [target]
 
 
-def _write_rows(target: Path, rows: list[dict[str, Any]]) -> None:
-    match target.suffix:
+def _bytes(suffix: str, rows: list[dict[str, Any]]) -> bytes:
+    """What a file of this suffix holds."""
+    match suffix:
         case ".json":
-            write_text_atomic(target, json.dumps(rows, ensure_ascii=False, indent=1, allow_nan=False) + "\n")
+            text = json.dumps(rows, ensure_ascii=False, indent=1, allow_nan=False) + "\n"
         case ".parquet":
             from io import BytesIO
 
@@ -155,6 +159,7 @@ def _write_rows(target: Path, rows: list[dict[str, Any]]) -> None:
             plain = [{**row, "meta": canonical_json(row["meta"])} if "meta" in row else row for row in rows]
             columns = dict.fromkeys(key for row in plain for key in row)
             write_table(pyarrow.Table.from_pylist([{**dict.fromkeys(columns), **row} for row in plain]), buffer)
-            write_bytes_atomic(target, buffer.getvalue())
+            return buffer.getvalue()
         case _:
-            write_jsonl_atomic(target, rows)
+            text = "".join(canonical_json(row) + "\n" for row in rows)
+    return text.encode("utf-8", "backslashreplace")

@@ -13,13 +13,14 @@ from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
+from savi.base.errors import UsageError
 from savi.base.files import FailureLog
 from savi.base.lock import lock_file
 from savi.base.processes import joined
 from savi.engine.sampling import GenerationSettings
-from savi.engine.watched import Reply
+from savi.engine.watched import ContextError, Reply
 from savi.loop.journal import Journal
 from savi.loop.parts import Made
 from savi.loop.preferences import PreferencePair, make_pair_id
@@ -36,10 +37,13 @@ from savi.loop.prompts import (
     prompt_set,
     same_answer,
 )
-from savi.loop.run import STAGE, Run
+from savi.loop.run import STAGE, TOO_LONG, Run
 from savi.server.server_lm import ServerLM
 from savi.server.usage import ServedReply
 from savi.video.frames import Frames, VideoError
+
+T = TypeVar("T")
+R = TypeVar("R")
 
 
 class Asker(Protocol):
@@ -133,7 +137,8 @@ def propose(
     Raises:
         ResumeError: `out` was begun with another model, other settings or other videos.
         LockedError: another process is writing `out`.
-        ContextError: a video is too long for the model's context.
+        ContextError: no video so far fits into the model's context. (One that does not is listed in `failures` where others do; so is a
+            question, in `dropped`.)
         ProcessGoneError: another process of the launch is dead.
     """
     paths = [Path(video) for video in videos]
@@ -196,7 +201,7 @@ def video_keys(paths: Sequence[Path]) -> list[str]:
     pair ids, so that a run can be moved.
 
     Raises:
-        ValueError: a video is in the list twice.
+        UsageError: a video is in the list twice.
     """
     keys = [path.name for path in paths]
     depth = 1
@@ -205,7 +210,7 @@ def video_keys(paths: Sequence[Path]) -> list[str]:
         depth += 1
         longer = ["/".join(path.parts[-depth:]) if key in twice else key for key, path in zip(keys, paths, strict=True)]
         if longer == keys:
-            raise ValueError(f"video {sorted(twice)[0]} is in the list more than once")
+            raise UsageError(f"video {sorted(twice)[0]} is in the list more than once: name each file once, or its folder alone")
         keys = longer
     return keys
 
@@ -290,14 +295,14 @@ def _propose_chunk(
         if isinstance(frames, VideoError):
             made[key].broken.append({"what": key, "where": key, "why": f"{frames.kind}: {frames.reason}", "stage": STAGE})
     readable = [(key, path, frames) for key, path, frames in chunk if isinstance(frames, Frames)]
-    watched = lm.watch_batch([frames for _, _, frames in readable])
-    criticised = watched if critic is None else critic.watch_batch([frames for _, _, frames in readable])
-    drafts = [
-        _Draft(key, path, kind, index, seen, judged)
-        for (key, path, _), seen, judged in zip(readable, watched, criticised, strict=True)
-        for kind in settings.kinds
-        for index in range(settings.questions_per_kind)
-    ]
+    watched = _fitting(lm.watch_batch, [frames for _, _, frames in readable])
+    criticised = watched if critic is None else _fitting(critic.watch_batch, [frames for _, _, frames in readable])
+    drafts = []
+    for (key, path, _), seen, judged in zip(readable, watched, criticised, strict=True):
+        if isinstance(long := judged if isinstance(judged, ContextError) else seen, ContextError):
+            made[key].broken.append({"what": key, "where": key, "why": f"{TOO_LONG}: {long}", "stage": STAGE})
+            continue
+        drafts += [_Draft(key, path, kind, index, seen, judged) for kind in settings.kinds for index in range(settings.questions_per_kind)]
     for step in STEPS if settings.criticise else [step for step in STEPS if step != "critique"]:
         who, asker = ("critic", critic) if step == "critique" and critic is not None else ("model", lm)
         for key, reply in _run_step(asker, drafts, step, settings):
@@ -326,10 +331,26 @@ def _run_step(asker: Asker, drafts: Sequence[_Draft], step: Step, settings: Alig
     videos = [draft.criticised if step == "critique" else draft.watched for draft in going]
     generation: GenerationSettings = getattr(settings, step)
     keys = [draft.row_key(step) for draft in going]
-    replies = asker.ask(list(zip(videos, filled, strict=True)), replace(generation, seed=settings.seed), keys=keys)
+    items = list(zip(videos, filled, keys, strict=True))
+    with_seed = replace(generation, seed=settings.seed)
+    replies = _fitting(lambda some: asker.ask([item[:2] for item in some], with_seed, keys=[item[2] for item in some]), items)
     for draft, reply in zip(going, replies, strict=True):
-        draft.take(step, reply)
-    return [(draft.key, reply) for draft, reply in zip(going, replies, strict=True)]
+        if isinstance(reply, ContextError):
+            draft.dropped = (TOO_LONG, str(reply))
+        else:
+            draft.take(step, reply)
+    return [(draft.key, reply) for draft, reply in zip(going, replies, strict=True) if not isinstance(reply, ContextError)]
+
+
+def _fitting(work: Callable[[list[T]], Sequence[R]], items: list[T]) -> list[R | ContextError]:
+    """What `work` gives of each item, all of them in one batch; where the context is too short for one, of the others, and its error."""
+    try:
+        return list(work(items))
+    except ContextError as error:
+        if len(items) == 1:
+            return [error]
+    half = len(items) // 2
+    return [*_fitting(work, items[:half]), *_fitting(work, items[half:])]
 
 
 def _drop_duplicates(drafts: Sequence[_Draft]) -> None:

@@ -16,6 +16,7 @@ from pathlib import Path
 from savi.base.files import FailureLog, file_bytes
 from savi.base.processes import deal_by_weight
 from savi.base.watch import working_on
+from savi.engine.watched import ContextError
 from savi.loop.journal import AlignCounts, Journal
 from savi.loop.parts import Made, PartWriter, delete_parts, read_parts, rewrite_parts
 from savi.loop.preferences import PreferencePair
@@ -25,6 +26,8 @@ from savi.video.prefetch import decoders, prefetch
 
 STAGE = "propose"
 """The stage named in failures.jsonl."""
+TOO_LONG = "too long"
+"""Why a video failed, or a question was dropped, that the model's context cannot hold."""
 
 Ask = Callable[[Sequence[tuple[str, Path, Frames | VideoError]]], dict[str, Made]]
 """All steps over a chunk of (key, video, frames) -> what came of each video, by key."""
@@ -33,7 +36,7 @@ Ask = Callable[[Sequence[tuple[str, Path, Frames | VideoError]]], dict[str, Made
 @dataclass
 class Run:
     """`path_of`: the videos by their keys, in order; `chunks`: what is left to do; `made`: what parts hold of it; `again`: videos that
-    could not be read before and are tried again."""
+    could not be read before and are tried again; `fits`: some video was asked about."""
 
     path_of: Mapping[str, Path]
     ask: Ask
@@ -45,6 +48,7 @@ class Run:
     made: dict[str, Made] = field(default_factory=dict)
     again: set[str] = field(default_factory=set)
     journal: Journal | None = None
+    fits: bool = False
 
     def __post_init__(self) -> None:
         self.chunks = in_chunks(list(self.path_of), self.chunk_videos)
@@ -53,6 +57,7 @@ class Run:
         """Go on with a journal and the parts beside it."""
         keys = list(self.path_of)
         self.journal = journal
+        self.fits = journal.videos_done > len(journal.failures)
         list_failures(journal.failures, self.failures)
         failed = {failure["what"] for failure in journal.failures} if retry_failed else set()
         again = [key for key in keys[: journal.videos_done] if key in failed]
@@ -118,7 +123,22 @@ class Run:
         for key in chunk:
             working_on(f"video {self.path_of[key]} ({STAGE})")
             videos.append((key, *next(frames)))
-        return self.ask(videos) if videos else {}
+        made = self.ask(videos) if videos else {}
+        self._refuse_too_long(made)
+        return made
+
+    def _refuse_too_long(self, made: Mapping[str, Made]) -> None:
+        """Stop where nothing fits, before all videos are gone through for nothing.
+
+        Raises:
+            ContextError: not one video so far fits into the model's context.
+        """
+        rows = [row for one in made.values() for row in one.dropped]
+        why = [row["detail"] for row in rows if row["reason"] == TOO_LONG]
+        why += [row["why"].removeprefix(f"{TOO_LONG}: ") for one in made.values() for row in one.broken if row["why"].startswith(TOO_LONG)]
+        self.fits = self.fits or any(row["reason"] != TOO_LONG for row in rows) or any(one.pairs for one in made.values())
+        if why and not self.fits:
+            raise ContextError(why[0])
 
     def _keep(self, made: Sequence[Made], done: int, retried: Sequence[str]) -> list[PreferencePair]:
         """Write what came of a chunk; `retried`: those of its videos that had failed before."""

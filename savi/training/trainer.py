@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import torch
 from torch import Tensor, nn
 
-from savi.base.errors import SaviError
+from savi.base.errors import SaviError, UsageError
 from savi.base.lock import lock_folder
 from savi.base.processes import Processes, joined
 from savi.cards.model_card import Trained, sources
@@ -137,8 +137,9 @@ def _prepare(
     if not examples or store is None:
         reasons = sorted({pair.reason for pair in dropped})
         raise NoPairsError(f"no pair to train on: {len(pairs)} given, {len(dropped)} dropped ({'; '.join(reasons) or 'none given'})")
-    _check_context(lm, examples, store)
-    return examples, dropped, store
+    long = _too_long(lm, examples, store)
+    dropped += [DroppedPair(name, reason) for name, reason in long.items()]
+    return [example for example in examples if example.pair_id not in long], dropped, store
 
 
 def _run(
@@ -277,12 +278,20 @@ def float32_weights(model: nn.Module) -> Iterator[None]:
             parameter.data = parameter.data.to(torch.bfloat16)
 
 
-def _check_context(lm: VideoLM, examples: Sequence[Example], store: VideoStore) -> None:
+def _too_long(lm: VideoLM, examples: Sequence[Example], store: VideoStore) -> dict[str, str]:
+    """Pairs that the model's context cannot hold, and why. A video that is not encoded yet is not known to be too long.
+
+    Raises:
+        UsageError: all of them are.
+    """
     limit = int(lm.text_config.max_position_embeddings)
+    found = {}
     for example in examples:
         tokens = example.tokens
         end = store.next_pos.get(example.video, 0) + len(tokens.question) + max(len(tokens.chosen), len(tokens.rejected))
         if end > limit:
-            raise ValueError(
-                f"pair {example.pair_id}: {end} positions, but {lm.name} has a context of {limit}; use fewer frames or shorter answers"
-            )
+            found[example.pair_id] = f"{end} positions, but {lm.name} has a context of {limit}; use fewer frames or shorter answers"
+    if found and len(found) == len(examples):
+        name = next(iter(found))
+        raise UsageError(f"pair {name}: {found[name]}")
+    return found

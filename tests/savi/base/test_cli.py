@@ -158,6 +158,30 @@ def test_what_libraries_say_of_a_full_disk_is_known(full_disk: Path) -> None:
         assert known[1] == ExitCode.MACHINE
 
 
+LIMITED = """
+import resource, sys
+from pathlib import Path
+import torch
+from safetensors.torch import save_file
+from savi.base.cli import errors
+resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
+with errors():
+    save_file({"a": torch.zeros(1 << 18)}, Path(sys.argv[1]))
+"""
+
+
+def test_a_file_above_the_shells_limit_is_one_line(tmp_path: Path) -> None:
+    done = subprocess.run([sys.executable, "-c", LIMITED, str(tmp_path / "a.safetensors")], capture_output=True, text=True, check=False)
+    assert "Traceback" not in done.stderr.split("error: ")[0]
+    assert "File too large" in done.stderr and "room" in done.stderr
+
+
+def test_what_rust_libraries_make_of_a_failing_disk_is_known() -> None:
+    for said in ("Error while serializing: I/O error: Read-only file system (os error 30)", "Input/output error (os error 5)"):
+        assert describe_error(RuntimeError(said)) == (said, ExitCode.MACHINE)
+    assert describe_error(RuntimeError("a bug")) is None
+
+
 WARNS = """
 import sys, warnings, typer
 from savi.base.cli import run_app

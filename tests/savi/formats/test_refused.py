@@ -179,6 +179,20 @@ def test_a_format_can_be_forced_and_must_exist(tmp_path: Path) -> None:
         read_any_pairs(tmp_path / "absent.jsonl")
 
 
+@pytest.mark.parametrize("suffix", ["jsonl", "json", "parquet"])
+def test_a_file_that_holds_something_else_is_not_replaced(suffix: str, tmp_path: Path) -> None:
+    path = tmp_path / f"out.{suffix}"
+    write_any_pairs(path, [make(tmp_path)], "trl")
+    before = path.read_bytes()
+    write_any_pairs(path, [make(tmp_path)], "trl")  # the same again
+    for pairs, name in (([make(tmp_path, chosen="another")], "trl"), ([make(tmp_path)], "savi")):
+        with pytest.raises(UsageError, match="holds something else"):
+            write_any_pairs(path, pairs, name)
+        assert path.read_bytes() == before
+    with pytest.raises(UsageError, match="is there already"):
+        write_any_pairs(tmp_path, [make(tmp_path)], "trl")
+
+
 def test_a_prompt_that_was_edited_is_not_ignored(tmp_path: Path) -> None:
     path = tmp_path / "out.jsonl"
     write_any_pairs(path, [make(tmp_path)], "trl")

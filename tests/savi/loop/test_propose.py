@@ -7,19 +7,23 @@ import os
 import signal
 import subprocess
 import sys
-from dataclasses import replace
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from savi.base.errors import ResumeError
+from savi.base.errors import ResumeError, UsageError
 from savi.base.files import FailureLog
 from savi.engine.sampling import GenerationSettings
 from savi.engine.video_lm import VideoLM
+from savi.engine.watched import ContextError, Reply
 from savi.loop.journal import is_complete, journal_path, read_counts, read_unchanged
 from savi.loop.preferences import read_pairs
 from savi.loop.prompts import PROMPTS
 from savi.loop.propose import AlignSettings, propose, video_keys
+from savi.video.frames import Frames
 from tests.savi.scripted import FRAMES, ScriptedLM, micro_reply, write_clips
 from tests.savi.tiny import tiny_video_lm
 
@@ -181,6 +185,54 @@ def test_a_file_that_this_loop_did_not_write_is_left_alone(clips: list[Path], tm
     assert (tmp_path / "pairs.jsonl").read_text() == "mine\n"
 
 
+@dataclass
+class ShortLM(ScriptedLM):
+    """Its context holds neither some videos nor the prompts of some questions."""
+
+    long_videos: tuple[str, ...] = ()
+    long_keys: tuple[str, ...] = ()
+
+    def watch_batch(self, videos: Sequence[Frames]) -> list[str]:
+        if any(Path(video.path).name in self.long_videos for video in videos):
+            raise ContextError("prefix 99 + 1 new tokens = 100, but short has a context of 50")
+        return super().watch_batch(videos)
+
+    def ask(self, items: Sequence[tuple[Any, str]], settings: GenerationSettings, *, keys: Sequence[str]) -> list[Reply]:
+        if any(key in self.long_keys for key in keys):
+            raise ContextError("prefix 49 + prompt 9 = 58, but short has a context of 50")
+        return super().ask(items, settings, keys=keys)
+
+
+def test_what_the_context_cannot_hold_does_not_end_the_rest(clips: list[Path], tmp_path: Path) -> None:
+    whole = run(ScriptedLM(micro_reply), clips, tmp_path / "whole")
+    asked = next(pair for pair in read_pairs(tmp_path / "whole" / "pairs.jsonl") if Path(pair.video).name != "clip00.mp4")
+    key = f"{Path(asked.video).name}/{asked.kind}/{asked.meta['index']}/critique"
+    run(ShortLM(micro_reply, long_videos=("clip00.mp4",), long_keys=(key,)), clips, tmp_path / "short")
+    failed = {str(row["what"]): str(row["why"]) for row in rows(tmp_path / "short" / "failures.jsonl")}
+    assert set(failed) == {"clip00.mp4", "clip02.mp4"}
+    assert failed["clip00.mp4"].startswith("too long: prefix 99")
+    (row,) = [row for row in rows(tmp_path / "short" / "dropped.jsonl") if row["reason"] == "too long"]
+    assert row["pair_id"] == asked.pair_id and "context of 50" in str(row["detail"])
+    kept = {pair.pair_id for pair in read_pairs(tmp_path / "short" / "pairs.jsonl")}
+    made = {pair.pair_id for pair in read_pairs(tmp_path / "whole" / "pairs.jsonl") if Path(pair.video).name != "clip00.mp4"}
+    assert kept == made - {asked.pair_id}
+    assert whole["pairs.jsonl"]
+
+
+def test_where_nothing_fits_it_is_said_before_all_videos_are_gone_through(clips: list[Path], tmp_path: Path) -> None:
+    lm = ShortLM(micro_reply, long_videos=tuple(clip.name for clip in clips))
+    with pytest.raises(ContextError, match="context of 50"):
+        run(lm, clips, tmp_path)
+    assert read_counts(tmp_path / "pairs.jsonl").videos == 0
+    some = run(ShortLM(micro_reply, long_videos=("clip06.mp4",)), clips, tmp_path / "some")  # alone in its chunk, after others that fit
+    assert some["pairs.jsonl"] and read_counts(tmp_path / "some" / "pairs.jsonl").broken == 2
+
+
+def test_a_video_named_twice_is_wrong_use(clips: list[Path]) -> None:
+    with pytest.raises(UsageError, match=r"clip00\.mp4 is in the list more than once: name each file once"):
+        video_keys([*clips, clips[0]])
+
+
 def test_two_files_in_one_folder_do_not_touch_each_others_questions(clips: list[Path], tmp_path: Path) -> None:
     def make(name: str, videos: list[Path]) -> dict[str, bytes]:
         list(propose(ScriptedLM(micro_reply), videos, SETTINGS, out=tmp_path / name))
@@ -209,7 +261,8 @@ def test_a_pairs_file_shorter_than_its_journal_is_refused(clips: list[Path], tmp
 
 KILLED = """
 import os, signal, sys
-from dataclasses import replace
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 sys.path.insert(0, os.getcwd())
 from savi.base.files import FailureLog

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from savi.base.errors import UsageError
 from savi.engine.video_lm import VideoLM
 from savi.loop.preferences import PreferencePair
 from savi.training.examples import NoPairsError, VideoStore, make_plan, make_units, tokenise
@@ -218,9 +219,17 @@ def test_equal_answers_teach_where_there_is_an_nll_term(lm: VideoLM, pairs: list
 
 
 def test_a_pair_beyond_the_context_is_named(pairs: list[PreferencePair], tmp_path: Path) -> None:
-    lm = tiny_video_lm(layers=2, context=32)
-    with pytest.raises(ValueError, match=r"context of 32.*fewer frames"):
+    lm = tiny_video_lm(layers=2, context=8)
+    with pytest.raises(UsageError, match=r"context of 8.*fewer frames"):
         train(lm, pairs, QUICK, tmp_path)
+
+
+def test_a_pair_beyond_the_context_does_not_end_the_others(pairs: list[PreferencePair], tmp_path: Path) -> None:
+    lm = tiny_video_lm(layers=2, context=64)
+    long = replace(pairs[0], pair_id="long", chosen=" ".join([pairs[0].chosen] * 20))
+    result = train(lm, [*pairs, long], QUICK, tmp_path)
+    assert [(pair.pair_id, "context of 64" in pair.reason) for pair in result.pairs_dropped] == [("long", True)]
+    assert result.pairs_used == len(pairs)
 
 
 def test_frames_must_be_known(lm: VideoLM, pairs: list[PreferencePair], tmp_path: Path) -> None:
