@@ -1,5 +1,6 @@
 """How long it takes to start: each command line's help, `import savi`, and the shipped model's first answer, beside Python alone and
-importing torch and transformers. Every round runs each way once, so that a ratio's two times were taken side by side.
+importing the model's class from transformers. Every round runs each way once, so that a ratio's two times were taken side by side.
+Processor seconds stand beside wall seconds, since on a busy machine only those say what the work was.
 """
 
 from __future__ import annotations
@@ -16,12 +17,15 @@ from savi.base.shipped import SHIPPED
 
 CASE = "start"
 PYTHON = "Python alone"
-IMPORTS = "importing torch and transformers"
+IMPORTS = "importing the model's class from transformers"
 HELP_TARGET_S = 1.0
 _CLIP = "clips/0007.mp4"
 WAYS: dict[str, list[str]] = {
     PYTHON: ["-c", "pass"],
-    IMPORTS: ["-c", "import torch, transformers"],
+    IMPORTS: [
+        "-c",
+        "from savi.base.torchvision import fix_torchvision; fix_torchvision(); from transformers import InternVLForConditionalGeneration",
+    ],
     "import savi": ["-c", "import savi"],
     "videosavi --help": ["-c", "from reproduce.videosavi import main; main()", "--help"],
     **{f"{package} --help": ["-m", package, "--help"] for package in ("savi", "benchmarks", "harness", "reproduce")},
@@ -32,20 +36,23 @@ WAYS: dict[str, list[str]] = {
 
 def run_start(rounds: int, say: Callable[[str], None]) -> list[dict[str, Any]]:
     """Time every way in a temporary folder; returns a row a way, with its seconds by round."""
-    seconds: dict[str, list[float]] = {name: [] for name in WAYS}
+    wall: dict[str, list[float]] = {name: [] for name in WAYS}
+    processor: dict[str, list[float]] = {name: [] for name in WAYS}
     with tempfile.TemporaryDirectory() as tmp:
         here = Path(tmp)
         build_videos(here / "clips", 8, 1)
         for _ in range(rounds):
             for name, arguments in WAYS.items():
-                seconds[name].append(timed_python(arguments, here, allowed=(0,))[0])
-    rows = [row(name, seconds) for name in WAYS]
+                took, worked = timed_python(arguments, here, allowed=(0,))
+                wall[name].append(took)
+                processor[name].append(worked)
+    rows = [row(name, wall) | {"cpu_seconds": processor[name]} for name in WAYS]
     say(table(rows))
     return rows
 
 
 def row(name: str, seconds: dict[str, list[float]]) -> dict[str, Any]:
-    """A way's seconds, and its median ratio to the imports that any answer of a transformers model needs."""
+    """A way's seconds, and its median ratio to the import that any answer of the model needs."""
     took = seconds[name]
     ratio = statistics.median(ours / theirs for ours, theirs in zip(took, seconds[IMPORTS], strict=True))
     met = statistics.median(took) < HELP_TARGET_S if name.endswith("--help") else None
@@ -54,11 +61,11 @@ def row(name: str, seconds: dict[str, list[float]]) -> dict[str, Any]:
 
 def table(rows: list[dict[str, Any]]) -> str:
     """The rows as Markdown."""
-    lines = [f"| start-up | seconds [range] | by {IMPORTS} | target |", "|---|---|---|---|"]
+    lines = [f"| start-up | seconds [range] | processor seconds | ratio to {IMPORTS} | target |", "|---|---|---|---|---|"]
     for one in rows:
         took = one["seconds"]
         target = "–" if one["met"] is None else f"under {one['target_s']:g} s: {'met' if one['met'] else 'not met'}"
-        lines.append(
-            f"| {one['name']} | {statistics.median(took):.2f} [{min(took):.2f}, {max(took):.2f}] | {one['ratio']:.2f} | {target} |"
-        )
+        worked = statistics.median(one["cpu_seconds"])
+        wall = f"{statistics.median(took):.2f} [{min(took):.2f}, {max(took):.2f}]"
+        lines.append(f"| {one['name']} | {wall} | {worked:.2f} | {one['ratio']:.2f} | {target} |")
     return "\n".join(lines)

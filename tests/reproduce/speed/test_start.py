@@ -29,6 +29,7 @@ def test_every_way_is_run_in_every_round(monkeypatch: pytest.MonkeyPatch) -> Non
     assert ran == [*WAYS.values(), *WAYS.values()]
     assert [one["name"] for one in rows] == list(WAYS)
     assert rows[0]["seconds"] == [1.0, 1.0 + len(WAYS)]
+    assert rows[0]["cpu_seconds"] == [0.0, 0.0]
     assert said == [table(rows)]
 
 
@@ -39,7 +40,7 @@ def test_a_ratio_is_taken_within_a_round() -> None:
     assert row("savi --help", seconds)["ratio"] == 0.125
     assert row("savi --help", seconds)["met"]
     assert not row("savi --help", {**seconds, "savi --help": [1.1, 1.1, 0.1]})["met"]
-    assert "under 1 s: met" in table([row("savi --help", seconds)])
+    assert "| 0.50 [0.50, 6.00] | 0.30 | 0.12 | under 1 s: met |" in table([row("savi --help", seconds) | {"cpu_seconds": [0.3, 0.4, 0.2]}])
 
 
 def test_the_quick_ways_run_as_they_stand(tmp_path: Path) -> None:
