@@ -10,8 +10,8 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from reproduce import figures as module
 from reproduce.paper import cli
+from reproduce.plan import figures as module
 from reproduce.plan.figures import TABLE, Figures, figures_for, keep, kept_in
 from reproduce.plan.plan import Cost, _Counter, make_plan
 from reproduce.scale import load_scale
