@@ -22,7 +22,7 @@ import typer
 from benchmarks.options import DataOption
 from savi.base.errors import ExitCode, UsageError
 from savi.base.former import former_options
-from savi.base.kernels import DECODER_VARIABLE, decoder_for, prefix_kernel
+from savi.base.kernels import ATTENTION_VARIABLE, DECODER_VARIABLE, causal_kernel, decoder_for, prefix_kernel
 from savi.base.processes import cores
 
 State = Literal["ok", "note", "wrong"]
@@ -206,12 +206,17 @@ def _decoding() -> Finding:
         decoder = decoder_for(device)
     except UsageError as e:
         return Finding("decoding", "wrong", str(e), f"unset {DECODER_VARIABLE}")
+    try:
+        reading = causal_kernel(device, half=device == "cuda", head_dim=128)
+    except UsageError as e:
+        return Finding("decoding", "wrong", str(e), f"unset {ATTENTION_VARIABLE}")
     equal, unequal = (prefix_kernel(device, half=device == "cuda", head_dim=128, equal_lengths=same) for same in (True, False))
     where = "static decoder, a CUDA graph a step" if device == "cuda" else "static decoder"
     if decoder == "eager":
-        return Finding("decoding", "ok", f"eager decoder, prefixes by {equal}")
+        return Finding("decoding", "ok", f"eager decoder, prefixes by {equal}; videos read by {reading}")
     fix = "for unequal lengths on a GPU: pip install flash-attn" if device == "cuda" and unequal != "flash-attn" else ""
-    return Finding("decoding", "ok", f"{where}; prefixes by {equal}, those of unequal length by {unequal}", fix)
+    found = f"{where}; prefixes by {equal}, those of unequal length by {unequal}; videos read, and trained on, by {reading}"
+    return Finding("decoding", "ok", found, fix)
 
 
 def memory_gb() -> float | None:

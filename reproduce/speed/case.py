@@ -13,6 +13,7 @@ from typing import Any
 from reproduce.speed.model import CPU, CPU_TRAINING, EIGHT_B, SMOKE, Shape
 
 CASES = (
+    "reading",
     "generation-6x150",
     "generation-18x16",
     "dpo-1-lora",
@@ -99,7 +100,9 @@ PRESETS: dict[str, Preset] = {
 def on_cpu(preset: Preset) -> Preset:
     """A GPU preset at the smoke shape on a CPU, everything else as it is: to try it where there is no GPU."""
     small = PRESETS["smoke"]
-    only = preset.only or tuple(name for name in CASES if not name.startswith("micro-") and not name.endswith("-full"))
+    only = preset.only or tuple(
+        name for name in CASES if not name.startswith("micro-") and not name.endswith("-full") and name != "reading"
+    )
     return replace(
         preset, name=f"{preset.name} (tried on a CPU)", device="cpu", shape=small.shape, training=small.training, frames=small.frames,
         question=small.question, answer=small.answer, new_tokens=small.new_tokens, decode_tokens=small.decode_tokens, only=only,

@@ -22,13 +22,14 @@ from typing import Any
 from reproduce.speed.case import CASES, GPU_ONLY, Case, Preset, Row
 from reproduce.speed.decode import decode_case
 from reproduce.speed.dpo import dpo_case
-from reproduce.speed.generation import evaluation_case, generation_case, prefetch_case
+from reproduce.speed.generation import evaluation_case, generation_case, prefetch_case, reading_case
 from reproduce.speed.micro import micro_case
 from reproduce.speed.model import shared_model
 from reproduce.speed.peaks import copy_gb_per_s, matmul_tflops, synchronise
 from reproduce.speed.pipeline import pipeline_case
+from savi.base.kernels import flash_attn_installed
 
-SHARING = ("generation-", "evaluation-", "prefetch", "decode-", "pipeline-")
+SHARING = ("reading", "generation-", "evaluation-", "prefetch", "decode-", "pipeline-")
 """Cases that leave their model as it is and share one."""
 
 
@@ -130,6 +131,8 @@ def build(name: str, preset: Preset) -> Case:
         return dpo_case(preset, name, int(pairs), lora=method == "lora")
     if name.startswith("decode-"):
         return decode_case(preset, name)
+    if name == "reading":
+        return reading_case(preset)
     if name.startswith("evaluation-"):
         return evaluation_case(preset, name)
     if name == "prefetch":
@@ -142,7 +145,8 @@ def build(name: str, preset: Preset) -> Case:
 
 
 def wanted_cases(preset: Preset, names: Sequence[str]) -> list[str]:
-    """The cases to run, in order; full fine-tuning only where the preset's memory allows it, the micro scale only on a CPU.
+    """The cases to run, in order; full fine-tuning only where the preset's memory allows it, the micro scale only on a CPU, flash-attn
+    against torch only on a GPU where it is installed.
 
     Raises:
         KeyError: an unknown case is named.
@@ -151,6 +155,8 @@ def wanted_cases(preset: Preset, names: Sequence[str]) -> list[str]:
         if name not in CASES:
             raise KeyError(name)
     left_out = set() if preset.full_fine_tuning else {name for name in CASES if name.endswith("-full")}
+    if preset.device != "cuda" or not flash_attn_installed():
+        left_out.add("reading")
     if preset.device != "cpu":
         left_out |= {name for name in CASES if name.startswith("micro-")}
     elif not names and preset.only is None:

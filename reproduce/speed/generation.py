@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import atexit
+import os
 import shutil
 import tempfile
 import time
 from collections import Counter
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from reproduce.speed.case import Case, Preset
-from reproduce.speed.flops import generation_flops
+from reproduce.speed.flops import generation_flops, prefix_flops
 from reproduce.speed.model import EIGHT_B, Shape, make_frames, make_text, shared_model
 
 if TYPE_CHECKING:
@@ -58,6 +60,35 @@ def alone_inputs(lm: VideoLM, video: np.ndarray, prompts: list[str]) -> tuple[li
     prefix = lm.prefix_ids(video).tolist()
     ids = [torch.tensor([[*prefix, *text]], device=lm.device) for text in lm.chat.prompt_ids(prompts)]
     return ids, prepared.pixels.to(lm.device, lm.model.dtype)
+
+
+def reading_case(preset: Preset) -> Case:
+    """The language model over a video's prefix, by the package flash-attn and by torch's own kernel."""
+    from savi.base.kernels import ATTENTION_VARIABLE
+
+    lm = shared_model(preset.shape, preset.device)
+    features = lm.features_many([make_frames(preset.frames, preset.shape.image)])
+    prefix = len(lm.prefix_ids(features[0]))
+
+    def read(kernel: str) -> None:
+        before = os.environ.get(ATTENTION_VARIABLE, "")
+        os.environ[ATTENTION_VARIABLE] = kernel
+        try:
+            lm._prefixes(features)
+        finally:
+            os.environ[ATTENTION_VARIABLE] = before
+
+    ways = {kernel: partial(read, kernel) for kernel in ("flash-attn", "torch")}
+    return Case(
+        "reading",
+        "reading a video, flash-attn against torch",
+        ways,
+        "flash-attn",
+        ("torch",),
+        None,
+        flops=dict.fromkeys(ways, prefix_flops(preset.shape, prefix)),
+        lengths={"prefix": prefix},
+    )
 
 
 TARGETS = {6: 4.3, 18: 10.0}

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+from functools import cache
 from typing import Literal, get_args
 
 from savi.base.errors import UsageError
@@ -14,6 +15,9 @@ from savi.base.errors import UsageError
 Decoder = Literal["auto", "static", "eager"]
 DECODER_VARIABLE = "SAVI_DECODER"
 """Environment variable that forces a decoder where the caller names none."""
+
+ATTENTION_VARIABLE = "SAVI_ATTENTION"
+"""Environment variable that says whether the package flash-attn, where it is installed, is used: auto (it is), torch, flash-attn."""
 
 PrefixKernel = Literal["flash (torch)", "memory-efficient (torch)", "flash-attn", "matrix products"]
 
@@ -35,19 +39,40 @@ def decoder_for(device: str, asked: str = "auto") -> Literal["static", "eager"]:
     return "static" if wanted == "static" else "eager"
 
 
+@cache
 def flash_attn_installed() -> bool:
     """Whether the package flash-attn is there (it is not imported)."""
     return importlib.util.find_spec("flash_attn") is not None
+
+
+def takes_flash_attn() -> bool:
+    """Whether the package flash-attn is to be used where it can be.
+
+    Raises:
+        UsageError: no such choice, or it is asked for and not installed.
+    """
+    wanted = os.environ.get(ATTENTION_VARIABLE) or "auto"
+    if wanted not in ("auto", "torch", "flash-attn"):
+        raise UsageError(f"no attention {wanted!r}; set {ATTENTION_VARIABLE} to one of auto, torch, flash-attn")
+    if wanted == "flash-attn" and not flash_attn_installed():
+        raise UsageError(f"{ATTENTION_VARIABLE} is flash-attn, which is not installed: pip install flash-attn, or unset it")
+    return wanted != "torch" and flash_attn_installed()
+
+
+def causal_kernel(device: str, *, half: bool, head_dim: int) -> Literal["torch", "flash-attn"]:
+    """What reads a video, and the prefix of a training step: flash-attn where it is there and takes it, else torch (on CUDA the same
+    algorithm: 558 of 785 TFLOP/s measured on an H200)."""
+    fits = device == "cuda" and half and head_dim % 8 == 0 and head_dim <= 256
+    return "flash-attn" if fits and takes_flash_attn() else "torch"
 
 
 def prefix_kernel(device: str, *, half: bool, head_dim: int, equal_lengths: bool) -> PrefixKernel:
     """What reads the prefixes that a batch shares.
 
     On CUDA, torch's flash kernel takes 16-bit floats and heads of 8 to 256 in steps of 8. None of torch's takes keys of unequal number and
-    splits them; flash-attn does, where it is installed. For equal ones it is the same algorithm as torch's, which therefore stays, as it
-    does for reading a video (558 of 785 TFLOP/s measured on an H200).
+    splits them; flash-attn does, where it is installed. For equal ones it is the same algorithm as torch's, which therefore stays.
     """
     flash = half and head_dim % 8 == 0 and head_dim <= 256
     if equal_lengths:
         return "flash (torch)" if device == "cpu" or flash else "memory-efficient (torch)"
-    return "flash-attn" if device == "cuda" and flash and flash_attn_installed() else "matrix products"
+    return "flash-attn" if device == "cuda" and flash and takes_flash_attn() else "matrix products"

@@ -215,9 +215,11 @@ class VideoLM:
 
     def _fill(self, tokens: Tensor, positions: Tensor, features: Sequence[VideoFeatures]) -> PrefixCache:
         """The language model's keys and values over `tokens [B, L]` at `positions [L]` (or `[3, L]`), one video a row."""
+        from savi.engine.branch_attention import attention_as
+        from savi.engine.causal import reading_implementation
         from savi.engine.prefix import PrefixCache, cache_keyword, complete_prefix
 
-        cache = PrefixCache(self.text_config)
+        cache, config = PrefixCache(self.text_config), self.family.text_model(self.model).config
         forward = partial(
             self.model,
             input_ids=tokens,
@@ -227,7 +229,7 @@ class VideoLM:
             logits_to_keep=1,
             **{cache_keyword(self.model): cache},
         )
-        with torch.no_grad():
+        with torch.no_grad(), attention_as(config, reading_implementation(self.model, self.text_config)):
             complete_prefix(forward)
         return cache
 

@@ -17,6 +17,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from savi.base.errors import ExitCode, SaviError
+from savi.base.kernels import takes_flash_attn
+from savi.engine.causal import causal
 
 TREE_ATTENTION = "savi_tree"
 """The name this attention is registered under (`model.set_attn_implementation`)."""
@@ -80,12 +82,15 @@ def tree_attention(
     tree.uses.count += 1
     p = tree.prefix_len
     groups = int(getattr(module, "num_key_value_groups", 1))
+    flash = tree.split and not dropout and takes_flash_attn()
+    head = causal(query[:, :, :p], key[:, :, :p], value[:, :, :p], scaling) if flash else None
     if groups > 1:
         key, value = repeat_kv(key, groups), repeat_kv(value, groups)
     if tree.split:
-        head = F.scaled_dot_product_attention(
-            query[:, :, :p], key[:, :, :p], value[:, :, :p], is_causal=True, scale=scaling, dropout_p=dropout
-        )
+        if head is None:
+            head = F.scaled_dot_product_attention(
+                query[:, :, :p], key[:, :, :p], value[:, :, :p], is_causal=True, scale=scaling, dropout_p=dropout
+            )
         tail = F.scaled_dot_product_attention(query[:, :, p:], key, value, attn_mask=tree.mask, scale=scaling, dropout_p=dropout)
         out = torch.cat([head, tail], dim=2)
     else:

@@ -45,6 +45,25 @@ def prefix_kernels_agree(device: str) -> None:
                 torch.testing.assert_close(total.float(), wanted[1], atol=close, rtol=close)
 
 
+def reading_kernels_agree(device: str) -> None:
+    """Causal attention as a video is read with, by flash-attn where it is installed, and its gradients as a training step has them."""
+    from savi.engine.causal import causal
+
+    torch.manual_seed(0)
+    query, key, value = (torch.randn(2, n, 700, 64, device=device, dtype=torch.bfloat16, requires_grad=True) for n in (6, 2, 2))
+    found = causal(query, key, value, 0.125)
+    whole = [part.detach().float().requires_grad_() for part in (query, key, value)]
+    scores = whole[0] @ whole[1].repeat_interleave(3, 1).transpose(-1, -2) * 0.125
+    later = torch.ones(700, 700, dtype=torch.bool, device=device).triu(1)
+    wanted = scores.masked_fill(later, float("-inf")).softmax(-1) @ whole[2].repeat_interleave(3, 1)
+    torch.testing.assert_close(found.float(), wanted, atol=3e-2, rtol=3e-2)
+    for loss in (found.float().square().sum(), wanted.square().sum()):
+        loss.backward()
+    for part, other in zip((query, key, value), whole, strict=True):
+        assert part.grad is not None and other.grad is not None
+        assert float((part.grad.float() - other.grad).norm() / other.grad.norm()) < 3e-2
+
+
 def static_equals_eager(device: str) -> None:
     """The same ids in float32: all families, uneven prefixes, greedy and sampled, rows that leave; graphs used a second time."""
     from savi.engine import decoding
@@ -152,6 +171,7 @@ def _settings() -> object:
 
 CHECKS: list[Callable[[str], None]] = [
     prefix_kernels_agree,
+    reading_kernels_agree,
     static_equals_eager,
     graphs_see_new_weights,
     half_precision_stays_near,

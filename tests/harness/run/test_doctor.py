@@ -71,13 +71,21 @@ def test_broken_data_are_wrong(tmp_path: Path) -> None:
 def test_which_decoder_and_kernels_will_run(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("SAVI_DECODER", raising=False)
     monkeypatch.setattr(doctor, "_gpu", lambda: doctor.Finding("GPU", "note", "none"))
-    assert doctor._decoding().found == "eager decoder, prefixes by flash (torch)"
+    assert doctor._decoding().found == "eager decoder, prefixes by flash (torch); videos read by torch"
     monkeypatch.setattr(doctor, "_gpu", lambda: doctor.Finding("GPU", "ok", "NVIDIA H100"))
     monkeypatch.setattr("savi.base.kernels.flash_attn_installed", lambda: False)
     found = doctor._decoding()
-    assert found.found == ("static decoder, a CUDA graph a step; prefixes by flash (torch), those of unequal length by matrix products")
+    assert found.found == (
+        "static decoder, a CUDA graph a step; prefixes by flash (torch), those of unequal length by matrix products; "
+        "videos read, and trained on, by torch"
+    )
     assert "flash-attn" in found.fix
     monkeypatch.setattr("savi.base.kernels.flash_attn_installed", lambda: True)
-    assert doctor._decoding().found.endswith("those of unequal length by flash-attn")
+    assert doctor._decoding().found.endswith("those of unequal length by flash-attn; videos read, and trained on, by flash-attn")
+    monkeypatch.setenv("SAVI_ATTENTION", "torch")
+    assert doctor._decoding().found.endswith("by matrix products; videos read, and trained on, by torch")
+    monkeypatch.setenv("SAVI_ATTENTION", "fast")
+    assert (doctor._decoding().state, doctor._decoding().fix) == ("wrong", "unset SAVI_ATTENTION")
+    monkeypatch.delenv("SAVI_ATTENTION")
     monkeypatch.setenv("SAVI_DECODER", "quick")
     assert doctor._decoding().state == "wrong"

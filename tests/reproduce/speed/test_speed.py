@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import os
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -21,6 +22,7 @@ from reproduce.speed.cases import build, measure, wanted_cases
 from reproduce.speed.dpo import dpo_setup
 from reproduce.speed.flops import dpo_flops, generation_flops, prefix_flops, text_flops, vision_flops
 from reproduce.speed.model import EIGHT_B, SMOKE, make_frames, make_model, make_text
+from savi.engine import causal
 
 app = typer.Typer()
 speed_cli.register(app)
@@ -280,10 +282,26 @@ def test_wrong_names_are_usage_errors(monkeypatch: pytest.MonkeyPatch) -> None:
     assert CliRunner().invoke(app, ["speed", "--preset", "gpu"]).exit_code == 5
 
 
-def test_cases_keep_their_order() -> None:
-    assert wanted_cases(PRESETS["cpu"], []) == [name for name in CASES if name not in GPU_ONLY]
+def test_the_kernels_that_read_are_compared_where_both_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+    monkeypatch.setattr(causal, "causal_kernel", lambda *_, **__: asked.append(os.environ["SAVI_ATTENTION"]) or "torch")
+    row = measure(build("reading", PRESETS["smoke"]), 2, "cpu", warm_up=False)
+    assert list(dict.fromkeys(asked)) == ["flash-attn", "torch"]
+    assert row.against == "torch" and row.ratio > 0
+    monkeypatch.setattr(speed, "flash_attn_installed", lambda: True)
+    assert "reading" in wanted_cases(PRESETS["gpu"], [])
+    assert "reading" not in wanted_cases(PRESETS["cpu"], ["reading"])
+    monkeypatch.setattr(speed, "flash_attn_installed", lambda: False)
+    assert "reading" not in wanted_cases(PRESETS["gpu"], [])
+
+
+def test_cases_keep_their_order(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(speed, "flash_attn_installed", lambda: False)
+    assert wanted_cases(PRESETS["cpu"], []) == [name for name in CASES if name not in (*GPU_ONLY, "reading")]
     assert wanted_cases(PRESETS["cpu"], ["decode-4x6"]) == ["decode-4x6"]
-    assert wanted_cases(PRESETS["gpu"], []) == [name for name in CASES if not name.startswith("micro-") and not name.endswith("-full")]
+    assert wanted_cases(PRESETS["gpu"], []) == [
+        name for name in CASES if not name.startswith("micro-") and not name.endswith("-full") and name != "reading"
+    ]
     assert wanted_cases(on_cpu(PRESETS["gpu"]), []) == wanted_cases(PRESETS["gpu"], [])
     assert wanted_cases(on_cpu(PRESETS["gpu-quick"]), []) == wanted_cases(PRESETS["gpu-quick"], [])
     assert wanted_cases(replace(PRESETS["cpu"], full_fine_tuning=False), ["dpo-6-full", "dpo-6-lora", "generation-18x16"]) == [
