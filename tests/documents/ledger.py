@@ -23,7 +23,7 @@ NOT_RUN = {
     "python -m savi pairs clips/ --model openai:": "needs a server; tests/savi/cli/test_servers.py has one of its own",
     "python -m savi align clips/ --model models/InternVL2_5-1B --critic openai:": "needs a server; tests/savi/cli/test_servers.py has one",
 }
-"""How a command line begins -> why test_commands_slow.py does not run it. Synopses (with brackets) are not run either."""
+"""How a command line begins -> why test_commands_slow.py does not run it. Synopses (blocks with brackets) are not run either."""
 
 OTHER = {
     ("README.md", "import savi"): "tests/documents/test_commands_slow.py",

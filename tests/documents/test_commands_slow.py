@@ -27,7 +27,8 @@ def lines() -> list[tuple[str, str]]:
     """(page, command line) of all that is run, in order."""
     found = [block for page in PAGES for block in blocks(page)]
     found.sort(key=lambda block: ORDER.index(block.page) if block.page in ORDER else len(ORDER))
-    return [(block.page, line) for block in found for line in block.commands if reason(line) is None and not is_synopsis(line)]
+    found = [block for block in found if not any(map(is_synopsis, block.commands))]
+    return [(block.page, line) for block in found for line in block.commands if reason(line) is None]
 
 
 def test_what_is_run_is_python() -> None:
