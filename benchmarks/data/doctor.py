@@ -30,6 +30,7 @@ from benchmarks.data.layout import (
     fix_command,
     read_docs,
     twins_stamp,
+    video_of,
 )
 from benchmarks.data.prepare import RECORD_FILE, Record, read_records
 from savi.base.av_guard import open_video
@@ -110,7 +111,7 @@ def _questions(hf_home: Path, benchmark: Benchmark, record: Record | None) -> tu
                 n += 1
                 lacking |= set(benchmark.fields) - set(doc)
                 if not lacking:
-                    video = benchmark.video_file(task, doc)
+                    video = video_of(hf_home, benchmark, task, doc)
                     needs = [s for s in (seconds.get(video), benchmark.seconds(doc)) if s is not None]
                     seconds[video] = max(needs, default=None)
         except DatasetError as e:
@@ -153,7 +154,11 @@ def _videos(hf_home: Path, benchmark: Benchmark, seconds: Mapping[str, float | N
         if path is None:
             continue
         again = f"delete {path}, then {fix_command(hf_home, benchmark.name)}"
-        digest = index.digest(path)
+        try:
+            digest = index.digest(path)
+        except OSError as e:
+            yield Finding(benchmark.name, "unreadable", video, f"cannot be read ({e.strerror or e})", again)
+            continue
         same[digest].append(video)
         if video in recorded and digest != recorded[video][1]:
             other = owner.get(digest)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -92,10 +92,25 @@ def read_docs(hf_home: Path, benchmark: Benchmark, config: str) -> Iterator[dict
             with pa.memory_map(str(f)) as source, pa.ipc.open_stream(source) as reader:
                 for batch in reader:
                     yield from batch.to_pylist()
-        except (pa.ArrowInvalid, OSError) as e:
+        except (pa.ArrowException, OSError, UnicodeDecodeError) as e:
             raise DatasetError(
                 f"{f}: not a whole Arrow file ({str(e).splitlines()[0]}); delete its folder, then {fix_command(hf_home, benchmark.name)}"
             ) from e
+
+
+def video_of(hf_home: Path, benchmark: Benchmark, task: str, doc: Mapping[str, Any]) -> str:
+    """`Benchmark.video_file` of a document on disk.
+
+    Raises:
+        DatasetError: the document does not say its video as the task reads it.
+    """
+    try:
+        return benchmark.video_file(task, doc)
+    except (KeyError, TypeError, ValueError, AttributeError) as e:
+        fix = fix_command(hf_home, benchmark.name) + ("" if has_twins(hf_home) else " --update")
+        raise DatasetError(
+            f"{benchmark.title} ({task}): a question does not say its video ({type(e).__name__}: {e}), as in another revision; {fix}"
+        ) from e
 
 
 def has_twins(hf_home: Path) -> bool:
@@ -125,6 +140,8 @@ def twins_stamp(hf_home: Path) -> dict[str, Any] | None:
         raise DatasetError(f"{path}: no JSON ({e}); delete it, then {fix_command(hf_home, '')}") from e
     if not isinstance(stamp, dict):
         raise DatasetError(f"{path}: no JSON object; delete it and build the twins again")
+    if not all(isinstance(stamp.get(part), dict) for part in ("tasks", "files")):
+        raise DatasetError(f"{path}: does not say its tasks and files; delete it and build the twins again")
     return stamp
 
 
@@ -150,7 +167,7 @@ def check(hf_home: Path, benchmark: Benchmark) -> DatasetStatus:
             continue
         for doc in read_docs(hf_home, benchmark, config):
             n += 1
-            videos.add(benchmark.video_file(task, doc))
+            videos.add(video_of(hf_home, benchmark, task, doc))
     for v in sorted(videos):
         path = find_video(hf_home, benchmark, v)
         if path is None:

@@ -17,7 +17,7 @@ from typing import Any
 
 from benchmarks.benchmark import Benchmark
 from benchmarks.data.archives import Member, bring, find_members
-from benchmarks.data.layout import DatasetError, MediaIndex, arrow_files, find_video, fingerprint, read_docs
+from benchmarks.data.layout import DatasetError, MediaIndex, arrow_files, find_video, fingerprint, read_docs, video_of
 from benchmarks.data.source import HubSource, Source
 from savi.base.files import write_json_atomic
 
@@ -79,8 +79,13 @@ def read_records(hf_home: Path) -> dict[str, Record]:
     if not path.exists():
         return {}
     try:
-        return {name: Record(**raw) for name, raw in json.loads(path.read_text(encoding="utf-8")).items()}
-    except (ValueError, TypeError, AttributeError) as e:
+        found = {name: Record(**raw) for name, raw in json.loads(path.read_text(encoding="utf-8")).items()}
+        for record in found.values():
+            for size, digest in record.videos.values():
+                if not (isinstance(size, int) and isinstance(digest, str)):
+                    raise ValueError("a video without its size and digest")
+        return found
+    except (ValueError, TypeError, AttributeError, RecursionError) as e:
         raise DatasetError(f"{path}: no record of prepared data ({e}); move it away and run `prepare` again") from e
 
 
@@ -129,7 +134,7 @@ def make_plan(
     for _, config in chosen:
         if update or not arrow_files(hf_home, benchmark, config):
             (build or _with_datasets(hf_home))(benchmark, config, source.commit or benchmark.revision)
-    needed = sorted({benchmark.video_file(task, doc) for task, config in chosen for doc in read_docs(hf_home, benchmark, config)})
+    needed = sorted({video_of(hf_home, benchmark, task, doc) for task, config in chosen for doc in read_docs(hf_home, benchmark, config)})
     for video in needed:
         _check_inside(benchmark, video)
     members = _members(hf_home, benchmark, source)

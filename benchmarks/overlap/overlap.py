@@ -16,7 +16,7 @@ from zipfile import BadZipFile
 import numpy as np
 
 from benchmarks.benchmark import Benchmark
-from benchmarks.data.layout import MediaIndex, arrow_files, find_video, read_docs
+from benchmarks.data.layout import MediaIndex, arrow_files, find_video, read_docs, video_of
 from benchmarks.overlap.hashes import FRAMES, NOTHING, RATE, SIDE, Look, UnreadableVideoError, look
 from benchmarks.overlap.search import find_pairs
 from savi.base.digests import sha256_file
@@ -71,7 +71,7 @@ def compare(
     for b in benchmarks:
         for task, config in zip(b.tasks, b.configs, strict=True):
             for doc in read_docs(hf_home, b, config) if arrow_files(hf_home, b, config) else ():
-                tasks[b.name, b.video_file(task, doc)][task] += 1
+                tasks[b.name, video_of(hf_home, b, task, doc)][task] += 1
         asked += [(b, v, p) for name, v in sorted(tasks) if name == b.name and (p := find_video(hf_home, b, v)) is not None]
     total = len(videos) + len(asked)
     unreadable: list[str] = []

@@ -18,7 +18,7 @@ from benchmarks.__main__ import app
 from benchmarks.benchmark import Benchmark
 from benchmarks.catalog import CATALOG, select
 from benchmarks.data.doctor import Finding, examine, known_bad, task_differences
-from benchmarks.data.layout import arrow_files, read_docs
+from benchmarks.data.layout import MediaIndex, arrow_files, read_docs
 from benchmarks.micro.twins.twins import build_twins
 
 EGO, MVBENCH, LVB = CATALOG["egoschema"], CATALOG["mvbench"], CATALOG["longvideobench"]
@@ -84,6 +84,52 @@ def write_long(path: Path, seconds: int) -> None:
                 c.mux(packet)
         for packet in s.encode():
             c.mux(packet)
+
+
+def test_questions_that_do_not_say_their_video_end_no_command(home: Path) -> None:
+    rows = list(read_docs(home, EGO, EGO.configs[0]))
+    rewrite_questions(home, EGO, [{key: value for key, value in row.items() if key != "video_idx"} for row in rows])
+    assert "wrong revision" in {f.what for f in examine(home, EGO)}
+    assert found(home, LVB) == []
+    for command in ("check", "doctor", "overlap"):
+        more = ["--videos", str(home / EGO.video_folder)] if command == "overlap" else []
+        done = runner.invoke(app, [command, "egoschema", *more, "--hf-home", str(home)])
+        assert done.exit_code == 5, done.output
+        assert "video_idx" in done.output
+        assert not isinstance(done.exception, KeyError)
+
+
+@pytest.mark.parametrize("text", ["[]", '{"egoschema": 1}', '{"egoschema": {"repo": "r"}}', "[" * 100_000, "{"])
+def test_a_broken_record_is_a_finding(home: Path, text: str) -> None:
+    (home / "prepared.json").write_text(text)
+    assert ("broken record", "prepared.json") in found(home)
+    entry = {"repo": "r", "commit": "c", "questions": "", "videos": {"v": ["big"]}}
+    (home / "prepared.json").write_text(json.dumps({"egoschema": entry}))
+    assert ("broken record", "prepared.json") in found(home)
+
+
+@pytest.mark.parametrize("text", ["{}", '{"tasks": 1, "files": {}}', "[]", "no"])
+def test_a_broken_stamp_of_twins_is_one_line(home: Path, text: str) -> None:
+    (home / "twins.json").write_text(text)
+    done = runner.invoke(app, ["check", "egoschema", "--hf-home", str(home)])
+    assert done.exit_code == 5
+    assert "twins.json" in done.stderr and isinstance(done.exception, SystemExit)
+
+
+def test_a_video_that_cannot_be_read_does_not_end_the_rest(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    bad, cut = videos(home)[:2]
+    cut.write_bytes(b"")
+    digest = MediaIndex.digest
+
+    def failing(self: MediaIndex, path: Path) -> str:
+        if path == bad:
+            raise OSError(5, "Input/output error", str(path))
+        return digest(self, path)
+
+    monkeypatch.setattr(MediaIndex, "digest", failing)
+    kinds = found(home)
+    assert ("unreadable", name(home, bad)) in kinds
+    assert ("unreadable", name(home, cut)) in kinds
 
 
 def test_short_videos(home: Path) -> None:
