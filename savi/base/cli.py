@@ -76,11 +76,12 @@ def run_app(app: typer.Typer, prog_name: str, several: Collection[str] = (), jso
     which print to stdout; their own stdout is all by `print_json` where --json is given.
 
     Libraries' notes to their callers' authors (FutureWarning, DeprecationWarning) are left out unless Python was told otherwise (`python -W
-    default -m ...`). This project's own warnings are UserWarnings, and none of those is hidden.
+    default -m ...`). This project's own warnings are UserWarnings; none of those is hidden, and each is one line.
     """
     if not sys.warnoptions:
         for kind in (FutureWarning, DeprecationWarning, PendingDeprecationWarning):
             warnings.simplefilter("ignore", kind)
+        warnings.formatwarning = _format_warning
     try:
         with stop_signals():
             try:
@@ -97,6 +98,12 @@ def run_app(app: typer.Typer, prog_name: str, several: Collection[str] = (), jso
         for number in _SIGNALS:
             signal.signal(number, signal.SIG_IGN)  # the work is over: while the interpreter ends, its exit code stands
     sys.exit(0)
+
+
+def _format_warning(message: Warning | str, category: type[Warning], filename: str, lineno: int, line: str | None = None) -> str:
+    """A line for people; kinds other than UserWarning with their place, for whoever has to look there."""
+    place = "" if category is UserWarning else f" ({category.__name__} at {filename}:{lineno})"
+    return f"warning: {printable(message)}{place}\n"
 
 
 @contextmanager

@@ -198,6 +198,7 @@ run_app(app, "x")
 @pytest.mark.parametrize(("options", "shown"), [([], False), (["-W", "default"], True)])
 def test_notes_to_other_authors_do_not_reach_the_user_and_ours_do(options: list[str], shown: bool) -> None:
     done = subprocess.run([sys.executable, *options, "-c", WARNS], capture_output=True, text=True, cwd=ROOT, check=True)
+    assert ("warning: ours: 3 network calls were refused" in done.stderr.splitlines()) == (not shown)
     assert "ours: 3 network calls were refused" in done.stderr
     assert ("old name" in done.stderr) == ("going away" in done.stderr) == shown
 
