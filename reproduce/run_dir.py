@@ -21,7 +21,7 @@ from typing import Any
 
 from reproduce.scale import Gpu, Setting
 from savi.base.digest_memory import remembered_sha256
-from savi.base.digests import sha256_json
+from savi.base.digests import parse_json, sha256_json
 from savi.base.errors import ExitCode, SaviError
 from savi.base.files import is_torn, write_text_atomic
 from savi.base.lock import is_lock, lock_folder
@@ -153,7 +153,7 @@ class RunDir:
         if not self.run_file.exists():
             return None
         try:
-            found = json.loads(self.run_file.read_text(encoding="utf-8"))
+            found = parse_json(self.run_file.read_text(encoding="utf-8"))
         except (OSError, ValueError) as e:
             raise RunDirError(f"{self.run_file}: cannot be read ({e}); take another folder with --out") from e
         if not isinstance(found, dict) or found.get("schema_version") != RUN_SCHEMA or not isinstance(found.get("settings"), dict):
@@ -214,7 +214,7 @@ class RunDir:
     def timings(self) -> dict[str, Any]:
         """timings.json by stage; empty where it is missing or torn (it decides nothing)."""
         try:
-            found = json.loads((self.path / TIMINGS_FILE).read_text(encoding="utf-8"))
+            found = parse_json((self.path / TIMINGS_FILE).read_text(encoding="utf-8"))
         except (OSError, ValueError):
             return {}
         return found if isinstance(found, dict) else {}

@@ -8,7 +8,6 @@ only when told.
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +16,7 @@ from typing import Any
 from benchmarks.benchmark import Benchmark
 from benchmarks.catalog import select
 from savi.base.digest_memory import DigestMemory
-from savi.base.digests import sha256_bytes, sha256_file
+from savi.base.digests import parse_json, sha256_bytes, sha256_file
 from savi.base.errors import SaviError
 from savi.base.files import beside_or_cached
 
@@ -135,7 +134,7 @@ def twins_stamp(hf_home: Path) -> dict[str, Any] | None:
     if not path.exists():
         return None
     try:
-        stamp = json.loads(path.read_text(encoding="utf-8"))
+        stamp = parse_json(path.read_text(encoding="utf-8"))
     except ValueError as e:
         raise DatasetError(f"{path}: no JSON ({e}); delete it, then {fix_command(hf_home, '')}") from e
     if not isinstance(stamp, dict):

@@ -7,7 +7,6 @@ compares with it.
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -19,6 +18,7 @@ from benchmarks.benchmark import Benchmark
 from benchmarks.data.archives import Member, bring, find_members
 from benchmarks.data.layout import DatasetError, MediaIndex, arrow_files, find_video, fingerprint, read_docs, video_of
 from benchmarks.data.source import HubSource, Source
+from savi.base.digests import parse_json
 from savi.base.files import write_json_atomic
 
 RECORD_FILE = "prepared.json"
@@ -79,7 +79,7 @@ def read_records(hf_home: Path) -> dict[str, Record]:
     if not path.exists():
         return {}
     try:
-        found = {name: Record(**raw) for name, raw in json.loads(path.read_text(encoding="utf-8")).items()}
+        found = {name: Record(**raw) for name, raw in parse_json(path.read_text(encoding="utf-8")).items()}
         for record in found.values():
             for size, digest in record.videos.values():
                 if not (isinstance(size, int) and isinstance(digest, str)):
@@ -229,7 +229,7 @@ def _members(hf_home: Path, benchmark: Benchmark, source: Source) -> dict[str, l
     members: list[Member] | None = None
     if kept is not None and kept.exists():
         try:
-            members = [Member(**{**raw, "files": tuple(raw["files"])}) for raw in json.loads(kept.read_text(encoding="utf-8"))]
+            members = [Member(**{**raw, "files": tuple(raw["files"])}) for raw in parse_json(kept.read_text(encoding="utf-8"))]
         except (ValueError, TypeError, KeyError):
             members = None  # a memory only: read again
     if members is None:

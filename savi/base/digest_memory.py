@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from savi.base.digests import sha256_file
+from savi.base.digests import parse_json, sha256_file
 from savi.base.files import write_text_atomic
 
 _RACY_NS = 100_000_000
@@ -29,7 +29,7 @@ class DigestMemory:
         self._known: dict[str, list[Any]] = {}
         if file is not None:
             try:
-                known = json.loads(file.read_text(encoding="utf-8"))
+                known = parse_json(file.read_text(encoding="utf-8"))
             except (OSError, ValueError):
                 known = {}
             self._known = known if isinstance(known, dict) else {}

@@ -19,7 +19,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from savi.base.digests import canonical_json, sha256_bytes
+from savi.base.digests import canonical_json, parse_json, sha256_bytes
 from savi.base.errors import FileFormatError
 
 
@@ -213,7 +213,7 @@ def read_jsonl(path: str | Path) -> Iterator[dict[str, Any]]:
 def _object(raw: bytes) -> dict[str, Any] | None:
     """A line's object, or None where it is none. No proper beginning of a JSON object is one, so a torn line always gives None."""
     try:
-        value = json.loads(raw.decode("utf-8"))
+        value = parse_json(raw.decode("utf-8"))
     except ValueError:  # covers broken UTF-8 and broken JSON
         return None
     return value if isinstance(value, dict) else None

@@ -6,7 +6,6 @@ looked up on the Hugging Face hub, and only its weights, tokenizer and configs a
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import subprocess
@@ -14,6 +13,7 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from savi.base.digests import parse_json
 from savi.base.errors import ExitCode, FileFormatError, SaviError, UsageError
 from savi.base.shipped import SHIPPED, named_folder
 
@@ -44,7 +44,7 @@ def is_internvl_chat(path: str | Path) -> bool:
     if not config.is_file():
         return False
     try:
-        found = json.loads(config.read_text(encoding="utf-8"))
+        found = parse_json(config.read_text(encoding="utf-8"))
     except ValueError as error:
         raise FileFormatError(f"{config}: not JSON ({error}); download it again") from error
     if not isinstance(found, dict):

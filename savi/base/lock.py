@@ -19,6 +19,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
+from savi.base.digests import parse_json
 from savi.base.errors import SaviError
 from savi.base.files import make_folder, write_text_atomic
 
@@ -88,7 +89,7 @@ def process_started(pid: int) -> str:
 
 def _read(record: Path) -> dict[str, str | int] | None:
     try:
-        found = json.loads(record.read_text(encoding="utf-8"))
+        found = parse_json(record.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
     return found if isinstance(found, dict) else None

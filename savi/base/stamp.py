@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from savi.base.digests import canonical_json, sha256_file, sha256_json
+from savi.base.digests import canonical_json, parse_json, sha256_file, sha256_json
 from savi.base.files import write_text_atomic
 
 SCHEMA = 1
@@ -62,7 +62,7 @@ class Stamp:
 def read_stamp(path: Path) -> Stamp | None:
     """The stamp, or None where there is none that can be read: then nothing tells what the files beside it were made from."""
     try:
-        raw = json.loads(path.read_text(encoding="utf-8"))
+        raw = parse_json(path.read_text(encoding="utf-8"))
         if raw.pop("stamp") != SCHEMA:
             return None
         files = {str(name): (int(size), str(sha)) for name, (size, sha) in raw.pop("files").items()}

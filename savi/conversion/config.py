@@ -5,12 +5,12 @@ What the native classes do not compute the same way is refused here, by name, be
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError
 
+from savi.base.digests import parse_json
 from savi.base.errors import ExitCode, SaviError
 from savi.base.torchvision import fix_torchvision
 from savi.conversion.keys import Heads, LanguageModel
@@ -129,7 +129,7 @@ def read_json(path: Path) -> dict[str, Any]:
         CheckpointError: absent, unreadable, or no JSON object.
     """
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
+        value = parse_json(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise CheckpointError(f"{path}: no such file; is {path.parent} a whole checkpoint folder?") from error
     except (OSError, ValueError) as error:

@@ -11,6 +11,7 @@ from typing import Any
 
 DEFAULT_THETA = 10_000.0
 """Of all five language models: a config that does not say is one that leaves its defaults out."""
+_LARGEST = 1e30
 _KINDS: dict[str, tuple[str, ...]] = {
     "InternLM2ForCausalLM": ("default", "linear", "dynamic"),
     "Qwen2ForCausalLM": ("default", "linear", "dynamic"),
@@ -61,7 +62,7 @@ def rope_parameters(llm_config: Mapping[str, Any], language_model: str) -> dict[
         raise RopeError(f"rope type {kind!r} needs {', '.join(missing)}")
     if found.get("partial_rotary_factor", 1) != 1 and kind != "longrope":
         raise RopeError(f"partial_rotary_factor {found['partial_rotary_factor']}: not supported")
-    if "factor" in found and kind in ("linear", "dynamic") and not (isinstance(found["factor"], int | float) and found["factor"] >= 1):
+    if "factor" in found and kind in ("linear", "dynamic") and not (_is_number(found["factor"]) and found["factor"] >= 1):
         raise RopeError(f"{said['factor'][0]} is {found['factor']}; it must be a number of at least 1")
     known = {*_NEEDS[kind], *_MAY_HAVE.get(kind, ())}
     harmless = {"factor"} if kind == "default" else set()
@@ -69,9 +70,14 @@ def rope_parameters(llm_config: Mapping[str, Any], language_model: str) -> dict[
     if strange:
         raise RopeError(f"{said[min(strange)][0]} is not known for rope type {kind!r}")
     theta = found.get("rope_theta", DEFAULT_THETA)
-    if isinstance(theta, bool) or not isinstance(theta, int | float) or not theta > 0:
+    if not _is_number(theta) or theta <= 0:
         raise RopeError(f"{said['rope_theta'][0]} is {theta!r}; it must be a positive number")
     return {"rope_type": kind, "rope_theta": theta} | {name: found[name] for name in sorted(known & set(found))}
+
+
+def _is_number(value: Any) -> bool:
+    """Neither true, which Python counts as 1, nor one that is not finite or no angle can be computed from."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= _LARGEST
 
 
 def _plain(key: str, value: Any) -> tuple[str, Any]:

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from savi.base.digests import canonical_json
+from savi.base.digests import canonical_json, parse_json
 from savi.base.errors import FileFormatError
 from savi.loop.preferences import SCHEMA_VERSION, PreferencePair, make_pair_id, pair_from_row, pair_row
 
@@ -101,7 +101,7 @@ def _rest(read: Conversation, where: str, index: int) -> Mapping[str, Any]:
             "meta": {"columns": columns} if columns else {},
         }
     try:
-        rest = json.loads(read.savi)
+        rest = parse_json(read.savi)
     except ValueError:
         rest = None
     if not isinstance(rest, dict):

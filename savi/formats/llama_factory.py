@@ -3,12 +3,12 @@ dataset_info.json beside the file, which may name columns and tags of its own.""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from savi.base.digests import parse_json
 from savi.base.errors import FileFormatError
 from savi.base.files import write_json_atomic
 from savi.formats.conversation import OTHER_MEDIA, Conversation, Format, assemble, marked, media, others, refuse, savi_column
@@ -71,7 +71,7 @@ def _is_of(entry: object, file: Path) -> bool:
 def read_info(path: Path) -> dict[str, Any]:
     """The entries of a dataset_info.json; none where it is absent (or the card of a data set that `datasets` saved)."""
     try:
-        found = json.loads(path.read_text(encoding="utf-8-sig"))
+        found = parse_json(path.read_text(encoding="utf-8-sig"))
     except FileNotFoundError:
         return {}
     except ValueError as error:

@@ -13,7 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from savi.base.digests import canonical_json
+from savi.base.digests import canonical_json, parse_json
 from savi.base.errors import FileFormatError, UsageError
 from savi.base.files import make_folder, write_bytes_atomic
 from savi.base.hub import fetch_dataset, is_hub_id
@@ -97,7 +97,7 @@ def _whole(row: Mapping[str, Any], where: str) -> dict[str, Any]:
     if not isinstance(there.get("meta"), str):
         return there
     try:
-        return {**there, "meta": json.loads(there["meta"])}
+        return {**there, "meta": parse_json(there["meta"])}
     except ValueError as error:
         raise FileFormatError(f"{where}: meta: not JSON ({error})") from error
 

@@ -28,6 +28,7 @@ from savi.base.files import (
     write_jsonl_atomic,
     write_text_atomic,
 )
+from savi.base.stamp import read_stamp
 
 ROOT = Path(__file__).parents[3]
 
@@ -104,6 +105,17 @@ def test_reading_passes_over_a_torn_last_line_only(tmp_path: Path) -> None:
         path.write_bytes(broken)
         with pytest.raises(FileFormatError, match=r"rows\.jsonl:\d: not a JSON object"):
             list(read_jsonl(path))
+
+
+@pytest.mark.parametrize("deep", [b"[" * 100_000, b'{"a":' * 100_000])
+def test_a_line_nested_without_end_is_named(tmp_path: Path, deep: bytes) -> None:
+    path = tmp_path / "rows.jsonl"
+    path.write_bytes(b'{"n":1}\n' + deep + b"\n")
+    with pytest.raises(FileFormatError, match=r"rows\.jsonl:2: not a JSON object"):
+        list(read_jsonl(path))
+    stamp = tmp_path / "stamp.json"
+    stamp.write_bytes(deep)
+    assert read_stamp(stamp) is None
 
 
 def test_a_long_torn_line_is_cut_off_whole(tmp_path: Path) -> None:

@@ -11,6 +11,8 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from savi.base.errors import FileFormatError
+from savi.base.hub import is_internvl_chat
 from savi.conversion.checkpoint import CheckpointError, convert
 from tests.savi.converted import LAYER, edit_config, load_native, names_in, rewrite
 
@@ -44,6 +46,10 @@ from tests.savi.converted import LAYER, edit_config, load_native, names_in, rewr
         ({"llm_config__rope_scaling": {"type": "dynamic", "factor": "2"}}, "must be a number of at least 1"),
         ({"llm_config__rope_scaling": {"type": "linear", "factor": 2, "beta_fast": 3}}, "rope_scaling.beta_fast is not known"),
         ({"llm_config__rope_theta": -1}, "rope_theta is -1; it must be a positive number"),
+        ({"llm_config__rope_theta": float("inf")}, "rope_theta is inf; it must be a positive number"),
+        ({"llm_config__rope_theta": 10**400}, "it must be a positive number"),
+        ({"llm_config__rope_scaling": {"type": "dynamic", "factor": float("inf")}}, "factor is inf; it must be a number of at least 1"),
+        ({"llm_config__rope_scaling": {"type": "dynamic", "factor": True}}, "factor is True; it must be a number of at least 1"),
         ({"llm_config__rope_scaling": [2]}, "rope_scaling is no object"),
         ({"llm_config__num_key_value_heads": 3}, "do not divide"),
         ({"llm_config__intermediate_size": 64}, "of another shape.*config.json says"),
@@ -63,6 +69,14 @@ def test_configs_that_do_not_fit_are_refused_before_anything_is_written(
         convert(source, tmp_path / "native")
     assert str(source) in str(caught.value)
     assert names_in(tmp_path) == ["source"]
+
+
+def test_a_config_nested_without_end_is_refused(source: Path, tmp_path: Path) -> None:
+    (source / "config.json").write_text("[" * 100_000)
+    with pytest.raises(CheckpointError, match=r"config.json: cannot be read as JSON .nested too deep"):
+        convert(source, tmp_path / "native")
+    with pytest.raises(FileFormatError, match=r"config.json: not JSON .nested too deep"):
+        is_internvl_chat(source)
 
 
 @pytest.mark.parametrize(
