@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -125,6 +126,11 @@ def random_weights(config: dict[str, Any], seed: int = 0) -> dict[str, Tensor]:
         scale = 0.5 if len(shape) < 2 else 1.5 / math.sqrt(shape[-1])
         return torch.randn(*shape, generator=generator) * scale
 
+    return weights_of(config, tensor)
+
+
+def weights_of(config: dict[str, Any], tensor: Callable[..., Tensor]) -> dict[str, Tensor]:
+    """Every tensor of the architecture, by its published name, each made from its shape by `tensor`."""
     v, t = config["vision_config"], config["llm_config"]
     d, patches = v["hidden_size"], (v["image_size"] // v["patch_size"]) ** 2
     weights = {
