@@ -21,7 +21,7 @@ from torch import Tensor
 
 from savi.base.files import follow_umask
 from savi.base.torchvision import fix_torchvision
-from savi.engine.reading import ModelError, check_template, check_weight_files, read_object, reading
+from savi.engine.reading import ModelError, check_numbers, check_template, check_weight_files, read_object, reading
 from savi.families import Preprocessing, family_class
 
 if TYPE_CHECKING:
@@ -46,6 +46,7 @@ def load_native_model(folder: Path, *, device: str, dtype: str, attn_implementat
     raw = read_object(folder, "config.json")
     family_class(str(raw.get("model_type")), where=name)
     read_object(folder, "generation_config.json")
+    check_numbers(folder, raw)
     check_weight_files(folder, raw)
     target = _own_device() if device == "auto" else torch.device(device)
     keywords: dict[str, Any] = {} if attn_implementation is None else {"attn_implementation": attn_implementation}
@@ -66,17 +67,18 @@ def _check_weights(model: PreTrainedModel, name: str) -> None:
     """Refuse weights that a training that diverged, or a power loss, leaves; one pass over them.
 
     Raises:
-        ModelError: a weight is not finite, or a layer of the language model is all zero.
+        ModelError: a weight is not finite, or a layer or the token embeddings are all zero.
     """
     weights = {key: weight for key, weight in model.named_parameters() if weight.numel()}
     largest = torch.stack([norm.float() for norm in torch._foreach_norm(list(weights.values()), float("inf"))]).tolist()
     bad = [key for key, value in zip(weights, largest, strict=True) if not math.isfinite(value)]
     if bad:
         raise ModelError(f"{name}: {len(bad)} of {len(weights)} tensors hold no finite number everywhere, e.g. {bad[0]}; make it again")
-    layers = {id(part.weight) for part in model.get_decoder().modules() if isinstance(part, torch.nn.Linear)}
+    kinds = torch.nn.Linear | torch.nn.Conv2d | torch.nn.Conv3d
+    layers = {id(part.weight) for part in model.modules() if isinstance(part, kinds)} | {id(model.get_input_embeddings().weight)}
     bad = [key for key, value in zip(weights, largest, strict=True) if value == 0 and id(weights[key]) in layers]
     if bad:
-        raise ModelError(f"{name}: {len(bad)} layers of the language model are all zero, e.g. {bad[0]}; make it again")
+        raise ModelError(f"{name}: {len(bad)} layers are all zero, e.g. {bad[0]}; make it again")
 
 
 def _own_device() -> torch.device:

@@ -20,6 +20,7 @@ from savi.engine.memory import is_out_of_memory
 
 TEMPLATE_SECONDS = 10.0
 MOST_TEMPLATE_CHARACTERS = 1_000_000
+_LARGEST = 1e30
 _COUNTS = ("num_hidden_layers", "num_layers", "depth", "num_attention_heads", "num_heads", "num_key_value_heads", "head_dim")
 _SIZES = ("hidden_size", "intermediate_size", "vocab_size", "embed_dim", "out_hidden_size", "num_position_embeddings")
 
@@ -59,6 +60,27 @@ def read_object(folder: Path, name: str) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise ModelError(f"{path}: holds a JSON {type(value).__name__}, not an object; download it again")
     return value
+
+
+def check_numbers(folder: Path, config: Mapping[str, Any], inside: str = "") -> None:
+    """Numbers of a config that no model can be computed with, and weights stored in a way that needs another library.
+
+    Raises:
+        ModelError: names the number, or the kind of the weights.
+    """
+    for key, value in config.items():
+        name = f"{inside}{key}"
+        if key == "quantization_config" and isinstance(value, Mapping):
+            kind = value.get("quant_method", "unknown kind")
+            raise ModelError(
+                f"{folder}: its weights are quantized ({kind}), which is not supported; take the checkpoint they were made from"
+            )
+        if isinstance(value, Mapping):
+            check_numbers(folder, value, f"{name}.")
+        elif isinstance(value, float | int) and not isinstance(value, bool):
+            least = 0 if key.endswith("_eps") else -_LARGEST
+            if not least <= value <= _LARGEST or (key == "rope_theta" and value <= 0):
+                raise ModelError(f"{folder / 'config.json'}: {name} is {value}, which no model can be computed with; download it again")
 
 
 def check_weight_files(folder: Path, config: Mapping[str, Any]) -> None:

@@ -122,6 +122,24 @@ def test_a_template_that_fails_says_why(folder: Path) -> None:
         VideoLM.from_pretrained(folder, device="cpu")
 
 
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (
+            lambda c: c["text_config"].update(rope_parameters={"rope_type": "default", "rope_theta": 0}),
+            "text_config.rope_parameters.rope_theta",
+        ),
+        (lambda c: c["text_config"].update(rms_norm_eps=float("nan")), "text_config.rms_norm_eps is nan"),
+        (lambda c: c["text_config"].update(rms_norm_eps=-1.0), "text_config.rms_norm_eps is -1.0"),
+        (lambda c: c.update(quantization_config={"quant_method": "gptq", "bits": 4}), r"quantized \(gptq\), which is not supported"),
+    ],
+)
+def test_numbers_that_no_model_can_be_computed_with(folder: Path, change: Callable[[dict], object], said: str) -> None:
+    edit(folder / "config.json", change)
+    with pytest.raises(ModelError, match=said):
+        VideoLM.from_pretrained(folder)
+
+
 def test_half_characters_are_refused_by_name() -> None:
     watched = tiny_video_lm().watch(tiny_frames(0, 2))
     for text in ("what is \udce9 red", "\ud800"):

@@ -237,7 +237,7 @@ def test_a_loss_that_is_no_number_ends_the_run_before_the_weights_change(
     assert not (tmp_path / "model").exists()
 
 
-@pytest.mark.parametrize("what", ["nan", "one nan", "zero"])
+@pytest.mark.parametrize("what", ["nan", "one nan", "zero", "zero embeddings", "zero tower"])
 def test_broken_weights_are_refused_when_loaded(what: str, base: Path, tmp_path: Path) -> None:
     """All of a model, one number of it, or one matrix of the language model (as a power loss leaves zeros in a file)."""
     import shutil
@@ -245,15 +245,17 @@ def test_broken_weights_are_refused_when_loaded(what: str, base: Path, tmp_path:
     shutil.copytree(base, tmp_path / "model")
     path = tmp_path / "model" / "model.safetensors"
     weights = load_file(path)
-    name = next(name for name in weights if name.endswith("mlp.up_proj.weight"))
-    if what == "nan":
+    name = next(name for name in weights if name.endswith({"zero embeddings": "embed_tokens.weight"}.get(what, "mlp.up_proj.weight")))
+    if what == "zero tower":
+        weights |= {key: torch.zeros_like(value) for key, value in weights.items() if "vision" in key}
+    elif what == "nan":
         weights = {key: torch.full_like(value, float("nan")) for key, value in weights.items()}
     else:
         weights[name][0] = float("nan")
-        if what == "zero":
+        if what.startswith("zero"):
             weights[name].zero_()
     save_file(weights, path, metadata={"format": "pt"})
-    with pytest.raises(ModelError, match="zero" if what == "zero" else "no finite number"):
+    with pytest.raises(ModelError, match="zero" if what.startswith("zero") else "no finite number"):
         load(tmp_path / "model")
 
 
