@@ -210,9 +210,7 @@ def overlap(
 def micro(
     build_twins: Annotated[Path | None, typer.Option(help="Make the twins of the paper's six benchmarks in this folder.")] = None,
     build_videos: Annotated[Path | None, typer.Option(help="Make unlabelled videos in this folder.")] = None,
-    rebuild_base: Annotated[
-        bool, typer.Option("--rebuild-base", help="Train the base model from scratch (half an hour or more, on one core).")
-    ] = False,
+    rebuild_base: Annotated[bool, typer.Option("--rebuild-base", help="Train a base model from scratch, on one core.")] = False,
     out: Annotated[Path | None, typer.Option("--out", "-o", help="Where the rebuilt base goes (needed with --rebuild-base).")] = None,
     seed: Annotated[
         int | None, typer.Option(help="Seed of what is made (default: 1 for twins and videos, the recipe's for the base).")

@@ -7,6 +7,7 @@ from typing import NoReturn
 import typer
 
 from reproduce.audit import cli as audit_cli
+from reproduce.bases import cli as bases_cli
 from reproduce.paper import cli as paper_cli
 from reproduce.paper import tables_cli
 from reproduce.speed import cli as speed_cli
@@ -26,6 +27,7 @@ paper_cli.register(app)
 tables_cli.register(app)
 audit_cli.register(app)
 speed_cli.register(app)
+bases_cli.register(app)
 study_cli.register(app)
 
 

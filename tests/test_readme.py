@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import configparser
 import importlib
+import json
 import re
 import shlex
 import tomllib
@@ -114,7 +115,8 @@ def test_the_example_question_is_answered_as_it_says(tmp_path: Path, monkeypatch
     import transformers  # noqa: F401 - its log handler keeps the stderr of the moment it is imported, which must outlive this test
     from typer.testing import CliRunner
 
-    from benchmarks.micro.pretrain.wording import SPECIAL, vocabulary
+    from benchmarks.micro.pretrain.recipe import BASE_DIR
+    from benchmarks.micro.pretrain.wording import SPECIAL
     from benchmarks.micro.world.videos import scene_rng
     from benchmarks.micro.world.world import make_scene
 
@@ -132,7 +134,8 @@ def test_the_example_question_is_answered_as_it_says(tmp_path: Path, monkeypatch
     first = min(make_scene(scene_rng(1, 7, "unlabelled")).things, key=lambda thing: thing.first)
     assert f"C {first.color}" in ask
     assert said[1] == f"{first.color} C"
-    assert f"knows the {len(vocabulary()) - len(SPECIAL)} words" in README
+    shipped = json.loads((BASE_DIR / "tokenizer.json").read_text(encoding="utf-8"))["model"]["vocab"]
+    assert f"knows the {len(shipped) - len(SPECIAL)} words" in README
 
 
 def test_every_command_of_reproduce_is_listed() -> None:

@@ -44,6 +44,7 @@ ABSENT = {
     "reproduce paper": "--scale absent",
     "reproduce tables": "absent",
     "reproduce audit": "--tables absent",
+    "reproduce bases": "--check absent",
     "reproduce study": "--controls absent",
     "reproduce study-table": "absent",
     "reproduce study-figures": "absent",

@@ -23,6 +23,8 @@ MEANINGS = {
     "--data": "where the data sets lie",
     "--benchmarks": "only these",
     "--seed": "of what is drawn",
+    "--seeds": "of bases, or of the loop",
+    "--jobs": "at a time, a core each",
     "--scale": "the scale's name",
     "--videos": "a folder of videos",
     "--against": "what is compared with",

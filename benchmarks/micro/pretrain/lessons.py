@@ -11,7 +11,7 @@ import random
 from dataclasses import dataclass
 
 from benchmarks.micro.pretrain.model import TOKENS_PER_FRAME
-from benchmarks.micro.pretrain.wording import ASSISTANT, BOS, EOS, IMG, USER, Words
+from benchmarks.micro.pretrain.wording import ASSISTANT, BOS, EOS, IMG, THOUGHT, USER, Words
 from benchmarks.micro.world import questions as q
 from benchmarks.micro.world.world import COLORS, FRAMES, Scene, cell
 
@@ -31,13 +31,22 @@ Lesson = tuple[list[int], list[int]]
 
 @dataclass(frozen=True)
 class Mix:
-    """Mean number of lessons of each kind on a video."""
+    """Mean number of lessons of each kind on a video. Answered without observations are `direct`, `letter` (TempCompass's form, whose task
+    reads nothing but a letter) and `match` (the better of two captions, in its words); `share` is theirs among all answers."""
 
     critique: float = 2.6
-    revise: float = 0.7
-    direct: float = 1.0
-    ask: float = 0.5
-    caption: float = 0.4
+    revise: float = 0.4
+    direct: float = 0.2
+    letter: float = 0.15
+    match: float = 0.5
+    ask: float = 1.2
+    caption: float = 0.3
+
+    @property
+    def share(self) -> float:
+        """Lessons that answer without observations among all lessons that answer, 0-1."""
+        at_once = self.direct + self.letter + self.match
+        return at_once / (at_once + self.critique + self.revise)
 
 
 def prefix_ids() -> list[int]:
@@ -70,33 +79,43 @@ def _say(*parts: str) -> list[int]:
 
 
 def direct_lesson(scene: Scene, rng: random.Random) -> Lesson:
-    """A question in the words of one of the six tasks or in the model's own, and the answer at once: the option's words and its
-    letter, the letter
-    alone where "directly give the best option" asks for it (TempCompass reads nothing else), yes or no."""
+    """A question in the words of one of the six tasks or in the model's own, and the answer at once: the option's words and its letter,
+    or yes or no."""
     x = draw_question(scene, rng)
-    options = " ".join(f"{q.LETTERS[i]} {o}" for i, o in enumerate(x.options))
     if x.form == "yes_no":
-        ask = _say(x.text, "Please answer yes or no:") if rng.random() < 0.5 else _say(x.text)
-    elif rng.random() < 0.15:
-        pair = [x.value, rng.choice(x.others[:1] if x.family == "order" else x.others)]
-        rng.shuffle(pair)
-        text = f"Caption A {x.caption(pair[0])} Caption B {x.caption(pair[1])}"
-        return _lesson(
-            _say("Which caption matches the video better?", text, "Please directly give the best option:"), _say("AB"[pair.index(x.value)])
-        )
-    else:
-        style = rng.randrange(5)
-        ask = (
-            _say("Question:", x.text, "Option:", options, "Only give the best option.")
-            if style == 0
-            else _say(x.text, options, "Answer with the option's letter from the given choices directly.")
-            if style == 1
-            else _say(x.text, options, "Please directly give the best option:")
-            if style == 2
-            else _say(x.text, options)
-        )
-        return _lesson(ask, _say(x.key if style == 2 else x.reply))
-    return _lesson(ask, _say(x.key))
+        return _lesson(_say(x.text, "Please answer yes or no:") if rng.random() < 0.5 else _say(x.text), _say(x.key))
+    style = rng.randrange(4)
+    ask = (
+        _say("Question:", x.text, "Option:", _options(x), "Only give the best option.")
+        if style == 0
+        else _say(x.lettered(), "Answer with the option's letter from the given choices directly.")
+        if style == 1
+        else _say(x.lettered())
+    )
+    return _lesson(ask, _say(x.reply))
+
+
+def letter_lesson(scene: Scene, rng: random.Random) -> Lesson:
+    """A question of which nothing but the letter is read ("directly give the best option"): the option's words and letter as a thought,
+    then the letter. A model this small cannot find the letter of an option that it has not named: taught letters alone, it guessed."""
+    while (x := draw_question(scene, rng)).form != "choice":
+        pass
+    return _lesson(_say(x.lettered(), "Please directly give the best option:"), _say(x.reply, THOUGHT, x.key))
+
+
+def match_lesson(scene: Scene, rng: random.Random) -> Lesson:
+    """Two captions of a video and the right one's words: the caption differs in its last words, so writing it says what is seen."""
+    while (x := draw_question(scene, rng)).form != "choice":
+        pass
+    pair = [x.value, rng.choice(x.others[:1] if x.family == "order" else x.others)]
+    rng.shuffle(pair)
+    text = f"Caption A {x.caption(pair[0])} Caption B {x.caption(pair[1])}"
+    ask = _say("Which caption matches the video better?", text, "Please directly give the best option:")
+    return _lesson(ask, _say(x.caption(x.value)))
+
+
+def _options(question: q.Question) -> str:
+    return " ".join(f"{q.LETTERS[i]} {o}" for i, o in enumerate(question.options))
 
 
 def wrong_reply(question: q.Question, rng: random.Random) -> str:
@@ -127,6 +146,8 @@ def video_lessons(scene: Scene, rng: random.Random, mix: Mix) -> list[Lesson]:
         return int(mean) + (rng.random() < mean % 1)
 
     out = [direct_lesson(scene, rng) for _ in range(times(mix.direct))]
+    out += [letter_lesson(scene, rng) for _ in range(times(mix.letter))]
+    out += [match_lesson(scene, rng) for _ in range(times(mix.match))]
     for _ in range(times(mix.critique)):
         x = draw_question(scene, rng)
         given = x.reply if rng.random() < 0.5 else wrong_reply(x, rng)
@@ -143,8 +164,12 @@ def video_lessons(scene: Scene, rng: random.Random, mix: Mix) -> list[Lesson]:
     return out
 
 
-def drill(rng: random.Random, kind: str) -> tuple[list[int], list[int]]:
-    """A text-only sequence with its labels (`IGNORE` where nothing is learned).
+Drill = tuple[list[int], list[int]]
+"""(tokens, labels): `IGNORE` where nothing is learned."""
+
+
+def drill(rng: random.Random, kind: str) -> Drill:
+    """A text-only sequence with its labels.
 
     `letters`: lettered options, then "so <option> <letter>" several times. `stated`: a yes/no statement, then "so <value> yes|no"
     several times.

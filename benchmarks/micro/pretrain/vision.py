@@ -3,15 +3,16 @@ quadrant, of what shape and where. The linear head that reads this off is thrown
 
 from __future__ import annotations
 
-import math
 import random
 import time
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.micro.pretrain.model import TOKENS_PER_FRAME, image_features, pixel_values
+from benchmarks.micro.pretrain.model import TOKENS_PER_FRAME, image_features, matrix_dtype, pixel_values, quick_eye
+from benchmarks.micro.pretrain.muon import Optimizers
 from benchmarks.micro.pretrain.wording import Words
 from benchmarks.micro.world.world import COLORS, FRAMES, SHAPES, SIZE, Scene, cell, chroma_round_trip, make_scene, render
 
@@ -55,58 +56,60 @@ def word_targets(scene: Scene) -> NDArray[np.float32]:
 
 
 def train_vision(
-    model: InternVLForConditionalGeneration, *, steps: int, batch: int = 12, lr: float = 2e-3, seed: int = 0
+    model: InternVLForConditionalGeneration, *, steps: int, scenes: int, frames: int, lr: float, muon_lr: float, seed: int
 ) -> dict[str, float]:
-    """Train vision tower and projector in place; returns what the head reads off unseen scenes (0-100).
+    """Train vision tower and projector in place on `frames` frames of each of `scenes` scenes a step (a tower sees one frame at a time,
+    and frames of a video are much alike); returns what the head reads off unseen scenes (0-100).
 
     Beside the dense head, visual tokens are drawn towards the language model's own embeddings of the words that name what they show (as
     contrastive image-text pretraining does for real towers): the language model can then look up "red" among them from the start."""
     import torch
-    import torch.nn.functional as F
 
     width = _CLASSES + 2 * _BINS
     head = torch.nn.Linear(model.config.text_config.hidden_size, len(_PALETTE) * width)
     names = model.get_input_embeddings().weight[[Words().ids[w] for w in NAMED]].detach().float()
     names = names / names.norm(dim=-1, keepdim=True)
     scale = torch.nn.Parameter(torch.tensor([8.0, -3.0]))
-    parts = [*model.model.vision_tower.parameters(), *model.model.multi_modal_projector.parameters(), *head.parameters(), scale]
-    opt = torch.optim.AdamW(parts, lr=lr, weight_decay=0.02, betas=(0.9, 0.98))
+    seeing = [(n, p) for n, p in model.named_parameters() if "vision_tower" in n or "multi_modal_projector" in n]
+    opt = Optimizers([*seeing, ("embed.head", head.weight), ("embed.bias", head.bias), ("embed.scale", scale)], lr, muon_lr, matrix_dtype())
     rng = random.Random(f"vision/{seed}")
 
-    def forward(scenes: list[Scene]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        x = chroma_round_trip(np.stack([render(s) for s in scenes]))
-        y = torch.from_numpy(np.stack([targets(s) for s in scenes])).flatten(0, 1)
-        f = image_features(model, pixel_values(x))
-        words = torch.from_numpy(np.stack([word_targets(s) for s in scenes])).flatten(0, 1)
+    def losses(drawn: Sequence[Scene], some: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        at = [sorted(rng.sample(range(FRAMES), some)) for _ in drawn]
+        x = chroma_round_trip(np.concatenate([render(s)[t] for s, t in zip(drawn, at, strict=True)])[None])
+        y = torch.from_numpy(np.concatenate([targets(s)[t] for s, t in zip(drawn, at, strict=True)]))
+        words = torch.from_numpy(np.concatenate([word_targets(s)[t] for s, t in zip(drawn, at, strict=True)]))
+        with quick_eye(model):
+            f = image_features(model, pixel_values(x)).float()
         likeness = (f / f.norm(dim=-1, keepdim=True)) @ names.T
-        named = F.binary_cross_entropy_with_logits(scale[0] * likeness + scale[1], words, reduction="none").sum(-1).mean()
-        return head(f).view(f.shape[0], TOKENS_PER_FRAME, len(_PALETTE), width), y, named
+        named = torch.nn.functional.binary_cross_entropy_with_logits(scale[0] * likeness + scale[1], words, reduction="none")
+        return head(f).view(*f.shape[:2], len(_PALETTE), width), y, named.sum(-1).mean()
 
     model.train()
-    t0, losses = time.time(), []
+    t0, made = time.time(), list[float]()
     for step in range(steps):
-        for g in opt.param_groups:
-            g["lr"] = lr * min(1, (step + 1) / 100) * (0.5 * (1 + math.cos(math.pi * step / steps)) * 0.97 + 0.03)
-        o, y, named = forward([make_scene(rng) for _ in range(batch)])
-        here = y[..., 0] > 0
-        kind = F.cross_entropy(o[..., :_CLASSES].reshape(-1, _CLASSES), y[..., 0].reshape(-1), reduction="sum") / here.sum()
-        xs = F.cross_entropy(o[..., _CLASSES : _CLASSES + _BINS][here], y[..., 1][here])
-        ys = F.cross_entropy(o[..., _CLASSES + _BINS :][here], y[..., 2][here])
-        loss = kind + xs + ys + named
-        opt.zero_grad()
+        o, y, named = losses([make_scene(rng) for _ in range(scenes)], frames)
+        loss = _dense_loss(o, y) + named
         loss.backward()
-        torch.nn.utils.clip_grad_norm_(parts, 1.0)
-        opt.step()
-        losses.append(loss.item())
+        opt.step((step + 1) / steps, 0.05)
+        made.append(loss.item())
         if (step + 1) % 200 == 0:
-            print(
-                f"vision {step + 1}/{steps} loss {np.mean(losses[-100:]):.3f} named {named.item():.3f} {time.time() - t0:.0f} s", flush=True
-            )
+            print(f"vision {step + 1}/{steps} loss {np.mean(made[-100:]):.3f} {time.time() - t0:.0f} s", flush=True)
     model.eval()
     check = random.Random(f"vision-check/{seed}")
     with torch.no_grad():
-        o, y, named = forward([make_scene(check) for _ in range(64)])
+        o, y, named = losses([make_scene(check) for _ in range(64)], FRAMES)
     return {"named_loss": round(named.item(), 3), **_accuracies(o, y)}
+
+
+def _dense_loss(o: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+    """What the dense head's outputs `o` lack of the targets `y`: kind (a loss for each thing seen), place across and place down."""
+    import torch.nn.functional as F
+
+    here = y[..., 0] > 0
+    kind = F.cross_entropy(o[..., :_CLASSES].reshape(-1, _CLASSES), y[..., 0].reshape(-1), reduction="sum") / here.sum()
+    across = F.cross_entropy(o[..., _CLASSES : _CLASSES + _BINS][here], y[..., 1][here])
+    return kind + across + F.cross_entropy(o[..., _CLASSES + _BINS :][here], y[..., 2][here])
 
 
 def _accuracies(o: torch.Tensor, y: torch.Tensor) -> dict[str, float]:

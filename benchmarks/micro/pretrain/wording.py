@@ -25,6 +25,8 @@ INSTRUCTIONS = (
     "Option:",
 )
 """Fixed sentences of lmms-eval 0.7.3's six tasks, one token each."""
+THOUGHT = "</think>"
+"""Ends what a reply says before its answer; lmms-eval takes what follows it as the reply."""
 CHAT_TEMPLATE = (
     "{{ '<bos>' }}{% for m in messages %}{% if m['role'] == 'user' %}{{ '<user>' + m['content'] }}{% elif m['role'] == 'assistant' %}"
     "{{ '<assistant>' + m['content'] + '<eos>' }}{% endif %}{% endfor %}{% if add_generation_prompt %}{{ '<assistant>' }}{% endif %}"
@@ -32,7 +34,7 @@ CHAT_TEMPLATE = (
 
 
 def vocabulary() -> list[str]:
-    """Every token, specials first, in a fixed order."""
+    """Every token, specials first, in a fixed order; what came later stands last, so that older bases' numbers stay."""
     words = {"answer", "critique", "revise", "ask", "spatial", "temporal", "caption", "Caption", "?", "yes", "no", "right", "wrong"}
     words |= {"see", "starts", "ends", "goes", "to", "comes", "seen", "then", "so"}
     for t in (*q.QUESTIONS.values(), *q.STATEMENTS.values(), "is it true that"):
@@ -41,7 +43,7 @@ def vocabulary() -> list[str]:
         words |= set(v)
     words |= set(q.LETTERS) | {f"{a}{i}" for a in "xy" for i in range(1, 9)} | {f"f{i}" for i in range(1, FRAMES + 1)}
     words |= {f"Frame{i}" for i in range(1, FRAMES + 1)}
-    return [*SPECIAL, *INSTRUCTIONS, *sorted(words)]
+    return [*SPECIAL, *INSTRUCTIONS, *sorted(words), THOUGHT]
 
 
 def write_tokenizer(folder: Path, image_size: int, image_seq_length: int) -> None:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import random
 from collections import Counter
+from dataclasses import replace
 
 import pytest
 
 from benchmarks.micro.analysis import judge_pairs, judge_question
-from benchmarks.micro.pretrain.lessons import DRILLS, IGNORE, WORDS, Mix, critique_text, drill, prefix_ids, video_lessons
+from benchmarks.micro.pretrain.lessons import DRILLS, IGNORE, WORDS, Lesson, Mix, critique_text, drill, prefix_ids, video_lessons
+from benchmarks.micro.pretrain.wording import INSTRUCTIONS, THOUGHT
 from benchmarks.micro.world import questions as q
 from benchmarks.micro.world.world import Scene, make_scene, scene_rng
 
@@ -105,34 +107,64 @@ def test_pair_quality_counts() -> None:
     assert (got.initial_yes_pct, got.revised_yes_pct) == (66.67, 33.33), "letters are not counted"
 
 
+NONE = Mix(critique=0, revise=0, direct=0, letter=0, match=0, ask=0, caption=0)
+
+
 def test_every_lesson_is_in_the_vocabulary_and_ends_its_turn() -> None:
     rng = random.Random(0)
-    mix = Mix(2, 2, 4, 2)
+    mix = Mix(critique=2, revise=2, direct=4, letter=2, match=2, ask=2, caption=1)
     for s in SCENES[:60]:
         for prompt, reply in video_lessons(s, rng, mix):
             assert WORDS.vocab[prompt[-1]] == "<assistant>" and WORDS.vocab[reply[-1]] == "<eos>"
             assert WORDS.ids["<unk>"] not in prompt + reply
 
 
-def test_lessons_hold_no_planted_errors() -> None:
-    """Every direct answer that is taught is the true one."""
+def _said(lesson: Lesson) -> tuple[str, str]:
+    """A lesson's question without the tasks' fixed sentences, and its reply."""
+    text = WORDS.decode(lesson[0])
+    for sentence in INSTRUCTIONS:
+        text = text.replace(sentence, "")
+    return text, WORDS.decode(lesson[1])
+
+
+@pytest.mark.parametrize("kind", ["direct", "letter"])
+def test_answers_at_once_are_true(kind: str) -> None:
     rng = random.Random(1)
     for s in SCENES[:100]:
-        for prompt, reply in video_lessons(s, rng, Mix(0, 0, 3, 0)):
-            text, answer = WORDS.decode(prompt), WORDS.decode(reply)
-            for words in (
-                "Question:",
-                "Option:",
-                "Only give the best option.",
-                "Please answer yes or no:",
-                "Please directly give the best option:",
-                "Answer with the option's letter from the given choices directly.",
-            ):
-                text = text.replace(words, "")
-            if "caption" in text:
-                continue
+        for text, answer in map(_said, video_lessons(s, rng, replace(NONE, **{kind: 3}))):
             j = judge_question(s, text)
             assert j is not None and j.key == answer.split()[-1], text
+            if kind == "letter":  # the task takes what follows the thought, and reads nothing but a letter
+                assert answer.partition(f" {THOUGHT} ")[2] == j.key
+
+
+def test_the_better_caption_is_true_and_the_other_is_not() -> None:
+    rng = random.Random(1)
+    for s in SCENES[:100]:
+        for text, answer in map(_said, video_lessons(s, rng, replace(NONE, match=3))):
+            first, second = (part.strip() for part in text.replace("Caption A", "").split("Caption B"))
+            assert answer in (first, second) and first != second
+            keys = [getattr(judge_question(s, f"is it true that {caption} ?"), "key", None) for caption in (first, second)]
+            assert keys == (["yes", "no"] if answer == first else ["no", "yes"]), text
+
+
+def test_critiques_end_in_the_true_answer() -> None:
+    """No lesson holds a planted error: reasoned answers are true, whatever reply they are about."""
+    rng = random.Random(1)
+    for s in SCENES[:100]:
+        for text, answer in map(_said, video_lessons(s, rng, replace(NONE, critique=2, revise=2))):
+            question, given = text.split(" answer ")
+            j = judge_question(s, question)
+            verdict = answer.split()[-1]
+            key = answer.split()[-2] if verdict in ("right", "wrong") else verdict
+            assert j is not None and key == j.key, text
+            if "revise" not in given:
+                assert (verdict == "right") == (given.removesuffix(" critique").split()[-1] == key)
+
+
+def test_the_share_of_direct_answers_is_stated() -> None:
+    mix = Mix(critique=3, revise=1, direct=0.5, letter=0.25, match=0.25, ask=9, caption=9)
+    assert mix.share == pytest.approx(0.2)
 
 
 def test_critique_text_states_facts_value_key_and_verdict() -> None:
