@@ -8,7 +8,7 @@ from typing import Literal
 
 import numpy as np
 
-from harness.stats import Floats
+from harness.stats import Floats, null_se
 from reproduce.study.estimate import Estimate, estimate
 from reproduce.study.records import Questions, Record
 from reproduce.study.variants import METHOD
@@ -118,20 +118,22 @@ def contrast(records: Sequence[Record], questions: Questions, better: Side, wors
     return estimate(differences[:, questions.part(part)], questions.design_of(part))
 
 
-def verdict(effect: Estimate | None, bases: int, smallest: float = SMALLEST) -> Verdict:
+def verdict(effect: Estimate | None, bases: int, smallest: float = SMALLEST, least: float = 0.0) -> Verdict:
     """`holds`: the interval lies above 0. `does not hold`: it lies below the smallest difference worth having. Else not decided; with one
-    base, whatever its seeds say, never more than that."""
+    base, whatever its seeds say, never more than that. `least`: half the width that an interval around no difference has at least."""
     if effect is None:
         return "not run"
     if bases < 2:
         return "not decided"
     if effect.low > 0:
         return "holds"
-    return "does not hold" if effect.high < smallest else "not decided"
+    return "does not hold" if max(effect.high, effect.points + least) < smallest else "not decided"
 
 
 def hold(records: Sequence[Record], questions: Questions, names: Sequence[str], smallest: float = SMALLEST) -> list[Held]:
-    """Every claim against the records."""
+    """Every claim against the records. Answers that never change have no error to be seen: that so few questions show no difference of the
+    smallest size worth having is decided with the error that such a difference would have (`harness.stats.null_se`)."""
+    least = 196 * null_se(questions.design.cluster_weight, smallest / 100)
     iterations = max((r.iterations for r in records), default=0)
     out = []
     for claim in (CLAIMS[name] for name in names):
@@ -139,5 +141,5 @@ def hold(records: Sequence[Record], questions: Questions, names: Sequence[str], 
             continue
         effect = contrast(records, questions, claim.better, claim.worse)
         sides = [set(runs_of(records, side.variant)) for side in (claim.better, claim.worse)]
-        out.append(Held(claim, effect, verdict(effect, len(sides[0] & sides[1]), smallest)))
+        out.append(Held(claim, effect, verdict(effect, len(sides[0] & sides[1]), smallest, least)))
     return out

@@ -26,13 +26,14 @@ FrozenOption = Annotated[
 ]
 Records = Annotated[Path, typer.Argument(help="The folder with questions.json and records/ (--keep of the study).", show_default=False)]
 
+HEAD = "# Study at scale"
+
 
 def register(app: typer.Typer) -> None:
     """Mount the commands."""
     app.command(
         "study",
-        epilog="Examples: python -m reproduce study --seeds 0,1,2 (the shipped base, three loop seeds); "
-        "python -m reproduce study --bases 12 --rivals no-critique,sft-initial --dry-run (what it would take).",
+        epilog="Example: python -m reproduce study --bases 12 --rivals no-critique,sft-initial --dry-run",
     )(study_command)
     app.command("study-table", epilog="Example: python -m reproduce study-table runs/study")(table_command)
     app.command("study-figures", epilog="Example: python -m reproduce study-figures runs/study")(figures_command)
@@ -99,6 +100,8 @@ def study_command(
     Exit codes: 0 all runs are there; 2 usage, or a study other than frozen; 4 a broken record; 5 a run failed (the rest is finished).
     """
     from reproduce.study.frozen import FROZEN_FILE, check_frozen
+    from reproduce.study.plan import StudyError
+    from reproduce.study.records import RECORDS_FOLDER
     from reproduce.study.run import run_study, times
     from savi.base.processes import cores
 
@@ -106,6 +109,7 @@ def study_command(
         at_a_time, kept, named = jobs or cores(), keep or out, (*listed(controls), *listed(rivals))
         changed = _settings(settings or [], iterations, twins_seed)
         plan = _plan(",".join(bases), ",".join(seeds), named, scale, changed, out, base_dir)
+        _refuse_others(kept)
         if freeze is not None:
             _freeze(plan, freeze, tuned or [], tuned_twins)
             return
@@ -122,12 +126,27 @@ def study_command(
             if as_json:
                 print_json({"hours": round(needed.hours, 2), "bases": needed.bases, "source": needed.source, "runs": _named(plan)})
             return
-        run_study(plan, kept, jobs=at_a_time, tell=tell, discard=discard)
+        try:
+            run_study(plan, kept, jobs=at_a_time, tell=tell, discard=discard)
+        except StudyError:
+            if any((kept / RECORDS_FOLDER).glob("*.json")):
+                _write_all(kept, frozen, as_json)  # of what there is
+            raise
         _write_all(kept, frozen, as_json)
 
 
 def _named(plan: Plan) -> list[str]:
     return [run.name for run in plan.runs()]
+
+
+def _refuse_others(folder: Path) -> None:
+    """End where a study's README.md would take the place of another one.
+
+    A kept study of the earlier form has study.json beside it.
+    """
+    readme = folder / "README.md"
+    if readme.exists() and ((folder / "study.json").exists() or not readme.read_text(encoding="utf-8", errors="replace").startswith(HEAD)):
+        stop(f"{readme} is no table of such a study, and would be replaced; take another --keep", ExitCode.USAGE)
 
 
 def _settings(texts: list[str], iterations: int | None, twins_seed: int | None) -> dict[str, Any]:
@@ -167,9 +186,9 @@ def _freeze(plan: Plan, path: Path, tuned: list[str], twins_seed: int) -> None:
     typer.echo(f"{path}: commit it, then run the same study with --frozen {path}")
 
 
-def _read(folder: Path, frozen: Path | None) -> tuple[Questions, list[Record], str, float]:
-    """The records, what to say of their freezing, and the smallest difference worth having."""
-    from reproduce.study.claims import SMALLEST
+def _read(folder: Path, frozen: Path | None) -> tuple[Questions, list[Record], str, list[str], float]:
+    """The records, what to say of their freezing, the claims that are held against them, and the smallest difference worth having."""
+    from reproduce.study.claims import CLAIMS, SMALLEST
     from reproduce.study.frozen import FROZEN_FILE, read_frozen
     from reproduce.study.records import read_records
     from reproduce.study.tables import frozen_line
@@ -177,24 +196,25 @@ def _read(folder: Path, frozen: Path | None) -> tuple[Questions, list[Record], s
 
     questions, records = read_records(folder)
     path = frozen or folder / FROZEN_FILE
-    if not path.is_file():
-        return questions, records, frozen_line(records, {}), SMALLEST
+    if frozen is None and not path.is_file():
+        there = {record.variant for record in records}
+        names = [name for name, claim in CLAIMS.items() if {claim.better.variant, claim.worse.variant} <= there]
+        return questions, records, frozen_line(records, {}), names, SMALLEST
     file = read_frozen(path)
-    return questions, records, frozen_line(records, {sha256_file(path): file.date.isoformat()}), file.smallest_points
+    return questions, records, frozen_line(records, {sha256_file(path): file.date.isoformat()}), file.claims, file.smallest_points
 
 
 def _write_tables(folder: Path, frozen: Path | None, as_json: bool) -> None:
-    from reproduce.study.claims import CLAIMS, hold
+    from reproduce.study.claims import hold
     from reproduce.study.tables import all_tables, summary
 
-    questions, records, said, smallest = _read(folder, frozen)
-    there = {record.variant for record in records}
-    names = [name for name, claim in CLAIMS.items() if {claim.better.variant, claim.worse.variant} <= there]
+    questions, records, said, names, smallest = _read(folder, frozen)
+    _refuse_others(folder)
     held = hold(records, questions, names, smallest)
     tables = all_tables(records, questions, held, said, smallest)
     command = "python -m reproduce " + shlex.join(sys.argv[1:])
     figures = "".join(f"![{path.stem}]({path.name})\n" for path in sorted(folder.glob("*.svg")))
-    head = f"# Study at scale {records[0].scale}\n\n{said}\n\nMade from records/ by `{command}`.\n\n"
+    head = f"{HEAD} {records[0].scale}\n\n{said}\n\nMade from records/ by `{command}`.\n\n"
     write_text_atomic(
         folder / "README.md", head + (figures + "\n" if figures else "") + "\n\n".join(t.to_markdown().rstrip() for t in tables) + "\n"
     )
@@ -210,7 +230,7 @@ def _write_tables(folder: Path, frozen: Path | None, as_json: bool) -> None:
 def _write_figures(folder: Path, frozen: Path | None) -> list[Path]:
     from reproduce.study.figures import all_figures
 
-    questions, records, said, _ = _read(folder, frozen)
+    questions, records, said, _, _ = _read(folder, frozen)
     return [write_text_atomic(folder / f"{name}.svg", text) for name, text in all_figures(records, questions, said).items()]
 
 

@@ -40,11 +40,11 @@ class Parts:
 
     @property
     def df(self) -> Any:
-        """Satterthwaite 1946."""
+        """Satterthwaite 1946; never fewer than the part with the fewest has."""
         b, v = max(self.bases - 1, 1), self.video_df
         under = self.base**2 / b + self.video**2 / v + self.both**2 / (b * v)
         with np.errstate(divide="ignore", invalid="ignore"):
-            return np.where(under > 0, self.variance**2 / under, v)
+            return np.maximum(np.where(under > 0, self.variance**2 / under, v), min(b, v))
 
 
 def parts(differences: Floats, design: Design) -> Parts:

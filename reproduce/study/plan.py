@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import sys
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from benchmarks.micro.pretrain.recipe import Recipe
 from reproduce.run_dir import NOT_IDENTITY, RunDirError, base_identity
 from reproduce.scale import Scale, ScaleError, load_scale
 from reproduce.study.variants import METHOD, NEXT_BASE, VARIANTS
@@ -18,6 +20,7 @@ from savi.base.digests import sha256_json
 from savi.base.errors import SaviError, UsageError
 
 SHIPPED = "shipped"
+TRAINING_FILE = "training.json"
 RECIPE = "recipe-"
 """A base of the recipe is named by its seed: recipe-3."""
 LINE = "ours: this study"
@@ -38,8 +41,27 @@ class Base:
 
     @property
     def there(self) -> bool:
-        """Whether it has been made. training.json is written after the weights."""
-        return (self.path / "training.json").is_file() if self.recipe is not None else any(self.path.glob("*.safetensors"))
+        """Whether it has been made. training.json is written after the weights.
+
+        Raises:
+            UsageError: another recipe's base is in its place.
+        """
+        if self.recipe is None:
+            return any(self.path.glob("*.safetensors"))
+        if not (self.path / TRAINING_FILE).is_file():
+            return False
+        if self.facts.get("recipe") != json.loads(json.dumps(asdict(replace(Recipe(), seed=self.recipe)))):
+            raise UsageError(f"{self.path}: a base of another recipe, or of another seed; take another --base-dir, or move it away")
+        return True
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """What its training left; empty where nothing can be read."""
+        try:
+            found = json.loads((self.path / TRAINING_FILE).read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return {}
+        return found if isinstance(found, dict) else {}
 
     @cached_property
     def fingerprint(self) -> str:
@@ -225,8 +247,3 @@ def check_scale(name: str) -> None:
     """
     if load_scale(name).data == "real":
         raise ScaleError(f"scale {name!r} needs real data; a study runs at a scale of synthetic data (micro, smoke)")
-
-
-def names_of(bases: Sequence[Base]) -> str:
-    """For people."""
-    return ", ".join(base.name for base in bases)

@@ -5,18 +5,18 @@ What ends badly is listed and never ends the rest; what is finished is not run a
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import statistics
 import subprocess
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from harness.records import read_evaluations
 from reproduce.run_dir import RunDir
@@ -26,7 +26,9 @@ from savi.base.errors import one_line
 from savi.base.files import FailureLog
 
 RUN_S = {"micro": 395.0, "smoke": 50.0}
-"""Seconds of a core that a run takes: micro as `machine.tflops` of its scale has it (a whole run on two cores), smoke in proportion."""
+"""Seconds of a core that a run takes: micro as `machine.tflops` of its scale has it, smoke as a run of 25 s on two cores."""
+BASE_S = 40 * 60.0
+"""Seconds of a core that a base takes, before one of this study says so: an upper estimate."""
 STOP_S = 15.0
 
 
@@ -85,24 +87,20 @@ def _kept(plan: Plan, run: Run, keep: Path) -> bool:
 def times(plan: Plan, keep: Path, jobs: int) -> Times:
     """How long what is left will take: by this study's own runs where there are any, else by the shipped figures."""
     left = left_to_run(plan, keep)
+    missing = [base for base in plan.bases if not base.there]
+    took = [minutes for base in plan.bases if base.recipe is not None and base.there and (minutes := _minutes(base.facts))]
     done = [read_record(path).wall_s for run in plan.runs() if (path := record_path(keep, run.name)).exists()]
-    bases, run_s = [base for base in plan.bases if not base.there], RUN_S.get(plan.scale, RUN_S["micro"])
-    source = "a run as measured when the scale was made, a base as the shipped one's training took"
-    if done:
-        run_s, source = (
-            statistics.median(done),
-            f"the median of this study's {len(done)} finished runs, a base as the shipped one's training",
-        )
-    return Times(len(bases), len(left), _base_s(), run_s, source, jobs)
+    base_s = 60 * statistics.median(took) if took else BASE_S
+    run_s = statistics.median(done) if done else RUN_S.get(plan.scale, RUN_S["micro"])
+    source = "a run as " + (f"the median of this study's {len(done)}" if done else "measured when the scale was made")
+    source += ", a base as " + (f"the median of this study's {len(took)}" if took else "at most so long")
+    return Times(len(missing), len(left), base_s, run_s, source, jobs)
 
 
-def _base_s() -> float:
-    from reproduce.paper.experiment import shipped_base
-
-    try:
-        return 60 * float(json.loads((shipped_base() / "training.json").read_text(encoding="utf-8"))["minutes"])
-    except (OSError, ValueError, KeyError, TypeError):
-        return 40 * 60.0
+def _minutes(facts: Mapping[str, Any]) -> float:
+    """How long a base's training took; 0 where it does not say."""
+    found = facts.get("minutes")
+    return float(found) if isinstance(found, int | float) else 0.0
 
 
 def make_record(plan: Plan, run: Run) -> tuple[Record, Questions]:

@@ -83,8 +83,17 @@ def gains_table(records: Sequence[Record], questions: Questions, frozen: str) ->
         label_title="training",
         columns=("bases", "runs", "base", *(f"iteration {t}" for t in range(1, steps + 1)), "last, above dpo"),
         rows=tuple(rows),
-        notes=_notes(records, frozen),
+        notes=(*_notes(records, frozen), *_spread(records, questions)),
     )
+
+
+def _spread(records: Sequence[Record], questions: Questions) -> tuple[str, ...]:
+    """Where the error of the method's gain comes from."""
+    gain = contrast(records, questions, Side(METHOD, LAST), Side(METHOD, 0))
+    if gain is None or gain.base_sd is None:
+        return ()
+    between = f"between {gain.bases} it differs by SD {gain.base_sd:.1f} (their loop seeds included)"
+    return (f"The method's last gain: {between}; standard error from them {gain.base_se:.1f}, from the questions {gain.question_se:.1f}.",)
 
 
 def claims_table(held: Sequence[Held], records: Sequence[Record], frozen: str, smallest: float = SMALLEST) -> Table:

@@ -97,8 +97,13 @@ def test_verdicts(low: float, high: float, bases: int, said: str) -> None:
 def test_verdicts_of_known_gains(records: list[Record]) -> None:
     said = {one.claim.id: one.verdict for one in hold(records, QUESTIONS, list(CLAIMS))}
     assert said["gain"] == said["rise-1"] == said["self-over-none"] == said["dpo-over-reversed"] == "holds"
-    assert said["dpo-over-sft-plus"] == "does not hold"
     assert said["dpo-over-blind"] == "not run"
+
+
+def test_equal_answers_of_few_questions_do_not_show_that_there_is_no_difference(records: list[Record]) -> None:
+    """dpo and sft answer alike here, without any error: 240 questions rule out four points between them, not one."""
+    assert [one.verdict for one in hold(records, QUESTIONS, ["dpo-over-sft-plus"], smallest=1.0)] == ["not decided"]
+    assert [one.verdict for one in hold(records, QUESTIONS, ["dpo-over-sft-plus"], smallest=4.0)] == ["does not hold"]
 
 
 def test_claims_of_iterations_that_were_not_run_are_left_out() -> None:
@@ -121,7 +126,7 @@ def test_tables_say_scale_freezing_and_every_variant(records: list[Record]) -> N
     assert text.count("NOT FROZEN") == 2
     for name in GAINS:
         assert VARIANTS[name].title in text
-    for said in ("holds", "does not hold", "egoschema", "recipe-8", "iteration 4", "precision %", "reproduce no number of the paper"):
+    for said in ("holds", "not decided", "egoschema", "recipe-8", "iteration 4", "precision %", "reproduce no number of the paper"):
         assert said in text
     assert variants_of(records)[0] == "dpo"
     assert claims_table(held, records, NOT_FROZEN).rows[0].cells[2].text == "holds"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -58,6 +59,14 @@ def test_questions_that_all_bases_share_are_not_averaged_away() -> None:
     assert alone.bases == 1
 
 
+def test_two_bases_have_an_interval() -> None:
+    """A wide one; an infinite one can stand in no table."""
+    for drawn in np.random.default_rng(0).choice([-1.0, 0.0, 1.0], (50, 2, 40)):
+        found = estimate(drawn, one_task(40))
+        assert np.isfinite([found.low, found.high]).all()
+        assert found.df >= 1
+
+
 def test_equal_answers_have_no_error() -> None:
     found = estimate(np.zeros((3, 40)), one_task(40))
     assert (found.points, found.low, found.high) == (0, 0, 0)
@@ -94,3 +103,15 @@ def test_the_table_has_every_estimator_and_world() -> None:
     text = coverage_table(found, 20).to_markdown()
     for said in ("two-way", "mixed model", "crossed bootstrap", "bases only", "questions only", "6 bases, SD 1.0 + 1.1, 50 % shared"):
         assert said in text
+
+
+def test_the_page_says_what_the_simulation_found() -> None:
+    """The ranges in docs/study.md are those of the table in docs/study_coverage.md."""
+    docs = Path(__file__).parents[3] / "docs"
+    lines = [line.strip("|").split("|") for line in (docs / "study_coverage.md").read_text().splitlines() if line.startswith("|")]
+    names = [name.strip() for name in lines[0][1:]]
+    said = " ".join((docs / "study.md").read_text().split())
+    for i, name in enumerate(names, start=1):
+        found = [float(line[i].split()[0]) for line in lines[2:]]
+        assert f"{min(found)} to {max(found)} %" in said, name
+    assert len(lines) == 2 + len(WORLDS)

@@ -9,18 +9,20 @@ import subprocess
 import sys
 import textwrap
 import time
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
 
+from benchmarks.micro.pretrain.recipe import Recipe
 from harness.records import write_evaluation
 from reproduce.__main__ import app
 from reproduce.scale import load_scale
-from reproduce.study import run as run_module
 from reproduce.study.plan import Plan, Run, StudyError, read_bases
 from reproduce.study.records import RecordsError, read_records, record_path, write_record
 from reproduce.study.run import RUN_S, Runner, run_study, times
+from savi.base.errors import UsageError
 from savi.base.files import write_text_atomic
 from tests.reproduce.fakes import fake_evaluation
 from tests.reproduce.study.made import QUESTIONS, made_records
@@ -134,6 +136,17 @@ def test_records_of_something_else_are_refused_and_kept(what: str, plan: Plan, t
     assert {p.name: p.read_bytes() for p in (plan.out / "kept" / "records").iterdir()} == before
 
 
+def test_tables_are_written_of_what_there_is_where_a_run_failed(plan: Plan, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = Plan.command
+    fails = [sys.executable, "-c", "raise SystemExit(5)"]
+    monkeypatch.setattr(Plan, "command", lambda self, run: fails if run.variant == "sft" else whole(self, run))
+    args = ["--scale", "smoke", "--iterations", "1", "--controls", "sft", "--out", str(plan.out), "--jobs", "2"]
+    done = CliRunner().invoke(app, ["study", "--bases", ",".join(str(base.path) for base in plan.bases), *args])
+    assert done.exit_code == 5, done.output
+    assert "2 failed" in done.output
+    assert "dpo: the method" in (plan.out / "README.md").read_text()
+
+
 def test_a_base_that_cannot_be_made_costs_its_runs_alone(plan: Plan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     made = Plan(plan.out, (plan.bases[0], *read_bases("7,", "1", tmp_path / "bases")), ("dpo",), "smoke", plan.settings)
     monkeypatch.setattr(type(made.bases[1]), "command", lambda self: [sys.executable, "-c", "raise SystemExit('no memory')"])
@@ -151,7 +164,7 @@ def test_hours_are_said_before_and_then_by_what_runs_took(plan: Plan) -> None:
     record_path(plan.out / "kept", plan.runs()[0].name).unlink()
     needed = times(plan, plan.out / "kept", 1)
     assert (needed.runs, needed.run_s) == (1, 42.5)
-    assert "this study's 3 finished runs" in needed.line()
+    assert "the median of this study's 3" in needed.line()
 
 
 def test_a_missing_base_counts(tmp_path: Path) -> None:
@@ -159,6 +172,15 @@ def test_a_missing_base_counts(tmp_path: Path) -> None:
     needed = times(made, tmp_path, 1)
     assert needed.bases == 3
     assert needed.hours > 3 * 0.1
+    folder(tmp_path / "bases" / "seed-2")
+    facts = {"recipe": asdict(replace(Recipe(), seed=2)), "minutes": 7.5}
+    (tmp_path / "bases" / "seed-2" / "training.json").write_text(json.dumps(facts))
+    needed = times(Plan(tmp_path, read_bases("3", "1", tmp_path / "bases"), ("dpo",)), tmp_path, 1)
+    assert (needed.bases, needed.base_s) == (2, 450)
+    assert "a base as the median of this study's 1" in needed.line()
+    (tmp_path / "bases" / "seed-2" / "training.json").write_text(json.dumps({"recipe": {"seed": 2}}))
+    with pytest.raises(UsageError, match="another recipe"):
+        times(Plan(tmp_path, read_bases("3", "1", tmp_path / "bases"), ("dpo",)), tmp_path, 1)
 
 
 def test_every_run_has_one_thread(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -264,6 +286,32 @@ def test_a_dry_run_says_hours_and_runs_and_makes_nothing(tmp_path: Path) -> None
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize("beside", ["", "study.json"])
+def test_a_readme_of_something_else_is_not_replaced(beside: str, tmp_path: Path) -> None:
+    at = kept(tmp_path)
+    text = "# Study at scale micro\n" if beside else "# My project\n"
+    (at / "README.md").write_text(text)
+    if beside:
+        (at / beside).write_text("{}")
+    for args in (["study-table", str(at)], ["study", "--keep", str(at), "--out", str(tmp_path / "out"), "--dry-run"]):
+        done = CliRunner().invoke(app, args)
+        assert done.exit_code == 2, done.output
+        assert "README.md" in done.output
+    assert (at / "README.md").read_text() == text
+
+
+def test_a_frozen_studys_claims_are_those_of_the_file(tmp_path: Path) -> None:
+    """One more variant, run later, adds no claim."""
+    at, frozen = kept(tmp_path), tmp_path / "frozen.yaml"
+    CliRunner().invoke(app, ["study", "--bases", "5", "--controls", "none", "--freeze", str(frozen)])
+    found = json.loads(CliRunner().invoke(app, ["study-table", str(at), "--json"]).stdout)
+    assert "gain" in {claim["id"] for claim in found["claims"]}
+    assert "dpo-over-reversed" not in {claim["id"] for claim in found["claims"]}
+    frozen.unlink()
+    found = json.loads(CliRunner().invoke(app, ["study-table", str(at), "--json"]).stdout)
+    assert "dpo-over-reversed" in {claim["id"] for claim in found["claims"]}
+
+
 def test_freezing_and_running_something_else(tmp_path: Path) -> None:
     study = ["study", "--bases", "3", "--out", str(tmp_path / "out"), "--keep", str(tmp_path)]
     frozen = tmp_path / "frozen.yaml"
@@ -278,4 +326,3 @@ def test_freezing_and_running_something_else(tmp_path: Path) -> None:
 def test_the_shipped_figures_are_those_of_the_scale() -> None:
     """What the hours are counted with stands in the scale too, with where it is from."""
     assert f"{RUN_S['micro']:.0f} s" in load_scale("micro").machine.tflops.source
-    assert run_module._base_s() > 60
