@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import io
 import json
 import os
 import shutil
@@ -15,18 +16,18 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import httpx
+import numpy as np
 import pytest
 
 from benchmarks.micro.pretrain.recipe import BASE_DIR
 
+ROOT = Path(__file__).resolve().parents[3]
 TEMPLATE = (
     "<bos>{% for message in messages %}<user>{% set seen = namespace(frames=0) %}{% for part in message['content'] %}"
     "{% if part['type'] == 'image' %}{% set seen.frames = seen.frames + 1 %}Frame{{ seen.frames }}: <img>\n"
     "{% elif loop.last %}{{ part['text'] }}{% endif %}{% endfor %}{% endfor %}<assistant>"
 )
 """The frames as the model was trained on them, then the prompt; the sentence before the frames is in no words that it knows."""
-_START = "import sys; sys.modules['torchvision'] = None; from transformers.cli.transformers import main; main()"
-"""Without torchvision, whose registry wheels decode no images beside a CPU-only torch: pictures are read by PIL."""
 needs_transformers_serve = pytest.mark.skipif(
     any(importlib.util.find_spec(name) is None for name in ("fastapi", "uvicorn", "openai")),
     reason="transformers serve needs more packages: pip install fastapi uvicorn openai (the extra `servers`)",
@@ -61,8 +62,28 @@ def transformers_serve(folder: Path, log: Path, *options: str) -> Iterator[str]:
     for file, text in (("refs/main", "0" * 40), (f"snapshots/{'0' * 40}/config.json", '{"architectures": ["Qwen2ForCausalLM"]}')):
         (cached / file).parent.mkdir(parents=True, exist_ok=True)
         (cached / file).write_text(text)
-    env = {**os.environ, "HF_HUB_OFFLINE": "1", "HF_HOME": str(log.parent / "hf"), "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
-    command = [sys.executable, "-c", _START, "serve", str(folder), "--host", "127.0.0.1", "--port", str(port), "--device", "cpu"]
+    path = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
+    env = {
+        **os.environ,
+        "PYTHONPATH": path,
+        "HF_HUB_OFFLINE": "1",
+        "HF_HOME": str(log.parent / "hf"),
+        "OMP_NUM_THREADS": "1",
+        "CUDA_VISIBLE_DEVICES": "",
+    }
+    command = [
+        sys.executable,
+        "-m",
+        "tests.savi.server.real",
+        "serve",
+        str(folder),
+        "--host",
+        "127.0.0.1",
+        "--port",
+        str(port),
+        "--device",
+        "cpu",
+    ]
     with (
         log.open("wb") as file,
         subprocess.Popen([*command, *options], stdout=file, stderr=file, stdin=subprocess.DEVNULL, env=env) as server,
@@ -86,3 +107,26 @@ def _healthy(port: int) -> bool:
         return httpx.get(f"http://127.0.0.1:{port}/health", timeout=5).status_code == 200
     except httpx.HTTPError:
         return False
+
+
+def main() -> None:
+    """transformers' command line, also beside a torchvision whose compiled part does not load: pictures are decoded by PIL then."""
+    from savi.base.torchvision import fix_torchvision
+
+    if fix_torchvision():
+        import torch
+        import torchvision.io
+        from PIL import Image
+
+        def decode_image(data: torch.Tensor, **_: object) -> torch.Tensor:
+            picture = Image.open(io.BytesIO(data.numpy().tobytes())).convert("RGB")
+            return torch.from_numpy(np.array(picture)).permute(2, 0, 1)
+
+        torchvision.io.decode_image = decode_image
+    from transformers.cli.transformers import main as command
+
+    command()
+
+
+if __name__ == "__main__":
+    main()

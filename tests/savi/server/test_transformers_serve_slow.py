@@ -12,6 +12,7 @@ import pytest
 
 from benchmarks.micro.pretrain.recipe import BASE_DIR
 from benchmarks.micro.world.videos import build_videos
+from savi.conversion.checkpoint import convert
 from savi.engine.sampling import GenerationSettings
 from savi.engine.video_lm import VideoLM
 from savi.loop.journal import read_counts, read_usage
@@ -21,6 +22,7 @@ from savi.server.server_lm import ServerLM
 from savi.server.settings import ServerSettings
 from savi.video.read import read_frames
 from tests.savi.cli.test_cli import run
+from tests.savi.internvl_chat import qwen2_config, write_checkpoint
 from tests.savi.server.real import micro_folder, needs_transformers_serve, transformers_serve
 from tests.savi.server.stub import FAULTS, faulty
 
@@ -30,6 +32,9 @@ pytestmark = [pytest.mark.slow, needs_transformers_serve]
 PNG = ServerSettings(frames="png", backoff_s=0.05, concurrency=1)
 SAMPLING = 'extra_body={"generation_config": "{\\"do_sample\\": true}"}'
 """As docs/servers.md says it for a model whose own settings do not sample."""
+
+ONE_TILE = {"chat_template_kwargs": {"processor_kwargs": {"crop_to_patches": False}}}
+"""The same for InternVL, whose processor would cut each frame into up to twelve."""
 
 
 @pytest.fixture(scope="module")
@@ -141,6 +146,23 @@ def test_what_it_refuses_and_breaks_on(served: tuple[str, Path], clips: list[Pat
     lm.ask([(shown[0], "ask spatial")], GenerationSettings(max_new_tokens=4))
     good, bad = lm.ask([(shown[0], "ask temporal"), (shown[1], breaking)], GenerationSettings(max_new_tokens=4))
     assert good.text and "broke on this request in 2 tries" in bad.refused
+
+
+def test_a_converted_internvl_is_served(clips: list[Path], tmp_path: Path) -> None:
+    """A folder of `savi convert` as it is, by its own processor. That one cuts images into tiles; told not to, it takes as many tokens a
+    frame as we do: those of one tile, its two marks and a line's end."""
+    write_checkpoint(tmp_path / "source", qwen2_config(max_position_embeddings=4096))
+    folder = convert(tmp_path / "source", tmp_path / "native")
+    videos = [read_frames(clips[0], num_frames=count) for count in (FRAMES, FRAMES // 2)]
+    a_frame = {}
+    with transformers_serve(folder, tmp_path / "server.log", "--dtype", "float32") as url:
+        for name, fields in (("as it is", {}), ("one tile", ONE_TILE)):
+            lm = ServerLM(f"openai:{url}#{folder}", PNG.model_copy(update={"extra_body": fields}))
+            full, half = lm.ask([(shown, "what is left") for shown in lm.watch_batch(videos)], GenerationSettings(max_new_tokens=4))
+            a_frame[name] = (full.usage.input_tokens - half.usage.input_tokens) / (FRAMES - FRAMES // 2)
+    local = VideoLM.from_pretrained(folder, device="cpu")
+    tokens = local.features(videos[0].pixels).tokens // FRAMES
+    assert a_frame["one tile"] == tokens + 3 < a_frame["as it is"] - 4 * tokens
 
 
 def test_a_model_of_text_alone_is_refused(clips: list[Path], tmp_path: Path) -> None:
