@@ -28,8 +28,8 @@ from harness.gate.output.console import (
     publish,
     stop,
 )
-from harness.gate.output.init_ci import Provider
 from harness.gate.output.options import DecisionOptions, decision_options
+from harness.gate.policy import EXIT_CODES, Provider
 from savi.base.cli import print_json, print_text
 from savi.base.former import former_options
 
@@ -55,7 +55,6 @@ def gate(
     ] = None,
 ) -> None:
     """Decide whether a run reproduces the paper or regressed against another run."""
-    from harness.gate.decision import EXIT_CODES
     from harness.gate.files import is_base, load_against, load_run, run_name, write_gates
 
     with ending(candidate, junit=options.junit):
@@ -153,7 +152,7 @@ def reference(
     ],
 ) -> None:
     """Write a run's scores and records into one file, to be committed and used with --against (or back into a folder)."""
-    from harness.gate.decision import EXIT_CODES, GateUsageError
+    from harness.gate.decision import GateUsageError
     from harness.gate.files import load_run, run_name, save_reference
     from harness.integrity import edited
     from harness.records import write_evaluation

@@ -11,25 +11,13 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal, get_args
 
+from harness.gate.policy import EXIT_CODES, Inconclusive
 from harness.integrity import IntegrityProblem
 from savi.base.errors import ExitCode, SaviError
 
 Verdict = Literal["pass", "fail", "inconclusive"]
 Overall = Literal["pass", "fail", "inconclusive", "integrity"]
 Question = Literal["no_regression", "improved", "format", "published_score", "published_gain"]
-Inconclusive = Literal["fail", "warn", "pass"]
-"""What an inconclusive verdict does to the exit code: 3, or 0 with a warning, or 0."""
-Require = Literal["mean", "each", "both"]
-"""Whose pass is required: the mean's over the benchmarks, each benchmark's, or both."""
-
-EXIT_CODES: dict[str, int] = {
-    "pass": ExitCode.DONE,
-    "fail": ExitCode.FAIL,
-    "usage": ExitCode.USAGE,
-    "inconclusive": ExitCode.INCONCLUSIVE,
-    "integrity": ExitCode.BROKEN,
-    "infrastructure": ExitCode.MACHINE,
-}
 QUESTION_TEXT: dict[str, str] = {
     "no_regression": "no worse than the baseline by more than the margin",
     "improved": "better than the baseline",

@@ -7,9 +7,10 @@ from dataclasses import dataclass, field
 from typing import get_args
 
 from benchmarks.catalog import CATALOG
-from harness.gate.decision import ALL, GateUsageError, Inconclusive, Require
+from harness.gate.decision import ALL, GateUsageError
 from harness.gate.exceptions import ApprovedException
 from harness.gate.multiplicity import HOLM, Multiplicity
+from harness.gate.policy import Inconclusive, Require
 from harness.integrity import StatusLimits
 
 

@@ -61,7 +61,7 @@ def test_exit_codes_are_the_same() -> None:
         (["--help"], "torch transformers harness lmms_eval pandas scipy"),
         (["benchmarks", "--help"], "torch transformers harness savi.cli lmms_eval"),
         (["ask", "--help"], "torch transformers harness lmms_eval"),
-        (["harness", "--help"], "torch transformers lmms_eval pandas scipy matplotlib"),
+        (["harness", "--help"], "torch transformers lmms_eval pandas scipy matplotlib numpy pydantic"),
         (["reproduce", "--help"], "torch transformers lmms_eval pandas scipy matplotlib harness"),
     ],
 )

@@ -15,6 +15,7 @@ import typer
 
 from harness.gate.output.console import ending, known, publish, stop, write_junit_error
 from harness.gate.output.options import DecisionOptions, decision_options
+from harness.gate.policy import EXIT_CODES
 from savi.base.cli import KEPT, errors, print_text, tell
 from savi.base.former import former_options
 
@@ -83,7 +84,6 @@ def check(
 
     On several GPUs: torchrun --nproc-per-node 8 -m harness check ... asks the same questions and gives the same verdict.
     """
-    from harness.gate.decision import EXIT_CODES
     from harness.gate.files import load_run, run_name
     from harness.run.offline import offline_environment
     from savi.base.hub import find_checkpoint

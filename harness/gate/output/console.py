@@ -10,18 +10,18 @@ import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, NoReturn
+from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
-from benchmarks.catalog import CATALOG
-from harness.gate.decision import EXIT_CODES, QUESTION_TEXT, GateResult, GateUsageError, Inconclusive, Require
-from harness.gate.output import ci
-from harness.gate.output.ci import junit_error, plain, policy, status
+from harness.gate.policy import EXIT_CODES, Inconclusive, Require
 from savi.base.cli import print_text
 from savi.base.errors import SaviError
 from savi.base.files import write_text_atomic
 from savi.base.former import listed
+
+if TYPE_CHECKING:
+    from harness.gate.decision import GateResult
 
 Candidate = Annotated[Path, typer.Argument(help="Run folder, evaluation folder or reference file of the candidate.", show_default=False)]
 Against = Annotated[str, typer.Option(help="What to compare with: `paper`, a run folder, a reference file, a published-scores file.")]
@@ -43,11 +43,15 @@ Summary = Annotated[Path | None, typer.Option(help="Also append a Markdown summa
 def write_junit_error(junit: Path | None, message: str, code: int) -> None:
     """The JUnit file of a command that ended before a verdict, where one was asked for."""
     if junit is not None:
+        from harness.gate.output.ci import junit_error
+
         write_text_atomic(junit, junit_error(message, code=code))
 
 
 def stop(message: str, code: int, *, junit: Path | None = None) -> NoReturn:
     """Say what went wrong on stderr and leave with `code`; a JUnit file asked for gets the error too."""
+    from harness.gate.output.ci import plain
+
     write_junit_error(junit, message, code)
     typer.echo(f"error: {plain(message)}", err=True)
     raise typer.Exit(code)
@@ -71,6 +75,9 @@ def names(benchmarks: Iterable[str] | None) -> tuple[str, ...] | None:
 
 def known(wanted: tuple[str, ...] | None, present: set[str]) -> None:
     """Raises: GateUsageError: a benchmark that neither the catalog nor the runs have."""
+    from benchmarks.catalog import CATALOG
+    from harness.gate.decision import GateUsageError
+
     unknown = [n for n in wanted or () if n not in CATALOG and n not in present]
     if unknown:
         raise GateUsageError(f"unknown benchmark {', '.join(map(repr, unknown))}; choose from {', '.join(sorted(present | set(CATALOG)))}")
@@ -78,6 +85,8 @@ def known(wanted: tuple[str, ...] | None, present: set[str]) -> None:
 
 def publish(result: GateResult, *, as_json: bool, junit: Path | None, summary: Path | None, quiet: bool = False) -> None:
     """Print a result and write the files asked for; in GitHub Actions also its annotations (on stderr, so that --json stays clean)."""
+    from harness.gate.output import ci
+
     if junit is not None:
         write_text_atomic(junit, ci.junit(result))
     if summary is not None:
@@ -97,6 +106,9 @@ def table_text(result: GateResult) -> str:
     from rich.console import Console
     from rich.markup import escape
     from rich.table import Table
+
+    from harness.gate.decision import QUESTION_TEXT
+    from harness.gate.output.ci import plain, policy, status
 
     def text(raw: str) -> str:
         return escape(plain(raw))

@@ -11,19 +11,19 @@ import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, get_args
 
 import yaml
 
 from benchmarks.benchmark import TwinSize
 from benchmarks.catalog import CATALOG, select
-from harness.gate.decision import GateUsageError, Inconclusive, Require
+from harness.gate.decision import GateUsageError
+from harness.gate.policy import Inconclusive, Provider, Require
 from harness.integrity import UNKNOWN
 from harness.records import Evaluation
 from harness.scoring import describe, question_id
 from savi.base.digests import sha256_bytes
 
-Provider = Literal["github", "gitlab"]
 WORKFLOW = {"github": ".github/workflows/gate.yml", "gitlab": "gate.gitlab-ci.yml"}
 CONSTRAINTS = "gate-constraints.txt"
 DATA, RUN, MODEL = "gate-data", "gate-run", "gate-model"

@@ -9,8 +9,8 @@ from functools import wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_type_hints
 
-from harness.gate.decision import Inconclusive, Require
 from harness.gate.output.console import Alpha, AsJson, Benchmarks, InconclusiveOption, Junit, Margin, RequireOption, Summary, names
+from harness.gate.policy import Inconclusive, Require
 
 if TYPE_CHECKING:
     from harness.gate.settings import GateSettings

@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from harness.gate.output.console import Alpha, AsJson, Benchmarks, names, stop
+from harness.gate.policy import EXIT_CODES
 from savi.base.former import former_options
 
 
@@ -33,7 +34,6 @@ def simulate(
     Exit code 1: an error rate, a power or a coverage is not what the gate says.
     """
     from benchmarks.catalog import UnknownBenchmarkError, select
-    from harness.gate.decision import EXIT_CODES
     from harness.gate.simulation.report import markdown, write
     from harness.gate.simulation.simulate import SimulationPlan
     from harness.gate.simulation.whole import simulate as run

@@ -12,11 +12,12 @@ import pytest
 
 from benchmarks.catalog import PAPER, select
 from harness.gate.decide import decide
-from harness.gate.decision import EXIT_CODES, Evidence, GateFileError, GateResult, GateUsageError
+from harness.gate.decision import Evidence, GateFileError, GateResult, GateUsageError
 from harness.gate.evidence.published import RERUN_FLIPS
 from harness.gate.exceptions import ApprovedException
 from harness.gate.gate import gate_published, gate_runs
 from harness.gate.multiplicity import RULES, Multiplicity
+from harness.gate.policy import EXIT_CODES
 from harness.gate.settings import GateSettings
 from harness.records import Evaluation
 from tests.harness.made import evaluation, flipped, records
