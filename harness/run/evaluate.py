@@ -104,7 +104,7 @@ def evaluate(
             check_environment(hf_home)
             lm = load_model(model, device=processes.device) if isinstance(model, (str, Path)) else model
             adapter = _adapter(lm, plan, batch, media, processes, retry_failed=retry_failed)
-            for b, e in _measure_all(adapter, plan, todo, progress, tell):
+            for b, e in _measure_all(adapter, plan, todo, made_from, progress, tell):
                 _keep(plan, b, e, made_from[b.name])
                 done[b.name] = e
     return {b.name: done[b.name] for b in wanted if b.name in done} if processes.rank == 0 else {}
@@ -151,7 +151,12 @@ def _adapter(lm: VideoLM, plan: Plan, batch: int | None, media: MediaIndex, proc
 
 
 def _measure_all(
-    adapter: SaviLmms, plan: Plan, todo: Sequence[Benchmark], progress: Progress | None, tell: Callable[[str], None]
+    adapter: SaviLmms,
+    plan: Plan,
+    todo: Sequence[Benchmark],
+    made_from: Mapping[str, Mapping[str, Any]],
+    progress: Progress | None,
+    tell: Callable[[str], None],
 ) -> Iterator[tuple[Benchmark, Evaluation]]:
     """Ask and score one benchmark after the other; only the first of several processes gives them out."""
     with refuse_network(), quiet_upstream():
@@ -162,21 +167,20 @@ def _measure_all(
             if check(plan.hf_home, b).n == 0:
                 raise DatasetError(f"{b.title}: no questions below {plan.hf_home}; {fix_command(plan.hf_home, b.name)}")
             try:
-                with adapter.session(
-                    own_journal(adapter, plan.out / b.name, tell), partial(progress, b.name) if progress is not None else None
-                ):
+                journal = own_journal(adapter, plan.out / b.name, tell, made_from[b.name])
+                with adapter.session(journal, partial(progress, b.name) if progress is not None else None):
                     results = run_tasks(adapter, b.tasks, manager, seed=plan.seed, limit=plan.limit)
             except PartDone:
                 continue
             yield b, collect(adapter, plan, b, results, guesses, time.monotonic() - begin)
 
 
-def own_journal(adapter: SaviLmms, folder: Path, tell: Callable[[str], None]) -> Journal:
+def own_journal(adapter: SaviLmms, folder: Path, tell: Callable[[str], None], inputs: Mapping[str, Any] | None = None) -> Journal:
     """This process's journal; the first process looks at all of them before the others begin to write."""
     rank = adapter.processes.rank
     if rank > 0:
         adapter.processes.wait()
-    journal = Journal(folder, rank=rank, made_by=made_by(), tell=tell)
+    journal = Journal(folder, rank=rank, made_by=made_by(), tell=tell, inputs=inputs)
     if rank == 0:
         adapter.processes.wait()
     return journal

@@ -63,18 +63,26 @@ def answer_key(*, weights: str, question: str, media: str, prompt: str, generati
 class Journal:
     """Answers below a folder, in `journal.jsonl` (`journal-1.jsonl` for rank 1, ...): each rank writes its own file and reads all.
 
-    `made_by` is the header; `tell` is given a sentence where a file of another header is set aside.
+    `made_by` is the header; `tell` is given a sentence where a file of another header is set aside. `inputs` is noted beside the header:
+    what the evaluation is of (`begun_from`).
 
     Raises:
         JournalError: a line in the middle of a file is no answer.
     """
 
     def __init__(
-        self, folder: Path, *, rank: int = 0, made_by: Mapping[str, str] | None = None, tell: Callable[[str], None] | None = None
+        self,
+        folder: Path,
+        *,
+        rank: int = 0,
+        made_by: Mapping[str, str] | None = None,
+        tell: Callable[[str], None] | None = None,
+        inputs: Mapping[str, Any] | None = None,
     ) -> None:
         self.folder = folder
         self.path = folder / f"{JOURNAL}{f'-{rank}' if rank else ''}.jsonl"
         self._made_by = dict(made_by or {})
+        self._inputs = {"inputs": dict(inputs)} if inputs else {}
         self._answers: dict[str, Answer] = {}
         self._file: BinaryIO | None = None
         for path in _files(folder):
@@ -117,7 +125,7 @@ class Journal:
             make_folder(self.folder)
             self._file = self.path.open("ab")
             if self._file.tell() == 0:
-                self._file.write(_line({"made_by": self._made_by}))
+                self._file.write(_line({"made_by": self._made_by, **self._inputs}))
                 sync_folder(self.folder)
         self._file.write(b"".join(_line(asdict(a)) for a in answers))
         self._file.flush()
@@ -134,6 +142,20 @@ class Journal:
         """Close and remove the journal of every rank."""
         self.close()
         delete_journals(self.folder)
+
+
+def begun_from(folder: Path) -> Mapping[str, Any] | None:
+    """The inputs of an evaluation that has answers in a journal here; None where there is none, or where it does not say."""
+    for path in _files(folder):
+        with path.open("rb") as file:
+            first, second = file.readline(), file.readline()
+        try:
+            header = json.loads(first)
+        except (ValueError, RecursionError):
+            continue
+        if second and isinstance(header, dict) and isinstance(inputs := header.get("inputs"), dict):
+            return inputs
+    return None
 
 
 def delete_journals(folder: Path) -> None:

@@ -24,7 +24,7 @@ from harness.escape import visible
 from harness.integrity import edited
 from harness.reading import READING_VERSION
 from harness.records import QUESTIONS_FILE, SCORE_FILE, Evaluation, RecordError, read_records, read_score
-from harness.run.journal import delete_journals
+from harness.run.journal import begun_from, delete_journals
 from savi.base.digests import sha256_bytes
 from savi.base.errors import UsageError
 
@@ -107,10 +107,12 @@ def finished(
     A result that is damaged or was edited is set aside, with a sentence to `tell`, and measured again.
 
     Raises:
-        OtherResultError: a result made from something else lies there, and `replace` is not set.
+        OtherResultError: a result made from something else lies there, finished or begun, and `replace` is not set.
     """
     folder = plan.out / benchmark.name
     if not (folder / SCORE_FILE).exists():
+        if not replace:
+            _refuse_begun(plan, folder, wanted)
         return None
     try:
         found = Evaluation(read_score(folder / SCORE_FILE), read_records(folder / QUESTIONS_FILE))
@@ -132,6 +134,19 @@ def finished(
         return None
     delete_journals(folder)  # a process killed between the score and this left it
     return found
+
+
+def _refuse_begun(plan: Plan, folder: Path, wanted: Mapping[str, Any]) -> None:
+    """An evaluation deletes the journal when it is finished, other answers with it."""
+    made = begun_from(folder)
+    if made is None:
+        return
+    same: dict[str, Any] = {"versions": {}, "reading": None}  # answers of other versions are set aside by the journal itself
+    if differences := _differences({**wanted, **same}, {**made, **same}):
+        raise OtherResultError(
+            f"{folder} holds answers of an evaluation that was not finished; what is asked for, {plan.name}, differs in "
+            f"{'; '.join(differences)}. Give another --out, or --replace to lose those answers"
+        )
 
 
 def _read_inputs(path: Path) -> Mapping[str, Any]:
