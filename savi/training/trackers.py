@@ -85,11 +85,12 @@ def report(names: Sequence[str], folder: Path, step: int, values: Mapping[str, f
     """
     if not names:
         return
-    file = folder / "loop" / "curves.jsonl"
-    rows: dict[int, dict[str, float]] = {int(row.pop("iteration")): row for row in read_jsonl(file)} if file.exists() else {}
-    rows[step] = {f"loop/{name}": value for name, value in values.items()}
-    make_folder(file.parent)
-    write_jsonl_atomic(file, [{"iteration": number, **row} for number, row in sorted(rows.items())])
+    file, rows = folder / "loop" / "curves.jsonl", {step: {f"loop/{name}": value for name, value in values.items()}}
+    with told(str(file)):
+        earlier = {int(row.pop("iteration")): row for row in read_jsonl(file)} if file.exists() else {}
+        rows = {**earlier, **rows}
+        make_folder(file.parent)
+        write_jsonl_atomic(file, [{"iteration": number, **row} for number, row in sorted(rows.items())])
     ways = {"tensorboard": _to_tensorboard, "wandb": _to_wandb, "trackio": _to_trackio}
     for name in names:
         with told(name):

@@ -102,6 +102,16 @@ def test_wandb_offline_gets_all_iterations_each_time(tmp_path: Path, monkeypatch
     assert [(row["iteration"], row["loop/pairs"]) for row in rows] == [(1, 10), (1, 10), (2, 7), (1, 10), (2, 8)]
 
 
+def test_damaged_curves_are_left_alone_and_the_trackers_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    told = wandb_stand_in(monkeypatch, "offline")
+    (tmp_path / "loop").mkdir()
+    (tmp_path / "loop" / "curves.jsonl").write_text("{no json\n{}\n")
+    with pytest.warns(UserWarning, match=r"curves\.jsonl is told no more"):
+        report(["wandb"], tmp_path, 3, {"pairs": 10})
+    assert told[1] == {"loop/pairs": 10, "iteration": 3}
+    assert (tmp_path / "loop" / "curves.jsonl").read_text() == "{no json\n{}\n"
+
+
 def test_wandb_without_an_account_is_told_of_before_any_work(monkeypatch: pytest.MonkeyPatch) -> None:
     told = wandb_stand_in(monkeypatch, "online")
     assert read_trackers("wandb") == ("wandb",) and told == ["login"]
