@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import subprocess
 import sys
@@ -14,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from harness.tables.table import Cell, Row, Table
 from reproduce.bases.limits import CRITIQUE, OVER_CHANCE, READABLE, RESULT_FILE, Measured, measure, read_measured, write_measured
+from savi.base.digests import parse_json
 from savi.base.errors import ExitCode, SaviError, UsageError
 from savi.base.files import make_folder
 from savi.base.lock import lock_file
@@ -57,10 +57,10 @@ def _is_made(folder: Path, recipe: Recipe) -> bool:
     if not path.is_file():
         return False
     try:
-        by = json.loads(path.read_text(encoding="utf-8"))["recipe"]
+        by = parse_json(path.read_text(encoding="utf-8"))["recipe"]
     except (ValueError, KeyError, TypeError) as error:
         raise UsageError(f"{path}: does not say by which recipe the base was made; take another --out, or delete {folder}") from error
-    wanted = json.loads(json.dumps(asdict(recipe)))
+    wanted = asdict(recipe)
     if by != wanted:
         other = [k for k in {**wanted, **by} if by.get(k) != wanted.get(k)]
         raise UsageError(f"{folder}: a base of another recipe ({', '.join(other)} differ); take another --out, or delete the folder")

@@ -9,6 +9,7 @@ from __future__ import annotations
 import datetime as dt
 import subprocess
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -51,6 +52,8 @@ class Frozen(BaseModel):
     variants: list[str]
     tuned: Chosen
     reported: Chosen
+    recipe: dict[str, Any] | None = None
+    """How bases are made, all but the seed; None where the study makes none."""
     estimator: str = ESTIMATOR
     claims: list[str]
     smallest_points: Annotated[float, Field(gt=0)] = SMALLEST
@@ -99,12 +102,22 @@ def freeze(plan: Plan, tuned: Chosen, path: Path) -> Frozen:
             variants=list(plan.variants),
             tuned=tuned,
             reported=Chosen(bases={base.name: list(base.seeds) for base in plan.bases}, twins_seed=seed),
+            recipe=recipe_of(plan),
             claims=[name for name, c in CLAIMS.items() if {c.better.variant, c.worse.variant} <= set(plan.variants)],
         )
     except ValidationError as error:
         raise UsageError(f"--freeze: {one_line(error.errors()[0]['msg'])}") from error
     write_text_atomic(path, HEAD + yaml.safe_dump(frozen.model_dump(mode="json"), sort_keys=False, allow_unicode=True, width=120))
     return frozen
+
+
+def recipe_of(plan: Plan) -> dict[str, Any] | None:
+    """The recipe that the plan's bases are made by, all but the seed; None where it makes none."""
+    if all(base.recipe is None for base in plan.bases):
+        return None
+    from benchmarks.micro.pretrain.recipe import Recipe
+
+    return {key: value for key, value in asdict(Recipe()).items() if key != "seed"}
 
 
 def read_frozen(path: Path) -> Frozen:
@@ -134,6 +147,10 @@ def differing(frozen: Frozen, plan: Plan) -> list[str]:
     there, here = list(frozen.reported.bases.items()), [(base.name, list(base.seeds)) for base in plan.bases]
     if there != here:  # in order: it says whose critic is whose
         out.append(f"bases and loop seeds {_said(there)} are frozen, {_said(here)} were asked for")
+    recipe, made_by = frozen.recipe or {}, recipe_of(plan) or {}
+    for key in sorted(set(recipe) | set(made_by)):
+        if (kept := recipe.get(key, "(unset)")) != (new := made_by.get(key, "(unset)")):
+            out.append(f"recipe of the bases, {key}: {kept} is frozen, {new} now")
     if frozen.estimator != ESTIMATOR:
         out.append(f"estimator: {frozen.estimator!r} is frozen, {ESTIMATOR!r} now")
     return out

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import subprocess
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
 import yaml
 
+from benchmarks.micro.pretrain import recipe as recipe_module
 from reproduce.paper.experiment import shipped_base
 from reproduce.scale import load_scale, read_settings
 from reproduce.study import plan as plan_module
@@ -160,6 +162,15 @@ def test_a_study_that_differs_is_refused_by_name(tmp_path: Path) -> None:
     ):
         with pytest.raises(UsageError, match=said):
             check_frozen(path, made)
+
+
+def test_bases_of_another_recipe_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path, before = tmp_path / "frozen.yaml", recipe_module.Recipe()
+    freeze(a_plan(tmp_path), TUNED, path)
+    assert read_frozen(path).recipe == {key: value for key, value in asdict(before).items() if key != "seed"}
+    monkeypatch.setattr(recipe_module, "Recipe", lambda: replace(before, mix=replace(before.mix, direct=1.0)))
+    with pytest.raises(UsageError, match=r"recipe of the bases, mix: .*'direct': 0.2.* is frozen, .*'direct': 1.0"):
+        check_frozen(path, a_plan(tmp_path))
 
 
 @pytest.mark.parametrize(
