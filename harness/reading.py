@@ -68,7 +68,7 @@ _PLAINLY = tuple(
 )
 """Turns of phrase, and what they say in words that the rest of the rule knows."""
 _ANOTHERS_TEXT = re.compile(
-    rf"(?:^|\b(?:answer|is|option|caption|choice)\b)[\s:(]{{0,4}}({_LETTER_MARK})[\s.):,-]{{0,4}}({_TEXT_MARK})",
+    rf"(?:^|\b(?:answer|is|option|caption|choice)\b)[\s:(]{{0,4}}({_LETTER_MARK})[\s.):,-]{{0,4}}({_TEXT_MARK})\s{{0,4}}(?=$|[.,;:!?)])",
     re.IGNORECASE | re.MULTILINE,
 )
 _CLAUSE_END = re.compile(

@@ -65,6 +65,8 @@ def test_options_that_hold_letters_negations_and_articles() -> None:
     assert read_letter("No", ("Yes", "No", "Maybe")) == "B"
     assert read_letter("red cube", ("red", "red cube")) == "B"
     assert read_letter("2", ("1", "2", "3")) == "B"
+    assert read_letter("A. No", ("Yes", "No", "Maybe")) is None, "a letter with another option's text"
+    assert read_letter("B. the man runs", ("the man", "the man runs fast")) == "B", "another's text that only begins its own"
 
 
 def test_an_option_the_question_does_not_have() -> None:
