@@ -346,6 +346,30 @@ def test_check_asks_the_same_as_one_process(whole: Path, checkpoint: Path, twins
     assert list((tmp_path / "2").rglob("journal-1.jsonl"))
 
 
+def test_check_ends_with_a_dead_process_and_asks_nothing_twice(whole: Path, checkpoint: Path, twins: TwinSet, tmp_path: Path) -> None:
+    """Going on alone it comes to the verdict of one process that was never killed."""
+    out = tmp_path / "out"
+    more = ["--data", str(twins.hf_home), "--against", str(whole), "--nonce", "n", "--json", "--benchmarks", "egoschema,nextqa"]
+    check = ["harness", "check", str(checkpoint), *more]
+    env = environment(twins.hf_home)
+    with launched.torchrun(2, *check, "--out", out, env=env) as process:
+        seconds, errors, last = launched.hit(
+            process, out, signal.SIGKILL, lambda _: any(j.stat().st_size for j in out.rglob("journal*.jsonl"))
+        )
+    assert seconds < 60
+    assert f"process 1 ({last['pid']} on " in errors
+    kept = sum(len(path.read_bytes().splitlines()) - 1 for path in out.rglob("journal*.jsonl"))
+    assert kept > 0
+    said = {}
+    for name, folder in (("killed", out), ("straight", tmp_path / "straight")):
+        done = subprocess.run(
+            [sys.executable, "-m", *check, "--out", str(folder)], capture_output=True, text=True, env=env, cwd=ROOT, check=False
+        )
+        said[name] = json.loads(done.stdout)
+        assert done.returncode == (0 if said[name]["gate"]["exit_code"] == 0 else 1), done.stderr[-2000:]
+    assert said["killed"]["gate"] == said["straight"]["gate"]
+
+
 def test_a_missing_video_fails_its_questions_only(checkpoint: Path, tmp_path: Path) -> None:
     home = build_twins(tmp_path / "twins", seed=1, size="smoke").hf_home
     gone = sorted((home / "egoschema/videos").glob("*.mp4"))[0]

@@ -68,15 +68,17 @@ def test_a_second_process_that_dies_or_hangs_costs_time_alone(number: signal.Sig
     assert content(out) == content(one)
 
 
-def test_torchrun(one: Path, tmp_path: Path) -> None:
-    """A rank is killed while pairs are made, and as many as there were before go on; weights up to rounding, so pairs of the first
+@pytest.mark.parametrize(("stage", "then"), [("propose", 2), ("evaluate", 3), ("train", 1)])
+def test_torchrun(stage: str, then: int, one: Path, tmp_path: Path) -> None:
+    """A rank is killed in a stage, and as many as there were before, more or fewer go on; weights up to rounding, so pairs of the first
     iteration and the base's answers are the same bytes."""
     out = tmp_path / "run"
     with torchrun(2, *command(out)) as process:
-        seconds, errors, last = hit(process, out, signal.SIGKILL, lambda found: bool(list(out.glob("iter-1/pairs.part-*.jsonl"))))
+        seconds, errors, last = hit(process, out, signal.SIGKILL, lambda found: f"({stage})" in str(found.get(1, {}).get("at")))
     assert seconds < 60
     assert f"process 1 ({last['pid']} on " in errors
-    with torchrun(2, *command(out)) as process:
+    assert f"({stage})" in errors
+    with torchrun(then, *command(out)) as process:
         ended(process)
     mine, theirs = content(out), content(one)
     assert mine.keys() == theirs.keys()

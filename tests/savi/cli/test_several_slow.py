@@ -130,10 +130,12 @@ def test_training_gives_the_weights_of_one_process(pairs: Path, base: Path, trai
     assert not beats(tmp_path / "train")
 
 
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP])
+@pytest.mark.parametrize(("number", "then"), [(signal.SIGKILL, 2), (signal.SIGKILL, 1), (signal.SIGSTOP, 3)])
 def test_a_dead_or_hung_process_ends_training_and_it_goes_on(
-    number: signal.Signals, pairs: Path, base: Path, trained: Path, tmp_path: Path
+    number: signal.Signals, then: int, pairs: Path, base: Path, trained: Path, tmp_path: Path
 ) -> None:
+    """From the last checkpoint, with any number of processes."""
+
     def ready(found: dict[int, dict[str, object]]) -> bool:
         return any((tmp_path / "train").glob("checkpoint-*/stamp.json"))
 
@@ -143,9 +145,25 @@ def test_a_dead_or_hung_process_ends_training_and_it_goes_on(
     assert f"error: process 1 ({last['pid']} on " in errors
     assert "it was at video " in errors
     assert ".mp4 (train)" in errors
-    with torchrun(2, *train(pairs, base, tmp_path)) as process:
+    with torchrun(then, *train(pairs, base, tmp_path)) as process:
         ended(process)
     assert furthest(trained, tmp_path) < CLOSE
+
+
+@pytest.mark.parametrize(("stage", "then"), [("propose", 3), ("train", 1)])
+def test_align_goes_on_after_a_kill_in_either_stage(stage: str, then: int, videos: Path, base: Path, tmp_path: Path) -> None:
+    arguments = (videos, *MICRO[2:], "--model", base, "--iterations", 1, "--learning-rate", "5e-6", "--json")
+    out = tmp_path / "killed"
+    with torchrun(2, "savi", "align", *arguments, "--out", out) as process:
+        seconds, errors, last = hit(process, out, signal.SIGKILL, lambda found: f"({stage})" in str(found.get(1, {}).get("at")))
+    assert seconds < 60
+    assert f"error: process 1 ({last['pid']} on " in errors
+    with torchrun(then, "savi", "align", *arguments, "--out", out) as process:
+        ended(process)
+    with start(["savi", "align", *arguments, "--out", tmp_path / "straight"], ENV) as process:
+        ended(process)
+    assert files(out / "iter-1", FILES[:3]) == files(tmp_path / "straight/iter-1", FILES[:3])
+    assert furthest(out / "iter-1", tmp_path / "straight/iter-1") < CLOSE
 
 
 def test_align_by_two_is_align_by_one(videos: Path, base: Path, tmp_path: Path) -> None:
