@@ -3,6 +3,9 @@
 For each video the model asks questions, answers them (sampled: the dispreferred answer), criticises its answer and revises it (the
 preferred answer). A pair is made where the revision differs from the answer; the critique's own verdict is not read. Every question
 leaves exactly one row, a pair or a dropped one with its reason. No right answers exist here, and none can be passed in.
+
+What is kept of one step for the next is the video's prefix alone. A later prompt begins as an earlier one in its first words only (6 of
+some 140 in the set "videosavi"), and reading prompts is a seventh of proposing at 8B by the plan: keeping their keys would win nothing.
 """
 
 from __future__ import annotations

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -10,6 +12,7 @@ from savi.loop.prompts import (
     KINDS,
     LETTERS,
     PROMPTS,
+    STEPS,
     PromptSet,
     Question,
     Unreadable,
@@ -175,3 +178,14 @@ def test_a_template_must_have_its_fields() -> None:
         PromptSet(**{**fields, "answer": "{question} {truth}"})
     with pytest.raises(ValueError, match="extra"):
         PromptSet(**{**fields, "more": "x"})
+
+
+def test_prompts_of_later_steps_have_little_in_common_with_earlier_ones() -> None:
+    """Why a prompt's keys and values are not kept for the next step (`savi.loop.propose`)."""
+    fields = {"question": "What falls first?", "answer": "The cup falls first.", "critique": "The cup falls, then the plate."}
+    filled = [prompt_set("videosavi").fill(step, "temporal", **fields).split() for step in STEPS]
+    common = [
+        next(i for i, (one, other) in enumerate(zip(filled[a], filled[b], strict=False)) if one != other)
+        for a, b in itertools.combinations(range(len(STEPS)), 2)
+    ]
+    assert max(common) == 6
