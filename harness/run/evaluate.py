@@ -65,6 +65,7 @@ def evaluate(
     max_new_tokens: int | None = None,
     replace: bool = False,
     retry_failed: bool = False,
+    held: bool = False,
     tell: Callable[[str], None] = warnings.warn,
 ) -> dict[str, Evaluation]:
     """Measure `model` (a checkpoint's path, or a `savi.VideoLM`) and write `out/<benchmark>/{questions.jsonl, score.json}`.
@@ -72,7 +73,8 @@ def evaluate(
     `limit` caps the questions of each lmms-eval task; `batch` the questions asked together; `max_new_tokens` the answers of tasks that set
     no limit. `seed` seeds upstream's random guesses. A finished result that was made from something else is replaced only with `replace`.
     Videos that could not be read are not tried again when the work goes on, unless `retry_failed`: then a finished result with failed
-    questions is measured anew, too. `tell` is given a sentence where a file is set aside. Returns the evaluations in catalog order. In
+    questions is measured anew, too. `held`: `out` is held by a process that this one works for, and that measures other benchmarks there.
+    `tell` is given a sentence where a file is set aside. Returns the evaluations in catalog order. In
     several processes (`torchrun`) videos are dealt out; the first process scores, writes and returns, the others return nothing.
 
     Raises:
@@ -96,8 +98,9 @@ def evaluate(
         found = {b.name: finished(plan, b, made_from[b.name], media, replace=replace, tell=tell) for b in wanted}
         return plan, made_from, {n: e for n, e in found.items() if e is not None and not (retry_failed and failures({n: e}))}
 
-    with joined(Path(out)) as processes, as_if_alone(), ExitStack() as held:
-        processes.by_first(lambda: held.enter_context(lock_folder(Path(out))))
+    with joined(Path(out)) as processes, as_if_alone(), ExitStack() as locks:
+        if not held:
+            processes.by_first(lambda: locks.enter_context(lock_folder(Path(out))))
         plan, made_from, done = processes.by_first(look)
         todo = [b for b in wanted if b.name not in done]
         if todo:

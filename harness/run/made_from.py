@@ -62,6 +62,7 @@ def versions() -> dict[str, str]:
     return {name: _version(distribution) for name, distribution in _PACKAGES.items()}
 
 
+@cache
 def _version(distribution: str) -> str:
     try:
         return metadata.version(distribution)

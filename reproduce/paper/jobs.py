@@ -56,6 +56,9 @@ def serve(scale: str, rest: Experiment, base_fingerprint: str | None, link: Conn
             try:
                 if kind == "stage":
                     stages[what].run(StageContext(experiment.run.path, _silent, failures_path(experiment.run.path, what)))
+                elif kind == "benchmarks":
+                    iteration, names = what
+                    work.measure(experiment, iteration, names, held=True)
                 else:
                     _make_pairs(experiment, work, *what)
             except Exception as error:  # noqa: BLE001 - told to the first process, which does the job itself

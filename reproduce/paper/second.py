@@ -1,8 +1,8 @@
 """A second process on this machine, which does parts of the experiment while the first one is at work: the second core of two.
 
-It makes half of the pairs, measures an iteration while the next one is trained, and encodes videos ahead. What it leaves are files, those
-that the first process would have made; the first one finds them when it comes to that stage, and makes what is missing. So a second
-process that fails, dies or hangs costs time and nothing else; the first one says so.
+It makes half of the pairs, measures an iteration while the next one is trained, of the last one some benchmarks, and encodes videos ahead.
+What it leaves are files, those that the first process would have made; the first one finds them when it comes to that stage, and makes what
+is missing. So a second process that fails, dies or hangs costs time and nothing else; the first one says so.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from typing import Any
 from savi.base.watch import silence_s
 
 Job = tuple[str, Any]
-"""("stage", its name), or ("pairs", (iteration, chunks, header))."""
+"""("stage", its name), ("pairs", (iteration, chunks, header)), or ("benchmarks", (iteration, names))."""
 
 
 _INSTEAD = "the first one does what it leaves undone"

@@ -32,9 +32,12 @@ from reproduce.stages import Progress
 from savi.base.digests import sha256_json
 from savi.base.files import write_text_atomic
 from savi.base.hub import find_checkpoint, is_internvl_chat
-from savi.base.processes import current
+from savi.base.processes import current, deal_by_weight
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from harness.records import Evaluation
     from reproduce.paper.second import Second
     from savi.engine.video_lm import VideoLM
 
@@ -231,27 +234,20 @@ class RealWork:
         """All benchmarks by lmms-eval's own tasks."""
         from benchmarks.catalog import select
         from benchmarks.data.layout import expected_n
-        from harness.run.evaluate import evaluate
 
-        e = experiment.scale.evaluation
-        counts = {b.name: expected_n(experiment.hf_home, b, e.limit.value) for b in select(experiment.benchmarks)}
+        counts = {b.name: expected_n(experiment.hf_home, b, experiment.scale.evaluation.limit.value) for b in select(experiment.benchmarks)}
         names = list(counts)
 
         def tell(name: str, done: int, total: int) -> None:
             progress(sum(counts[n] for n in names[: names.index(name)]) + done, sum(counts.values()))
 
-        found = evaluate(
-            self.model(experiment.model(iteration)),
-            benchmarks=experiment.benchmarks,
-            hf_home=experiment.hf_home,
-            out=experiment.run.iteration(iteration) / "eval",
-            num_frames=e.num_frames.value,
-            scale=experiment.scale.name,
-            limit=e.limit.value,
-            seed=e.seed.value,
-            progress=tell,
-            replace=True,  # the stage is run again only where its inputs changed
-        )
+        if self.second is not None and iteration == experiment.iterations:  # the last one: there is no training to measure it beside
+            ours, theirs = ([names[i] for i in hand] for hand in deal_by_weight(list(counts.values()), 2))
+            if theirs:
+                self.second.begin(("benchmarks", (iteration, theirs)))
+                self.measure(experiment, iteration, ours, progress=tell)
+                self.second.wait(f"benchmarks {iteration}")
+        found = self.measure(experiment, iteration, experiment.benchmarks, progress=tell)
         if current().rank:
             return ""  # the first process has the results
         list_failed(found, experiment.run.iteration(iteration).name, failures)
@@ -261,6 +257,33 @@ class RealWork:
         if iteration:
             describe_model(experiment, iteration, found)
         return score_line(found, read_evaluations(experiment.run.iteration(0)) if iteration else None)
+
+    def measure(
+        self,
+        experiment: Experiment,
+        iteration: int,
+        benchmarks: list[str] | None,
+        *,
+        held: bool = False,
+        progress: Callable[[str, int, int], None] | None = None,
+    ) -> dict[str, Evaluation]:
+        """Some benchmarks of an iteration; `held` as in `evaluate`."""
+        from harness.run.evaluate import evaluate
+
+        e = experiment.scale.evaluation
+        return evaluate(
+            self.model(experiment.model(iteration)),
+            benchmarks=benchmarks,
+            hf_home=experiment.hf_home,
+            out=experiment.run.iteration(iteration) / "eval",
+            num_frames=e.num_frames.value,
+            scale=experiment.scale.name,
+            limit=e.limit.value,
+            seed=e.seed.value,
+            progress=progress,
+            replace=True,  # the stage is run again only where its inputs changed
+            held=held,
+        )
 
     def _report(self, experiment: Experiment, iteration: int, scores: dict[str, float]) -> None:
         """Tell trackers what an iteration came to, and its scores in percent; iteration 0 is the base."""
