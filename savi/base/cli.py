@@ -21,7 +21,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from savi.base.errors import ExitCode, SaviError, one_line
-from savi.base.processes import is_first, refuse_several_processes
+from savi.base.processes import is_first, leave_launch_of_one, refuse_several_processes
 
 KEPT = "what is finished is kept; run the same command to go on"
 _SIGNALS = {signal.SIGINT: ExitCode.INTERRUPTED, signal.SIGTERM: ExitCode.TERMINATED}
@@ -85,6 +85,7 @@ def run_app(app: typer.Typer, prog_name: str, several: Collection[str] = (), jso
     try:
         with stop_signals():
             try:
+                leave_launch_of_one()
                 _refuse_several(prog_name, several)
                 with _json_alone(json_alone):
                     app(prog_name=prog_name)

@@ -121,6 +121,14 @@ def launched() -> int:
     return count
 
 
+def leave_launch_of_one() -> None:
+    """Forget a launch of one process: it is one alone. Accelerate would open a process group for it in training, which is closed again, and
+    look for it in the next evaluation."""
+    if os.environ.get("WORLD_SIZE") == "1":
+        for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"):
+            os.environ.pop(name, None)
+
+
 def _number(variable: str) -> int:
     text = os.environ.get(variable) or "1"
     if not text.isdecimal():

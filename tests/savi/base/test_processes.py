@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from hypothesis import strategies as st
 
 from savi.base.errors import UsageError
 from savi.base.lock import LockedError
-from savi.base.processes import Processes, _without_sigterm, deal_by_weight, joined, launched
+from savi.base.processes import Processes, _without_sigterm, deal_by_weight, joined, launched, leave_launch_of_one
 
 
 @given(st.lists(st.floats(0.1, 100), max_size=60), st.integers(1, 8))
@@ -69,3 +70,13 @@ def test_the_heartbeats_of_another_launch_stay_until_this_one_had_the_folder(tmp
     with joined(tmp_path):
         assert beat.exists()
     assert not beat.exists()
+
+
+@pytest.mark.parametrize(("count", "left"), [("1", False), ("2", True)])
+def test_a_launch_of_one_process_is_forgotten(count: str, left: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Training would close a process group that accelerate goes on to look for."""
+    for name in ("RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT", "LOCAL_WORLD_SIZE"):
+        monkeypatch.setenv(name, "0")
+    monkeypatch.setenv("WORLD_SIZE", count)
+    leave_launch_of_one()
+    assert ("LOCAL_RANK" in os.environ, "WORLD_SIZE" in os.environ) == (left, left)
