@@ -13,6 +13,7 @@ from typing import Any
 import yaml
 
 from benchmarks.micro.pretrain.recipe import Recipe
+from reproduce.bases.make import base_folder
 from reproduce.run_dir import NOT_IDENTITY, RunDirError, base_identity
 from reproduce.scale import Scale, ScaleError, load_scale
 from reproduce.study.variants import METHOD, NEXT_BASE, VARIANTS
@@ -192,7 +193,7 @@ def read_bases(text: str, seeds: str, base_dir: Path) -> tuple[Base, ...]:
     found = []
     for position, word in enumerate(words, start=1):
         if word.isdecimal():
-            found.append(Base(f"{RECIPE}{int(word)}", base_dir / f"seed-{int(word)}", int(word), _seeds(seeds, int(word), len(words))))
+            found.append(Base(f"{RECIPE}{int(word)}", base_folder(base_dir, int(word)), int(word), _seeds(seeds, int(word), len(words))))
         else:
             found.append(_brought(word, _seeds(seeds, position, len(words))))
     names = [base.name for base in found]

@@ -49,7 +49,8 @@ class Times:
 
     def line(self) -> str:
         """For people."""
-        left = f"{self.bases} base models of {self.base_s / 60:.0f} min and {self.runs} runs of {self.run_s / 60:.1f} min"
+        bases = f"{self.bases} base models of {self.base_s / 60:.0f} min and " if self.bases else ""
+        left = f"{bases}{self.runs} runs of {self.run_s / 60:.1f} min"
         return f"{left} on one core, {self.jobs} at a time: about {self.hours:.1f} h ({self.source})"
 
 
@@ -93,7 +94,8 @@ def times(plan: Plan, keep: Path, jobs: int) -> Times:
     base_s = 60 * statistics.median(took) if took else BASE_S
     run_s = statistics.median(done) if done else RUN_S.get(plan.scale, RUN_S["micro"])
     source = "a run as " + (f"the median of this study's {len(done)}" if done else "measured when the scale was made")
-    source += ", a base as " + (f"the median of this study's {len(took)}" if took else "at most so long")
+    if missing:
+        source += ", a base as " + (f"the median of this study's {len(took)}" if took else "an upper estimate says")
     return Times(len(missing), len(left), base_s, run_s, source, jobs)
 
 
