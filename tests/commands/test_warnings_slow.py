@@ -15,7 +15,7 @@ from tests.savi.internvl_chat import qwen2_config, write_checkpoint
 
 pytestmark = pytest.mark.slow
 ROOT = Path(__file__).resolve().parents[2]
-OURS = ("prompts: micro, as micro does not know", "dropped ")
+OURS = ("prompts: micro, as micro does not know", "dropped ", "(cut off after ")
 """How this project's own lines begin."""
 COMMANDS = (
     "savi ask clips/0000.mp4 'which object comes first ? A white B blue C red D green' --model micro --num-frames 4",
