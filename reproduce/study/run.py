@@ -149,11 +149,11 @@ class Runner:
 
     def all(self, tasks: Sequence[tuple[str, list[str], Callable[[], None]]]) -> None:
         """Run (name, command, what to do with its result) tasks. A stop signal ends them all; what they finished is kept."""
-        pool, began = ThreadPoolExecutor(self._jobs), time.monotonic()
-        futures: dict[Future[str], str] = {pool.submit(self._one, *task): task[0] for task in tasks}
         self.failures.forget([name for name, _, _ in tasks], "study")
-        waiting = set(futures)
-        try:
+        pool, began = ThreadPoolExecutor(self._jobs), time.monotonic()
+        try:  # from the first command on: a signal at any moment ends all of them
+            futures: dict[Future[str], str] = {pool.submit(self._one, *task): task[0] for task in tasks}
+            waiting = set(futures)
             while waiting:
                 done, waiting = wait(waiting, return_when=FIRST_COMPLETED)
                 for future in done:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tempfile
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -57,7 +58,7 @@ def test_the_way_there_and_back_loses_nothing(name: str, suffix: str, pairs: lis
     if name in ONE_QUESTION:
         pairs = [replace(pair, system=None, history=()) for pair in pairs]
     for relative in (None, True, False):
-        path = tmp_path / f"out{suffix}"
+        path = Path(tempfile.mkdtemp(dir=tmp_path)) / f"out{suffix}"
         write_any_pairs(path, pairs, name, relative=relative)
         assert read_any_pairs(path) == pairs
 
