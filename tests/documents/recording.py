@@ -49,7 +49,8 @@ def record(commands: tuple[str, ...], folder: Path) -> list[Line]:
     Raises:
         RuntimeError: one of them did not end with exit code 0.
     """
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "COLUMNS": str(WIDTH), "HF_HUB_OFFLINE": "1", "NO_COLOR": "1"}
+    as_in_a_terminal = {"PYTHONUNBUFFERED": "1", "COLUMNS": str(WIDTH), "NO_COLOR": "1"}
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1", **as_in_a_terminal}
     lines, start = [], time.perf_counter()
     for command in commands:
         lines.append(Line(command, time.perf_counter() - start, typed=True))
