@@ -394,7 +394,7 @@ def test_usage_errors(checkpoint: Path, twins: TwinSet, tmp_path: Path) -> None:
     assert absent.returncode == 5
     assert "prepare tempcompass" in absent.stderr
     no_model = evaluate(tmp_path / "none", twins.hf_home, tmp_path)
-    assert no_model.returncode == 5
+    assert no_model.returncode == 2
     assert "Traceback" not in no_model.stderr + absent.stderr
 
 
