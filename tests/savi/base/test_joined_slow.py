@@ -31,7 +31,7 @@ with errors():
             while time.monotonic() < until:
                 sum(range(10000))
         processes.wait()
-print("done", rank, flush=True)
+sys.stdout.write(f"done {rank}\\n")  # at once, so that two lines never mix
 """
 
 
