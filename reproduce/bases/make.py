@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
 import sys
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from harness.tables.table import Cell, Row, Table
 from reproduce.bases.limits import CRITIQUE, OVER_CHANCE, READABLE, RESULT_FILE, Measured, measure, read_measured, write_measured
+from reproduce.runner import Runner
 from savi.base.digests import parse_json
 from savi.base.errors import ExitCode, SaviError, UsageError
 from savi.base.files import make_folder
@@ -83,20 +81,11 @@ def run_all(out: Path, seeds: Sequence[int], jobs: int) -> None:
         BaseFailedError: one ended badly; the others are finished first.
     """
     make_folder(out)
-    env = {"OMP_NUM_THREADS": "1", **os.environ}
-
-    def one(seed: int) -> tuple[Path, int]:
-        log = base_folder(out, seed).with_suffix(".log")
-        command = [sys.executable, "-m", "reproduce", "bases", "--out", str(out), "--seeds", str(seed)]
-        with log.open("a", encoding="utf-8") as f:
-            done = subprocess.run(command, stdout=f, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, env=env, check=False)
-        print(f"{log.stem}: exit {done.returncode}", flush=True)
-        return log, done.returncode
-
-    with ThreadPoolExecutor(jobs) as pool:
-        bad = [(log, code) for log, code in pool.map(one, seeds) if code not in (ExitCode.DONE, ExitCode.FAIL)]
-    if bad:
-        raise BaseFailedError("; ".join(f"{log} ended with exit code {code}" for log, code in bad) + "; fix it and run the command again")
+    runner = Runner(out, jobs, print, stage="bases", ends=(ExitCode.DONE, ExitCode.FAIL))
+    command = [sys.executable, "-m", "reproduce", "bases", "--out", str(out), "--seeds"]
+    runner.all([(base_folder(out, seed).name, [*command, str(seed)], lambda: None) for seed in seeds])
+    if runner.failed:
+        raise BaseFailedError("; ".join(runner.failed) + "; fix it and run the command again")
 
 
 def read_all(out: Path, names: Sequence[str]) -> dict[str, Measured]:

@@ -5,14 +5,9 @@ What ends badly is listed and never ends the rest; what is finished is not run a
 
 from __future__ import annotations
 
-import os
 import shutil
 import statistics
-import subprocess
-import threading
-import time
-from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -20,16 +15,14 @@ from typing import Any
 
 from harness.records import read_evaluations
 from reproduce.run_dir import RunDir
+from reproduce.runner import Runner
 from reproduce.study.plan import Base, Plan, Run, StudyError
 from reproduce.study.records import Questions, Record, RecordsError, answers_of, questions_of, read_record, record_path, write_record
-from savi.base.errors import one_line
-from savi.base.files import FailureLog
 
 RUN_S = {"micro": 395.0, "smoke": 50.0}
 """Seconds of a core that a run takes: micro as `machine.tflops` of its scale has it, smoke as a run of 25 s on two cores."""
 BASE_S = 40 * 60.0
 """Seconds of a core that a base takes, before one of this study says so: an upper estimate."""
-STOP_S = 15.0
 
 
 @dataclass(frozen=True)
@@ -135,83 +128,6 @@ def make_record(plan: Plan, run: Run) -> tuple[Record, Questions]:
         wall_s=round(wall_s, 1), versions=facts.get("versions") or {}, commit=str((facts.get("git") or {}).get("commit") or ""),
     )  # fmt: skip
     return record, asked[0]
-
-
-class Runner:
-    """Runs commands side by side, one thread each. `tell` gets a line when one has ended."""
-
-    def __init__(self, out: Path, jobs: int, tell: Callable[[str], None]) -> None:
-        self._logs, self._jobs, self._tell = out / "logs", jobs, tell
-        self._running: set[subprocess.Popen[bytes]] = set()
-        self._lock, self._stopping = threading.Lock(), False
-        self.failures = FailureLog(out / "failures.jsonl")
-        self.failed: list[str] = []
-
-    def all(self, tasks: Sequence[tuple[str, list[str], Callable[[], None]]]) -> None:
-        """Run (name, command, what to do with its result) tasks. A stop signal ends them all; what they finished is kept."""
-        self.failures.forget([name for name, _, _ in tasks], "study")
-        pool, began = ThreadPoolExecutor(self._jobs), time.monotonic()
-        try:  # from the first command on: a signal at any moment ends all of them
-            futures: dict[Future[str], str] = {pool.submit(self._one, *task): task[0] for task in tasks}
-            waiting = set(futures)
-            while waiting:
-                done, waiting = wait(waiting, return_when=FIRST_COMPLETED)
-                for future in done:
-                    self._told(futures[future], future.result(), len(tasks) - len(waiting), len(tasks), began)
-        except BaseException:
-            self._stop()
-            raise
-        finally:
-            pool.shutdown(wait=True, cancel_futures=True)
-
-    def _told(self, name: str, why: str, done: int, of: int, began: float) -> None:
-        if why:
-            self.failed.append(f"{name}: {why}")
-            self.failures.add(what=name, where=str(self._logs / f"{name}.log"), why=why, stage="study")
-        left = (time.monotonic() - began) / done * (of - done) / 3600
-        rest = f", about {left:.1f} h left" if done < of else ""
-        self._tell(f"{name}: {why or 'done'} ({done} of {of}, {len(self.failed)} failed{rest})")
-
-    def _one(self, name: str, command: list[str], then: Callable[[], None]) -> str:
-        """Why a task failed; empty where it did not."""
-        log = self._logs / f"{name}.log"
-        log.parent.mkdir(parents=True, exist_ok=True)
-        env = {**os.environ, "OMP_NUM_THREADS": "1"}
-        with log.open("ab") as file:
-            with self._lock:
-                if self._stopping:
-                    return "not begun"
-                process = subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, env=env)
-                self._running.add(process)
-            code = process.wait()
-            with self._lock:
-                self._running.discard(process)
-        if code:
-            return f"exit code {code}: {_last_line(log)} (log: {log})"
-        try:
-            then()
-        except Exception as error:  # noqa: BLE001 - one broken run never ends the rest; it is listed
-            return f"{type(error).__name__}: {one_line(error)}"
-        return ""
-
-    def _stop(self) -> None:
-        with self._lock:
-            self._stopping = True
-            running = list(self._running)
-        for process in running:
-            process.terminate()
-        until = time.monotonic() + STOP_S
-        for process in running:
-            try:
-                process.wait(max(0.1, until - time.monotonic()))
-            except subprocess.TimeoutExpired:
-                process.kill()
-
-
-def _last_line(log: Path) -> str:
-    lines = [line for line in log.read_text(encoding="utf-8", errors="replace").splitlines() if line.strip()]
-    said = [line for line in lines if line.startswith("error:")] or lines
-    return said[-1][:300] if said else "it said nothing"
 
 
 def run_study(plan: Plan, keep: Path, *, jobs: int, tell: Callable[[str], None], discard: bool = False) -> int:

@@ -18,10 +18,11 @@ from typer.testing import CliRunner
 from benchmarks.micro.pretrain.recipe import Recipe
 from harness.records import write_evaluation
 from reproduce.__main__ import app
+from reproduce.runner import Runner
 from reproduce.scale import load_scale
 from reproduce.study.plan import Plan, Run, StudyError, read_bases
 from reproduce.study.records import RecordsError, read_records, record_path, write_record
-from reproduce.study.run import RUN_S, Runner, run_study, times
+from reproduce.study.run import RUN_S, run_study, times
 from savi.base.errors import UsageError
 from savi.base.files import write_text_atomic
 from tests.reproduce.fakes import fake_evaluation
@@ -197,7 +198,7 @@ def test_a_stop_signal_ends_the_runs_too(number: signal.Signals, tmp_path: Path)
         f"""
         import sys
         from pathlib import Path
-        from reproduce.study.run import Runner
+        from reproduce.runner import Runner
         from savi.base.cli import stop_signals, Stopped
         slow = [sys.executable, "-c", "import os, time, pathlib; pathlib.Path('pid').write_text(str(os.getpid())); time.sleep(300)"]
         later = [sys.executable, "-c", "import pathlib; pathlib.Path('begun').touch()"]
