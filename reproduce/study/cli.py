@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import json
 import shlex
 import sys
 from pathlib import Path
@@ -207,6 +208,7 @@ def _read(folder: Path, frozen: Path | None) -> tuple[Questions, list[Record], s
 def _write_tables(folder: Path, frozen: Path | None, as_json: bool) -> None:
     from reproduce.study.claims import hold
     from reproduce.study.tables import all_tables, summary
+    from reproduce.study_result import SUMMARY_FILE
 
     questions, records, said, names, smallest = _read(folder, frozen)
     _refuse_others(folder)
@@ -220,8 +222,10 @@ def _write_tables(folder: Path, frozen: Path | None, as_json: bool) -> None:
     )
     for name, table in zip(("gains", "claims"), tables, strict=False):
         write_text_atomic(folder / f"{name}.csv", table.to_csv())
+    found = summary(records, questions, held, said)
+    write_text_atomic(folder / SUMMARY_FILE, json.dumps(found, indent=1) + "\n")
     if as_json:
-        print_json(summary(records, questions, held, said))
+        print_json(found)
         return
     typer.echo("\n".join(table.to_markdown() for table in tables[:2]))
     typer.echo(str(folder / "README.md"))
@@ -241,7 +245,7 @@ def _write_all(folder: Path, frozen: Path | None, as_json: bool) -> None:
 
 
 def table_command(folder: Records, frozen: FrozenOption = None, as_json: AsJson = False) -> None:
-    """A study's tables from its records: README.md, gains.csv and claims.csv beside them. Runs no model."""
+    """A study's tables from its records: README.md, gains.csv, claims.csv and summary.json beside them. Runs no model."""
     with errors():
         _write_tables(folder, frozen, as_json)
 
