@@ -41,12 +41,10 @@ def make_base(out: Path, seed: int) -> None:
         UsageError: the folder holds a base of another recipe.
     """
     from benchmarks.micro.pretrain.recipe import Recipe, rebuild
-    from savi.base.torchvision import fix_torchvision
 
     folder, recipe = base_folder(out, seed), replace(Recipe(), seed=seed)
     with lock_file(folder):
         if not _is_made(folder, recipe):
-            fix_torchvision()
             rebuild(folder, recipe)
 
 

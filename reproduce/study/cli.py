@@ -46,9 +46,9 @@ def study_command(
     bases: Annotated[  # typer copies it
         list[str],
         typer.Option(
-            metavar="N|SEED|FOLDER",
-            help="Base models: how many (the recipe's seeds 1 to N, made where they are missing); or recipe seeds, folders, shipped; "
-            "repeated or with commas.",
+            metavar="N|SEED,SEED|FOLDER",
+            help="Base models: how many (the recipe's seeds 1 to N, made where they are missing); or recipe seeds (101,102; one alone: "
+            "recipe-101), folders, shipped; repeated or with commas.",
         ),
     ] = ["shipped"],  # noqa: B006
     seeds: Annotated[  # typer copies it

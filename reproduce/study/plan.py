@@ -177,7 +177,8 @@ def frozen_settings(scale: Scale) -> dict[str, Any]:
 
 
 def read_bases(text: str, seeds: str, base_dir: Path) -> tuple[Base, ...]:
-    """Base models as typed. `12`: the recipe's seeds 1 to 12; `101,102`: those seeds of the recipe; else folders, or `shipped`.
+    """Base models as typed. `12`: the recipe's seeds 1 to 12; `101,102` or `recipe-101`: those seeds of the recipe; else folders, or
+    `shipped`.
 
     `seeds`: how many loop seeds each base has, or for one base the seeds themselves (`0,1,2`). No two bases share a seed: what it brings
     would be in both, and an interval over bases would leave it out.
@@ -192,6 +193,7 @@ def read_bases(text: str, seeds: str, base_dir: Path) -> tuple[Base, ...]:
         words = [str(seed) for seed in range(1, int(words[0]) + 1)]
     found = []
     for position, word in enumerate(words, start=1):
+        word = word.removeprefix(RECIPE) if word.removeprefix(RECIPE).isdecimal() and not Path(word).is_dir() else word
         if word.isdecimal():
             found.append(Base(f"{RECIPE}{int(word)}", base_folder(base_dir, int(word)), int(word), _seeds(seeds, int(word), len(words))))
         else:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from benchmarks.micro.pretrain.wording import BOS, EOS, IMG, PAD, vocabulary, write_tokenizer
 from benchmarks.micro.world.world import FRAMES, SIZE
-from savi.base.files import write_text_atomic
+from savi.base.files import follow_umask, sync_files, write_text_atomic
 
 if TYPE_CHECKING:
     import numpy as np
@@ -30,10 +30,11 @@ def new_model(
     seed: int, *, hidden: int = 128, layers: int = 5, vision_hidden: int = 96, vision_layers: int = 2
 ) -> InternVLForConditionalGeneration:
     """A freshly initialised micro model in fp32. Position embeddings of the vision tower start at zero in this class, where nothing
-    would tell
-    patches apart: they are drawn N(0, 0.2). Layers of the language model start small (N(0, 0.02)): with larger ones letters are
-    learned but looking
-    things up in the video is not."""
+    would tell patches apart: they are drawn N(0, 0.2). Layers of the language model start small (N(0, 0.02)): with larger ones letters
+    are learned but looking things up in the video is not."""
+    from savi.base.torchvision import fix_torchvision
+
+    fix_torchvision()  # before transformers looks for torchvision
     import torch
     from transformers import InternVLConfig, InternVLForConditionalGeneration, Qwen2Config
     from transformers.models.internvl.configuration_internvl import InternVLVisionConfig
@@ -172,6 +173,8 @@ def save_checkpoint(model: InternVLForConditionalGeneration, folder: Path, facts
 
     half = copy.deepcopy(model).to(torch.float16)
     half.save_pretrained(folder)
+    follow_umask(folder)
+    sync_files(folder.glob("*.safetensors"), folder)
     write_tokenizer(folder, SIZE, TOKENS_PER_FRAME)
     write_text_atomic(folder / "training.json", json.dumps(facts, indent=1) + "\n")
     write_text_atomic(folder / "README.md", CARD)

@@ -22,6 +22,7 @@ from benchmarks.micro.pretrain.lessons import Lesson, Mix, draw_question, prefix
 from benchmarks.micro.pretrain.wording import ASSISTANT, EOS, Words
 from benchmarks.micro.world import questions as q
 from benchmarks.micro.world.world import Scene, make_scene
+from savi.base.files import sync_files
 
 if TYPE_CHECKING:
     import torch
@@ -182,7 +183,7 @@ def rebuild(out: Path, recipe: Recipe | None = None) -> dict[str, object]:
 
 def _eye(model: InternVLForConditionalGeneration, recipe: Recipe, path: Path) -> dict[str, Any]:
     """The first stage, trained or read from `path` where the same recipe left it; returns what it measured."""
-    from safetensors import safe_open
+    from safetensors import SafetensorError, safe_open
     from safetensors.torch import save_file
 
     from benchmarks.micro.pretrain.vision import settle_features, train_vision
@@ -191,13 +192,16 @@ def _eye(model: InternVLForConditionalGeneration, recipe: Recipe, path: Path) ->
     made_by = json.dumps({name: getattr(recipe, name) for name in told})
     weights = {k: v for k, v in model.state_dict().items() if k.startswith(("model.vision_tower.", "model.multi_modal_projector."))}
     if path.is_file():
-        with safe_open(path, "pt") as f:
-            if f.metadata().get("made_by") == made_by:
-                for name, value in weights.items():
-                    value.copy_(f.get_tensor(name))
-                print(f"eye: read from {path}", flush=True)
-                kept: dict[str, Any] = json.loads(f.metadata()["facts"])
-                return kept
+        try:
+            with safe_open(path, "pt") as f:
+                if f.metadata().get("made_by") == made_by:
+                    for name, value in weights.items():
+                        value.copy_(f.get_tensor(name))
+                    print(f"eye: read from {path}", flush=True)
+                    kept: dict[str, Any] = json.loads(f.metadata()["facts"])
+                    return kept
+        except SafetensorError as error:
+            print(f"eye: {path} is damaged ({error}); trained again", flush=True)
     seen = train_vision(
         model,
         steps=recipe.vision_steps,
@@ -213,6 +217,7 @@ def _eye(model: InternVLForConditionalGeneration, recipe: Recipe, path: Path) ->
     path.parent.mkdir(parents=True, exist_ok=True)
     half_written = path.with_name(f"{path.name}.{os.getpid()}")
     save_file(weights, half_written, metadata={"made_by": made_by, "facts": json.dumps(facts)})
+    sync_files([half_written], path.parent)
     half_written.replace(path)
     return facts
 

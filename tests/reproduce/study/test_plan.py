@@ -38,6 +38,7 @@ def test_how_many_bases_are_the_recipes_first_seeds(tmp_path: Path) -> None:
     ]
     assert [b.name for b in read_bases("101,102", "1", tmp_path)] == ["recipe-101", "recipe-102"]
     assert [b.name for b in read_bases("7,", "1", tmp_path)] == ["recipe-7"]
+    assert [b.name for b in read_bases("recipe-101", "1", tmp_path)] == ["recipe-101"]  # as tables name it
     assert read_bases("12", "1", tmp_path)[:3] == tuple(b for b in read_bases("3", "1", tmp_path))
 
 
