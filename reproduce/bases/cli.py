@@ -55,7 +55,7 @@ def bases_command(
     """Make micro bases and check each against the limits: points over chance on six twins, readable questions, right critiques. Exit
     codes: 0 all limits are met, 1 one is not, 5 a base could not be made (see its log; run again)."""
     from reproduce.bases import limits, make
-    from reproduce.paper.launch import reexec, worker_environment
+    from reproduce.paper.launch import become_worker
 
     try:
         numbers = parse_seeds(seeds)
@@ -68,7 +68,7 @@ def bases_command(
             make.run_all(out, numbers, jobs or cores())
             names = [make.base_folder(out, n).name for n in numbers]
         else:
-            reexec(worker_environment(limits.twins_home(out / "checks").resolve(), device="cpu", small=True))
+            become_worker(limits.twins_home(out / "checks").resolve(), device="cpu", small=True)
             limits.prepare(out / "checks")
             if not given:
                 make.make_base(out, numbers[0])

@@ -199,12 +199,11 @@ def execute(
     why: str,
     asked: str,
     gpus: list[Any],
-    relaunch: Callable[[dict[str, str]], None] | None = None,
     start_over: bool = False,
 ) -> int:
     """Run an experiment in its folder; returns the exit code."""
     from reproduce.paper.experiment import base_path
-    from reproduce.paper.launch import reexec, worker_environment
+    from reproduce.paper.launch import become_worker
     from reproduce.paper.paper import build_stages, follow
     from reproduce.run_dir import RunDirError, base_identity
     from reproduce.stages import StampsLostError
@@ -212,10 +211,9 @@ def execute(
     s = experiment.scale
     try:
         identity = base_identity(base_path(experiment)) if s.data == "micro" else None
-        wanted = worker_environment(experiment.hf_home, device=s.machine.device.value, small=s.data == "micro")
 
         def enter() -> None:
-            (relaunch or reexec)(wanted)
+            become_worker(experiment.hf_home, device=s.machine.device.value, small=s.data == "micro")
 
         if launched() > 1:
             enter()

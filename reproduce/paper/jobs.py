@@ -20,6 +20,7 @@ from reproduce.paper.work import RealWork
 from reproduce.scale import Scale
 from reproduce.stages import StageContext, failures_path
 from savi.base.errors import one_line
+from savi.base.memory import imports_that_stay
 from savi.base.processes import cores, launched
 from savi.base.watch import BEAT_S
 
@@ -69,8 +70,9 @@ def serve(scale: str, rest: Experiment, base_fingerprint: str | None, link: Conn
 
 def warm() -> None:
     """Import what the work of both processes needs."""
-    for name in ("savi.engine.video_lm", "harness.run.lmms_model", "lmms_eval.evaluator", "lmms_eval.tasks"):  # in this order
-        importlib.import_module(name)
+    with imports_that_stay():
+        for name in ("savi.engine.video_lm", "harness.run.lmms_model", "lmms_eval.evaluator", "lmms_eval.tasks"):  # in this order
+            importlib.import_module(name)
 
 
 def _beat(link: Connection, lock: threading.Lock) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import gc
 import json
 import os
 import re
@@ -98,6 +99,7 @@ def run_app(app: typer.Typer, prog_name: str, several: Collection[str] = (), jso
     finally:
         for number in _SIGNALS:
             signal.signal(number, signal.SIG_IGN)  # the work is over: while the interpreter ends, its exit code stands
+        gc.freeze()  # and it looks for no garbage, which would take more than a second after torch
     sys.exit(0)
 
 

@@ -7,8 +7,6 @@ its training.json.
 
 from __future__ import annotations
 
-import contextlib
-import ctypes
 import json
 import os
 import random
@@ -23,6 +21,7 @@ from benchmarks.micro.pretrain.wording import ASSISTANT, EOS, Words
 from benchmarks.micro.world import questions as q
 from benchmarks.micro.world.world import Scene, make_scene
 from savi.base.files import sync_files
+from savi.base.memory import keep_freed_memory
 
 if TYPE_CHECKING:
     import torch
@@ -220,15 +219,6 @@ def _eye(model: InternVLForConditionalGeneration, recipe: Recipe, path: Path) ->
     sync_files([half_written], path.parent)
     half_written.replace(path)
     return facts
-
-
-def keep_freed_memory() -> None:
-    """Tell glibc to keep memory that was freed: given back to the system after every step and fetched again, it halves the speed of
-    training. Does nothing where there is no glibc."""
-    with contextlib.suppress(OSError, AttributeError):
-        libc = ctypes.CDLL("libc.so.6")
-        for name in (-1, -3):  # M_TRIM_THRESHOLD, M_MMAP_THRESHOLD
-            libc.mallopt(name, 1 << 30)
 
 
 __all__ = ["BASE_DIR", "Lesson", "Monitor", "Recipe", "Scene", "greedy", "monitor", "rebuild"]

@@ -46,6 +46,7 @@ def contact_sheet(path: Path) -> bytes | None:
 
     try:
         with open_video(path) as (container, stream):
+            stream.thread_count = 1  # starting more takes longer than reading a short video
             total = stream.frames or 0
             if 0 < total <= WHOLE_BELOW or not stream.duration or not stream.time_base:
                 frames = []

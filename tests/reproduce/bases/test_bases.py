@@ -83,7 +83,7 @@ def test_a_base_is_made_once_and_never_replaced(tmp_path: Path, monkeypatch: pyt
 def test_the_command_makes_checks_and_says_so(found: Measured, code: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     made: list[int] = []
     monkeypatch.setattr(pretrain, "rebuild", _pretend(made))
-    monkeypatch.setattr("reproduce.paper.launch.reexec", lambda _: None)
+    monkeypatch.setattr("reproduce.paper.launch.become_worker", lambda *_, **__: None)
     monkeypatch.setattr(limits, "prepare", lambda _: None)
     monkeypatch.setattr(make, "measure", lambda *_: found)
     done = CliRunner().invoke(app, ["bases", "--seeds", "5", "--out", str(tmp_path)])

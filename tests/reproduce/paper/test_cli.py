@@ -32,7 +32,7 @@ SMALL = ("--scale", "smoke", "--benchmarks", "nextqa,egoschema", "--iterations",
 def invoke(monkeypatch: pytest.MonkeyPatch, work: FakeWork, fake_base: Path, tmp_path: Path) -> Invoke:
     """paper with a fake model, in tmp_path/run, without becoming another process."""
     monkeypatch.setattr(cli, "make_work", lambda: work)
-    monkeypatch.setattr(launch, "reexec", lambda wanted: None)
+    monkeypatch.setattr(launch, "become_worker", lambda *_, **__: None)
     monkeypatch.setattr("reproduce.scale.find_gpus", list)
     monkeypatch.chdir(tmp_path)
 
@@ -239,23 +239,25 @@ def test_tables(invoke: Invoke, tmp_path: Path) -> None:
     assert CliRunner().invoke(app, ["tables", str(tmp_path / "run")]).exit_code == 4
 
 
-def test_the_worker_environment_is_set_before_anything_is_imported(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    wanted = launch.worker_environment(tmp_path, device="cpu")
+def test_what_the_worker_needs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    wanted = launch.worker_environment(tmp_path, device="cpu", small=True)
     assert wanted["HF_HOME"] == str(tmp_path)
     assert wanted["HF_HUB_OFFLINE"] == wanted["HF_DATASETS_OFFLINE"] == "1"
-    assert wanted["MALLOC_MMAP_THRESHOLD_"] == "1073741824"
-    assert wanted["MALLOC_TRIM_THRESHOLD_"] == "4294967296"
-    assert "MALLOC_MMAP_THRESHOLD_" not in launch.worker_environment(tmp_path, device="cuda")
-    called: list[tuple[str, list[str], dict[str, str]]] = []
-    monkeypatch.setattr(os, "execve", lambda *args: called.append(args))
-    launch.reexec(wanted)
-    [(program, command, env)] = called
-    assert program == command[0] == sys.executable
-    assert {k: env[k] for k in wanted} == wanted
-    for key, value in wanted.items():
-        monkeypatch.setenv(key, value)
-    launch.reexec(wanted)
-    assert len(called) == 1, "a process that has the environment stays as it is"
+    assert wanted["CUDA_VISIBLE_DEVICES"] == "" and wanted["OMP_NUM_THREADS"] == "1"
+    assert launch.worker_environment(tmp_path, device="cuda").keys().isdisjoint({"CUDA_VISIBLE_DEVICES", "OMP_NUM_THREADS"})
+
+
+@pytest.mark.parametrize(("imported", "begun"), [("json", 1), ("tokenizers", 2)])
+def test_a_process_begins_again_only_where_a_library_has_read_its_environment(imported: str, begun: int, tmp_path: Path) -> None:
+    code = (
+        f"import os, {imported}\nfrom pathlib import Path\nfrom reproduce.paper.launch import become_worker\n"
+        f"print('begun', flush=True)\nbecome_worker(Path({str(tmp_path)!r}), device='cpu', small=True)\n"
+        "print(os.environ['HF_HOME'], os.environ['OMP_NUM_THREADS'])"
+    )
+    env = {k: v for k, v in os.environ.items() if not k.startswith(("HF_", "OMP_"))} | {"PYTHONPATH": str(ROOT)}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=env, timeout=60, check=True)
+    assert done.stdout.splitlines() == ["begun"] * begun + [f"{tmp_path} 1"]
 
 
 def test_a_finished_run_imports_nothing_heavy(invoke: Invoke, tmp_path: Path, fake_base: Path) -> None:

@@ -127,7 +127,8 @@ def test_run_json_says_it(mine: Experiment, monkeypatch: pytest.MonkeyPatch, wor
     monkeypatch.setattr(cli, "make_work", lambda: work)
     run = RunDir(tmp_path / "fresh")
     x = replace(mine, exclude=True, run=run, hf_home=run.path / "data/hf_home")
-    code = cli.execute(x, why="asked", asked="smoke", gpus=[], relaunch=lambda _: None)
+    monkeypatch.setattr("reproduce.paper.launch.become_worker", lambda *_, **__: None)
+    code = cli.execute(x, why="asked", asked="smoke", gpus=[])
     assert code == 0
     settings = json.loads((x.run.path / "run.json").read_text())["settings"]
     assert settings["loop.exclude"] == {"value": True, "source": "command line: --exclude"}
