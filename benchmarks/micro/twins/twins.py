@@ -24,7 +24,7 @@ from benchmarks.micro.world import questions, videos, world
 from benchmarks.micro.world.videos import write_mp4
 from benchmarks.micro.world.world import render
 from savi.base.digests import sha256_bytes, sha256_file
-from savi.base.files import write_bytes_atomic
+from savi.base.files import sync_files, write_bytes_atomic
 
 SIZES: tuple[TwinSize, ...] = get_args(TwinSize)
 SCHEMA = 2
@@ -70,8 +70,10 @@ def _write_arrow(hf_home: Path, benchmark: Benchmark, config: str, rows: list[di
     }  # fmt: skip
     folder = arrow_folder(hf_home, benchmark, config) / "0.0.0" / revision
     arrow, described_by = folder / f"{snake}-{benchmark.split}.arrow", folder / "dataset_info.json"
-    write_bytes_atomic(arrow, data)
-    write_bytes_atomic(described_by, json.dumps(info).encode())
+    folder.mkdir(parents=True, exist_ok=True)
+    for path, content in ((arrow, data), (described_by, json.dumps(info).encode())):
+        if not (path.is_file() and path.read_bytes() == content):  # an evaluation may be reading it
+            path.write_bytes(content)
     return [arrow, described_by]
 
 
@@ -162,6 +164,7 @@ def build_twins(hf_home: Path, *, seed: int, size: TwinSize = "micro", benchmark
     for name in set(stamp["files"] if stamp else {}) - set(files):
         _remove(hf_home / name)
     fingerprint = sha256_bytes("".join(f"{k} {v[1]}\n" for k, v in sorted(files.items())).encode())
+    sync_files((hf_home / name for name in files), hf_home)
     out = {**made, "n": n, "videos": count, "tasks": tasks, "fingerprint": fingerprint, "files": files}
     write_bytes_atomic(hf_home / TWINS_STAMP, json.dumps(out).encode())
     return TwinSet(hf_home, seed, size, n, count, fingerprint)

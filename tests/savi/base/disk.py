@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import stat
+import threading
 from pathlib import Path
 
 import pytest
@@ -22,6 +23,7 @@ class Disk:
         self._open: list[int] = []  # an inode that is still open is not given to another file
         self.states: list[dict[int, bytes | dict[str, tuple[int, bool]]]] = [dict(self._now)]
         self._fsync = os.fsync
+        self._lock = threading.Lock()
         monkeypatch.setattr(os, "fsync", self._note)
 
     def _note(self, handle: int) -> None:
@@ -29,12 +31,13 @@ class Disk:
         path, found = Path(os.readlink(f"/proc/self/fd/{handle}")), os.fstat(handle)
         if not path.is_relative_to(self.root):
             return
-        self._open.append(os.dup(handle))
-        if stat.S_ISDIR(found.st_mode):
-            self._now[found.st_ino] = {e.name: (e.inode(), e.is_dir()) for e in os.scandir(path)}
-        else:
-            self._now[found.st_ino] = path.read_bytes()
-        self.states.append(dict(self._now))
+        with self._lock:
+            self._open.append(os.dup(handle))
+            if stat.S_ISDIR(found.st_mode):
+                self._now[found.st_ino] = {e.name: (e.inode(), e.is_dir()) for e in os.scandir(path)}
+            else:
+                self._now[found.st_ino] = path.read_bytes()
+            self.states.append(dict(self._now))
 
     def after(self, number: int, target: Path) -> Path:
         """The folder as it is after the power failed behind fsync `number`."""
