@@ -71,7 +71,7 @@ def serve(scale: str, rest: Experiment, base_fingerprint: str | None, link: Conn
 def warm() -> None:
     """Import what the work of both processes needs."""
     with imports_that_stay():
-        for name in ("savi.engine.video_lm", "harness.run.lmms_model", "lmms_eval.evaluator", "lmms_eval.tasks"):  # in this order
+        for name in ("savi.engine.video_lm", "harness.run.lmms_model", "lmms_eval.evaluator", "lmms_eval.tasks", "nltk"):  # in this order
             importlib.import_module(name)
 
 

@@ -24,7 +24,7 @@ from benchmarks.micro.world import questions, videos, world
 from benchmarks.micro.world.videos import write_mp4
 from benchmarks.micro.world.world import render
 from savi.base.digests import sha256_bytes, sha256_file
-from savi.base.files import sync_files, write_bytes_atomic
+from savi.base.files import make_folder, sync_files, write_bytes_atomic
 
 SIZES: tuple[TwinSize, ...] = get_args(TwinSize)
 SCHEMA = 2
@@ -139,7 +139,7 @@ def build_twins(hf_home: Path, *, seed: int, size: TwinSize = "micro", benchmark
     if stamp is not None and list(stamp["n"]) == names and all(stamp.get(k) == v for k, v in made.items()) and not check_twins(hf_home):
         return TwinSet(hf_home, seed, size, stamp["n"], stamp["videos"], stamp["fingerprint"])
     kept = stamp["files"] if stamp is not None and stamp.get("code") == _code(there) and stamp.get("seed") == seed else {}
-    hf_home.mkdir(parents=True, exist_ok=True)
+    make_folder(hf_home)
     write_bytes_atomic(hf_home / _MARK, b"this folder is the twins' own\n")
     (hf_home / TWINS_STAMP).unlink(missing_ok=True)
     files: dict[str, list[Any]] = {}

@@ -13,6 +13,7 @@ from benchmarks.data.layout import DatasetError, check_all, expected_n, read_doc
 from benchmarks.micro.twins.twins import TwinSet, build_twins, check_twins
 from benchmarks.micro.world.questions import VALUES
 from benchmarks.mvbench import SUBTASKS
+from tests.savi.base.disk import Disk
 
 
 @pytest.fixture(scope="module")
@@ -46,6 +47,15 @@ def test_only_mp4_files_and_questions_lie_there(twins: TwinSet) -> None:
     assert set(suffixes) == {".mp4", ".arrow", ".json", ""}
     assert suffixes[".mp4"] == sum(twins.videos.values())
     assert suffixes[".arrow"] == 20 + 1 + 3 + 1 + 1 + 1
+
+
+def test_what_is_said_to_be_whole_is_there_after_a_power_loss(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (root := tmp_path / "disk").mkdir()
+    disk = Disk(root, monkeypatch)
+    build_twins(root / "twins", seed=3, size="smoke")
+    found = disk.after(len(disk.states) - 1, tmp_path / "after")
+    disk.close()
+    assert check_twins(found / "twins") == []
 
 
 def test_the_right_answer_is_one_of_the_options_and_positions_are_even(twins: TwinSet) -> None:
