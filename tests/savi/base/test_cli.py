@@ -236,3 +236,21 @@ def test_no_warning_of_ours_is_of_a_kind_that_is_left_out() -> None:
         for path in (ROOT / package).rglob("*.py"):
             for line in path.read_text(encoding="utf-8").splitlines():
                 assert "warn(" not in line or not re.search(r"(Future|Deprecation)Warning", line), f"{path}: {line}"
+
+
+ENDS = """
+import gc, typer
+from savi.base.cli import run_app
+app = typer.Typer()
+@app.command()
+def work():
+    gc.callbacks.append(lambda phase, info: print("objects looked at:", len(gc.get_objects()) > 5000))
+run_app(app, "x")
+"""
+
+
+def test_no_time_is_spent_on_garbage_while_the_interpreter_ends(tmp_path: Path) -> None:
+    """After torch it took more than a second."""
+    (tmp_path / "app.py").write_text(ENDS)
+    done = subprocess.run([sys.executable, str(tmp_path / "app.py")], capture_output=True, text=True, check=True, timeout=30)
+    assert "True" not in done.stdout
