@@ -36,8 +36,8 @@ RELEASE = {
     for option in re.findall(r"(?<![\w-])--[a-z][\w-]*", cell + code)
 }
 """What the release calls its options, by docs/release.md: first column, and commands that it says are the release's."""
-OF_OTHERS = {"--model", "--model_args", "--tasks", "--log_samples", "--nproc-per-node", *RELEASE}
-"""Options of lmms-eval, torchrun and the release that the documents name."""
+OF_OTHERS = {"--model", "--model_args", "--tasks", "--log_samples", "--nproc-per-node", "--pip-args", "--torch-backend", *RELEASE}
+"""Options of lmms-eval, torchrun, pipx, uv and the release that the documents name."""
 PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 
 
