@@ -1,8 +1,7 @@
 """What the micro base model's language model is taught: prompts and replies on scenes, and text-only drills of letter binding.
 
 Lessons are right answers only; nothing is planted. The gap between direct answers and reasoned ones comes from their share (`Mix`):
-most lessons
-write the observations before the answer, few answer at once, as in models that have seen more reasoning than blurting.
+most lessons write the observations before the answer, few answer at once, as in models that have seen more reasoning than blurting.
 """
 
 from __future__ import annotations
@@ -31,22 +30,21 @@ Lesson = tuple[list[int], list[int]]
 
 @dataclass(frozen=True)
 class Mix:
-    """Mean number of lessons of each kind on a video. Answered without observations are `direct`, `letter` (TempCompass's form, whose task
-    reads nothing but a letter) and `match` (the better of two captions, in its words); `share` is theirs among all answers."""
+    """Mean number of lessons of each kind on a video. Answered at once is `direct` alone; `share` is its part of all that answer. `letter`
+    and `match` are TempCompass's forms, answered after a thought."""
 
     critique: float = 2.6
     revise: float = 0.4
-    direct: float = 0.2
-    letter: float = 0.15
-    match: float = 0.5
+    direct: float = 0.07
+    letter: float = 0.1
+    match: float = 0.1
     ask: float = 1.2
     caption: float = 0.3
 
     @property
     def share(self) -> float:
-        """Lessons that answer without observations among all lessons that answer, 0-1."""
-        at_once = self.direct + self.letter + self.match
-        return at_once / (at_once + self.critique + self.revise)
+        """Lessons that answer at once among all lessons that answer, 0-1."""
+        return self.direct / (self.direct + self.letter + self.match + self.critique + self.revise)
 
 
 def prefix_ids() -> list[int]:
@@ -83,7 +81,7 @@ def direct_lesson(scene: Scene, rng: random.Random) -> Lesson:
     or yes or no."""
     x = draw_question(scene, rng)
     if x.form == "yes_no":
-        return _lesson(_say(x.text, "Please answer yes or no:") if rng.random() < 0.5 else _say(x.text), _say(x.key))
+        return _lesson(_say(x.text), _say(x.key))
     style = rng.randrange(4)
     ask = (
         _say("Question:", x.text, "Option:", _options(x), "Only give the best option.")
@@ -96,22 +94,23 @@ def direct_lesson(scene: Scene, rng: random.Random) -> Lesson:
 
 
 def letter_lesson(scene: Scene, rng: random.Random) -> Lesson:
-    """A question of which nothing but the letter is read ("directly give the best option"): the option's words and letter as a thought,
-    then the letter. A model this small cannot find the letter of an option that it has not named: taught letters alone, it guessed."""
-    while (x := draw_question(scene, rng)).form != "choice":
-        pass
-    return _lesson(_say(x.lettered(), "Please directly give the best option:"), _say(x.reply, THOUGHT, x.key))
+    """A question of which nothing but the letter, or yes or no, is read (TempCompass's forms): what is seen and the value it leads to as a
+    thought, then the answer. A model this small cannot find the letter of an option that it has not named: taught letters alone, it
+    guessed."""
+    x = draw_question(scene, rng)
+    ask = "Please answer yes or no:" if x.form == "yes_no" else "Please directly give the best option:"
+    return _lesson(_say(x.lettered(), ask), _say(f"{x.fact} so {x.value} {x.key}", THOUGHT, x.key))
 
 
 def match_lesson(scene: Scene, rng: random.Random) -> Lesson:
-    """Two captions of a video and the right one's words: the caption differs in its last words, so writing it says what is seen."""
+    """Two captions of a video, and the right one's words after what is seen as a thought."""
     while (x := draw_question(scene, rng)).form != "choice":
         pass
     pair = [x.value, rng.choice(x.others[:1] if x.family == "order" else x.others)]
     rng.shuffle(pair)
     text = f"Caption A {x.caption(pair[0])} Caption B {x.caption(pair[1])}"
     ask = _say("Which caption matches the video better?", text, "Please directly give the best option:")
-    return _lesson(ask, _say(x.caption(x.value)))
+    return _lesson(ask, _say(f"{x.fact} so {x.value}", THOUGHT, x.caption(x.value)))
 
 
 def _options(question: q.Question) -> str:
