@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass
 from pathlib import Path
 
 from savi.base.errors import ExitCode, one_line
@@ -15,6 +16,20 @@ from savi.base.files import FailureLog
 
 STOP_S = 15.0
 """Seconds that a command has to end after a stop signal."""
+
+
+def _nothing() -> None:
+    return None
+
+
+@dataclass(frozen=True)
+class Task:
+    """A command by its name; `before` is called when its turn has come, `then` when it has ended well."""
+
+    name: str
+    command: list[str]
+    then: Callable[[], None] = _nothing
+    before: Callable[[], None] = _nothing
 
 
 class Runner:
@@ -30,12 +45,12 @@ class Runner:
         self.failures = FailureLog(out / "failures.jsonl")
         self.failed: list[str] = []
 
-    def all(self, tasks: Sequence[tuple[str, list[str], Callable[[], None]]]) -> None:
-        """Run (name, command, what to do with its result) tasks. A stop signal ends them all; what they finished is kept."""
-        self.failures.forget([name for name, _, _ in tasks], self._stage)
+    def all(self, tasks: Sequence[Task]) -> None:
+        """Run tasks. A stop signal ends them all; what they finished is kept."""
+        self.failures.forget([task.name for task in tasks], self._stage)
         pool, began = ThreadPoolExecutor(self._jobs), time.monotonic()
         try:  # from the first command on: a signal at any moment ends all of them
-            futures: dict[Future[str], str] = {pool.submit(self._one, *task): task[0] for task in tasks}
+            futures: dict[Future[str], str] = {pool.submit(self._one, task): task.name for task in tasks}
             waiting = set(futures)
             while waiting:
                 done, waiting = wait(waiting, return_when=FIRST_COMPLETED)
@@ -55,26 +70,30 @@ class Runner:
         rest = f", about {left:.1f} h left" if done < of else ""
         self._tell(f"{name}: {why or 'done'} ({done} of {of}, {len(self.failed)} failed{rest})")
 
-    def _one(self, name: str, command: list[str], then: Callable[[], None]) -> str:
+    def _one(self, task: Task) -> str:
         """Why a task failed; empty where it did not."""
-        log = self._logs / f"{name}.log"
+        try:
+            return self._run(task)
+        except Exception as error:  # noqa: BLE001 - one broken run never ends the rest; it is listed
+            return f"{type(error).__name__}: {one_line(error)}"
+
+    def _run(self, task: Task) -> str:
+        task.before()
+        log = self._logs / f"{task.name}.log"
         log.parent.mkdir(parents=True, exist_ok=True)
         env = {**os.environ, "OMP_NUM_THREADS": "1"}
         with log.open("ab") as file:
             with self._lock:
                 if self._stopping:
                     return "not begun"
-                process = subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, env=env)
+                process = subprocess.Popen(task.command, stdout=file, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, env=env)
                 self._running.add(process)
             code = process.wait()
             with self._lock:
                 self._running.discard(process)
         if code not in self._ends:
             return f"exit code {code}: {_last_line(log)} (log: {log})"
-        try:
-            then()
-        except Exception as error:  # noqa: BLE001 - one broken run never ends the rest; it is listed
-            return f"{type(error).__name__}: {one_line(error)}"
+        task.then()
         return ""
 
     def _stop(self) -> None:

@@ -172,6 +172,25 @@ def refuse_lost_stamps(run: Path, stages: Sequence[Stage]) -> None:
         )
 
 
+def copy_stages(source: Path, target: Path, names: Iterable[str]) -> None:
+    """Copy stages that are done in another run, with their stamps: those decide, as ever, whether they stand here. What is here stays.
+
+    Raises:
+        OSError: a file is gone, or the disk is full.
+    """
+    for name in names:
+        stamp = read_stamp(stamp_path(source, name))
+        if stamp is None or not stamp.done or stamp_path(target, name).exists():
+            continue
+        files = [Path(file) for file in stamp.files]
+        listed = failures_path(source, name)
+        for file in [*files, *([listed.relative_to(source)] if listed.exists() else [])]:
+            make_folder((target / file).parent)
+            shutil.copy2(source / file, target / file)
+        sync_files((target / file for file in files), target)
+        stamp.write(stamp_path(target, name))
+
+
 def drop_stamps(run: Path, stages: Sequence[Stage]) -> None:
     """Forget what is done: every stage runs again, its outputs kept until it has."""
     for stage in stages:

@@ -157,6 +157,11 @@ class Plan:
             values["loop.critic"] = run.critic.fingerprint
         return sha256_json({"scale": self.scale, **values})
 
+    def same_first_pairs(self, run: Run) -> bool:
+        """Whether a run makes its first pairs as the method does."""
+        mine, methods = ({k: v for k, v in self._values[name].items() if k.startswith("loop.")} for name in (run.variant, METHOD))
+        return mine == methods
+
     def folder(self, run: Run) -> Path:
         return self.out / "runs" / run.name
 

@@ -18,13 +18,15 @@ from typer.testing import CliRunner
 from benchmarks.micro.pretrain.recipe import Recipe
 from harness.records import write_evaluation
 from reproduce.__main__ import app
-from reproduce.runner import Runner
+from reproduce.runner import Runner, Task
 from reproduce.scale import load_scale
+from reproduce.stages import stamp_path
 from reproduce.study.plan import Plan, Run, StudyError, read_bases
 from reproduce.study.records import RecordsError, read_records, record_path, write_record
-from reproduce.study.run import RUN_S, run_study, times
+from reproduce.study.run import RUN_S, run_study, share_stages, times
 from savi.base.errors import UsageError
 from savi.base.files import write_text_atomic
+from savi.base.stamp import Stamp, read_stamp
 from tests.reproduce.fakes import fake_evaluation
 from tests.reproduce.study.made import QUESTIONS, made_records
 
@@ -184,10 +186,38 @@ def test_a_missing_base_counts(tmp_path: Path) -> None:
         times(Plan(tmp_path, read_bases("3", "1", tmp_path / "bases"), ("dpo",)), tmp_path, 1)
 
 
+def test_a_run_takes_what_the_method_has_made(plan: Plan) -> None:
+    """The benchmarks, the base's answers and the first videos; the first pairs where they would be the same."""
+    both = replace(plan, variants=("dpo", "sft", "spatial"))
+    runs = {run.variant: run for run in both.runs() if run.base.name == "one"}
+    method = both.folder(runs["dpo"])
+    made = {"prepare": "data/benchmarks.json", "base/evaluate": "base/eval/a/score.json", "iter-1/propose": "iter-1/pairs.jsonl"}
+    for stage, name in {**made, "iter-1/train": "iter-1/model/model.safetensors"}.items():
+        write_text_atomic(method / name, stage)
+        Stamp.of({}, method, [method / name], {}).write(stamp_path(method, stage))
+    for run in runs.values():
+        share_stages(both, run)
+    there = {name: {str(p.relative_to(both.folder(run))) for p in both.folder(run).rglob("*.json*")} for name, run in runs.items()}
+    assert {path for path in there["sft"] if "stages" not in path} == set(made.values())
+    assert "iter-1/pairs.jsonl" not in there["spatial"]
+    assert not list(both.folder(runs["sft"]).rglob("*.safetensors"))
+    assert read_stamp(stamp_path(both.folder(runs["sft"]), "base/evaluate")) == read_stamp(stamp_path(method, "base/evaluate"))
+
+
+def test_a_run_makes_what_it_cannot_take(plan: Plan) -> None:
+    run = next(run for run in plan.runs() if run.variant == "sft")
+    method = plan.folder(replace(run, variant="dpo"))
+    write_text_atomic(method / "data/benchmarks.json", "x")
+    Stamp.of({}, method, [method / "data/benchmarks.json"], {}).write(stamp_path(method, "prepare"))
+    (method / "data/benchmarks.json").unlink()
+    share_stages(plan, run)
+    assert not stamp_path(plan.folder(run), "prepare").exists()
+
+
 def test_every_run_has_one_thread(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OMP_NUM_THREADS", "8")
     runner = Runner(tmp_path, 2, lambda line: None)
-    runner.all([("a", [sys.executable, "-c", "import os; print(os.environ['OMP_NUM_THREADS'])"], lambda: None)])
+    runner.all([Task("a", [sys.executable, "-c", "import os; print(os.environ['OMP_NUM_THREADS'])"])])
     assert (tmp_path / "logs" / "a.log").read_text().strip() == "1"
 
 
@@ -198,13 +228,13 @@ def test_a_stop_signal_ends_the_runs_too(number: signal.Signals, tmp_path: Path)
         f"""
         import sys
         from pathlib import Path
-        from reproduce.runner import Runner
+        from reproduce.runner import Runner, Task
         from savi.base.cli import stop_signals, Stopped
         slow = [sys.executable, "-c", "import os, time, pathlib; pathlib.Path('pid').write_text(str(os.getpid())); time.sleep(300)"]
         later = [sys.executable, "-c", "import pathlib; pathlib.Path('begun').touch()"]
         try:
             with stop_signals():
-                Runner(Path({str(tmp_path)!r}), 1, print).all([("slow", slow, lambda: None), ("later", later, lambda: None)])
+                Runner(Path({str(tmp_path)!r}), 1, print).all([Task("slow", slow), Task("later", later)])
         except Stopped as stopped:
             sys.exit(int(stopped.exit_code))
         """

@@ -104,3 +104,9 @@ def test_every_variant_runs(bases: str, tmp_path: Path) -> None:
     assert kinds == {"temporal"}
     journal = Path(f"{runs}other-critic/iter-1/pairs.journal.jsonl").read_text().splitlines()[0]
     assert json.loads(journal)["critic"]
+    shutil.rmtree(tmp_path / "out" / "runs")  # nothing to take over from the method's runs
+    for name in ("lora", "spatial"):
+        (tmp_path / "out" / "records" / f"shaken-seed200-{name}.json").unlink()
+    done = subprocess.run(command(tmp_path / "out", *more), env=ENV, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert kept(tmp_path / "out") == records, "a run is the same whether it shares the first stages or makes them"
