@@ -21,7 +21,8 @@ SMALLEST = 1.0
 
 @dataclass(frozen=True)
 class Side:
-    """What a contrast holds against another: a variant after an iteration (0: the base; `LAST`: the last one)."""
+    """What a contrast holds against another: a variant after an iteration (0: the base; `LAST`: the last one, on both sides the last that
+    both have)."""
 
     variant: str
     iteration: int = LAST
@@ -106,8 +107,10 @@ def contrast(records: Sequence[Record], questions: Questions, better: Side, wors
     mine = units(runs_of([r for r in records if r.variant == better.variant and (r.base, r.seed) in others], better.variant))
     for unit, runs in mine.items():
         for run in runs:
-            a = stage_answers(run, better.iteration, questions.n)
-            b = stage_answers(others[run.base, run.seed], worse.iteration, questions.n)
+            other = others[run.base, run.seed]
+            both = LAST if {better.iteration, worse.iteration} != {LAST} else min(run.iterations, other.iterations)
+            a = stage_answers(run, both if better.iteration == LAST else better.iteration, questions.n)
+            b = stage_answers(other, both if worse.iteration == LAST else worse.iteration, questions.n)
             if a is not None and b is not None:
                 pairs.setdefault(unit, []).append(a - b)
     if not pairs:

@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 import shlex
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -66,7 +67,13 @@ def study_command(
         ),
     ] = None,
     scale: Annotated[str, typer.Option(help="micro or smoke.")] = "micro",
-    iterations: Annotated[int | None, typer.Option(help="Iterations of each run.", min=1)] = None,
+    iterations: Annotated[int | None, typer.Option(help="Iterations of each run, of the paper's four by default.", min=1)] = None,
+    other_iterations: Annotated[
+        int | None,
+        typer.Option(
+            help="Iterations of controls and rivals, as many as the method's by default; they are compared with it after as many.", min=1
+        ),
+    ] = None,
     twins_seed: Annotated[int | None, typer.Option(help="Seed of the small benchmarks.")] = None,
     settings: Annotated[
         list[str] | None, typer.Option("--set", help="Any setting of the scale, for every run, as training.epochs=2; may be repeated.")
@@ -109,7 +116,7 @@ def study_command(
     with errors(kept=KEPT):
         at_a_time, kept, named = jobs or cores(), keep or out, (*listed(controls), *listed(rivals))
         changed = _settings(settings or [], iterations, twins_seed)
-        plan = _plan(",".join(bases), ",".join(seeds), named, scale, changed, out, base_dir)
+        plan = replace(_plan(",".join(bases), ",".join(seeds), named, scale, changed, out, base_dir), other_iterations=other_iterations)
         _refuse_others(kept)
         if freeze is not None:
             _freeze(plan, freeze, tuned or [], tuned_twins)
@@ -117,7 +124,7 @@ def study_command(
         if frozen is None and (kept / FROZEN_FILE).is_file():
             frozen = kept / FROZEN_FILE
         if frozen is not None:
-            plan = _plan(",".join(bases), ",".join(seeds), named, scale, changed, out, base_dir, check_frozen(frozen, plan))
+            plan = replace(plan, frozen=check_frozen(frozen, plan))
         else:
             tell("not frozen: settings are not held by a committed file (--freeze); tables and figures say so")
         needed = times(plan, kept, at_a_time)
@@ -165,12 +172,11 @@ def _plan(
     changed: dict[str, Any],
     out: Path,
     base_dir: Path | None,
-    frozen: str = "",
 ) -> Plan:
     from reproduce.study.plan import Plan, check_scale, read_bases, read_variants
 
     check_scale(scale)
-    return Plan(out, read_bases(bases, seeds, base_dir or out / "bases"), read_variants(*variants), scale, changed, frozen)
+    return Plan(out, read_bases(bases, seeds, base_dir or out / "bases"), read_variants(*variants), scale, changed)
 
 
 def _freeze(plan: Plan, path: Path, tuned: list[str], twins_seed: int) -> None:

@@ -56,6 +56,8 @@ class Frozen(BaseModel):
     """How bases are made, all but the seed; None where the study makes none."""
     estimator: str = ESTIMATOR
     claims: list[str]
+    other_iterations: int | None = None
+    """Of controls and rivals; None: as many as the method."""
     smallest_points: Annotated[float, Field(gt=0)] = SMALLEST
     ship: str = SHIP_RULE
 
@@ -103,6 +105,7 @@ def freeze(plan: Plan, tuned: Chosen, path: Path) -> Frozen:
             tuned=tuned,
             reported=Chosen(bases={base.name: list(base.seeds) for base in plan.bases}, twins_seed=seed),
             recipe=recipe_of(plan),
+            other_iterations=plan.other_iterations,
             claims=[name for name, c in CLAIMS.items() if {c.better.variant, c.worse.variant} <= set(plan.variants)],
         )
     except ValidationError as error:
@@ -143,6 +146,8 @@ def differing(frozen: Frozen, plan: Plan) -> list[str]:
         there = frozen.settings.get(key, "(unset)")
         if there != now.get(key, "(unset)"):
             out.append(f"{key}: {there} is frozen, {now.get(key, '(unset)')} now")
+    if frozen.other_iterations != plan.other_iterations:
+        out.append(f"other_iterations: {frozen.other_iterations} is frozen, {plan.other_iterations} now")
     out += [f"variant {name} is not frozen" for name in plan.variants if name not in frozen.variants]
     there, here = list(frozen.reported.bases.items()), [(base.name, list(base.seeds)) for base in plan.bases]
     if there != here:  # in order: it says whose critic is whose

@@ -91,10 +91,11 @@ class Run:
 
 @dataclass(frozen=True)
 class Plan:
-    """A study. `settings`: what it changes of the scale, for all variants. `frozen`: the digest of its freezing file.
+    """A study. `settings`: what it changes of the scale, for all variants. `frozen`: the digest of its freezing file. `other_iterations`:
+    how many iterations controls and rivals have; None: as many as the method.
 
     Raises:
-        UsageError: a variant needs more base models.
+        UsageError: a variant needs more base models, or more iterations than the method has.
         ScaleError: a setting cannot be.
     """
 
@@ -104,8 +105,13 @@ class Plan:
     scale: str = "micro"
     settings: Mapping[str, Any] = field(default_factory=dict)
     frozen: str = ""
+    other_iterations: int | None = None
 
     def __post_init__(self) -> None:
+        if self.other_iterations is not None and self.other_iterations > (most := self.common.loop.iterations.value):
+            raise UsageError(
+                f"--other-iterations {self.other_iterations}: controls and rivals are compared with the method, which has {most}"
+            )
         if any(VARIANTS[name].other_critic for name in self.variants) and len(self.bases) < 2:
             raise UsageError("variant other-critic takes the study's next base model as the critic: give at least two --bases")
         for run in {run.variant: run for run in self.runs()}.values():
@@ -129,6 +135,8 @@ class Plan:
     def changes(self, run: Run) -> dict[str, Any]:
         """What a run changes of its scale."""
         changed = {**self.settings, **VARIANTS[run.variant].settings(self.common), "loop.seed": run.seed}
+        if self.other_iterations is not None and VARIANTS[run.variant].kind in ("control", "rival"):
+            changed["loop.iterations"] = self.other_iterations
         if changed.get("loop.critic") == NEXT_BASE and run.critic is not None:
             changed["loop.critic"] = str(run.critic.path)
         return changed
@@ -159,7 +167,11 @@ class Plan:
 
     def same_first_pairs(self, run: Run) -> bool:
         """Whether a run makes its first pairs as the method does."""
-        mine, methods = ({k: v for k, v in self._values[name].items() if k.startswith("loop.")} for name in (run.variant, METHOD))
+        later = ("loop.iterations", "loop.early_stop")
+        mine, methods = (
+            {key: value for key, value in self._values[name].items() if key.startswith("loop.") and key not in later}
+            for name in (run.variant, METHOD)
+        )
         return mine == methods
 
     def folder(self, run: Run) -> Path:

@@ -115,7 +115,7 @@ def make_record(plan: Plan, run: Run) -> tuple[Record, Questions]:
 
     folder = RunDir(plan.folder(run))
     stages, pairs, asked = [], [], []
-    for t in range(plan.common.loop.iterations.value + 1):
+    for t in range(plan.resolved(run).loop.iterations.value + 1):
         found = read_evaluations(folder.iteration(t))
         asked.append(questions_of(found))
         stages.append(answers_of(found))

@@ -58,7 +58,18 @@ def _over(records: Sequence[Record]) -> str:
 
 def _notes(records: Sequence[Record], frozen: str) -> tuple[str, ...]:
     over = f"{100 * LEVEL:.0f} % intervals over {_over(records)}, and over questions; {ESTIMATOR}. Not adjusted for their number."
-    return (frozen, over, "Strict scores. Micro numbers measure the method on synthetic data; they reproduce no number of the paper.")
+    shorter = sorted({record.iterations for record in records if VARIANTS[record.variant].kind in ("control", "rival")})
+    steps = max(record.iterations for record in records)
+    fewer = (
+        f" Controls and rivals: {shorter[-1]} iterations, compared with the method after as many."
+        if shorter and shorter[-1] < steps
+        else ""
+    )
+    return (
+        frozen,
+        over + fewer,
+        "Strict scores. Micro numbers measure the method on synthetic data; they reproduce no number of the paper.",
+    )
 
 
 def _cell(effect: Estimate | None) -> Cell:

@@ -53,6 +53,20 @@ def test_a_difference_of_variants_is_paired(records: list[Record]) -> None:
     assert (found.points, found.half) == (0, 0)
 
 
+def test_fewer_iterations_are_compared_with_as_many_of_the_method(records: list[Record]) -> None:
+    """The last of both sides is the last that both have; against its own base each side has its last."""
+    short = [r for r in records if r.variant == "dpo"] + made_records({"reversed": [-9, -9], "sft": [10, 12]}, 8)
+    found = contrast(short, QUESTIONS, Side("dpo"), Side("sft"))
+    assert found is not None
+    assert (found.points, found.half) == (0, 0)  # after iteration 2; dpo goes on to 13
+    gain = contrast(short, QUESTIONS, Side("dpo", LAST), Side("dpo", 0))
+    assert gain is not None
+    assert gain == contrast(records, QUESTIONS, Side("dpo", 4), Side("dpo", 0))
+    tables = all_tables(short, QUESTIONS, hold(short, QUESTIONS, list(CLAIMS)), NOT_FROZEN, 1.0)
+    assert "Controls and rivals: 2 iterations, compared with the method after as many." in tables[1].to_markdown()
+    assert "sft" in all_figures(short, QUESTIONS, NOT_FROZEN)["curves"]
+
+
 def test_only_bases_and_seeds_with_both_sides_count(records: list[Record]) -> None:
     some = [r for r in records if r.variant == "dpo" or r.base in ("recipe-1", "recipe-5")]
     found = contrast(some, QUESTIONS, Side("dpo"), Side("reversed"))

@@ -14,7 +14,7 @@ from reproduce.paper.experiment import shipped_base
 from reproduce.scale import load_scale, read_settings
 from reproduce.study import plan as plan_module
 from reproduce.study.claims import CLAIMS
-from reproduce.study.frozen import Chosen, check_frozen, freeze, read_frozen
+from reproduce.study.frozen import Chosen, check_frozen, differing, freeze, read_frozen
 from reproduce.study.plan import Plan, frozen_settings, read_bases, read_variants
 from reproduce.study.variants import METHOD, VARIANTS
 from savi.base.digests import sha256_file
@@ -100,6 +100,19 @@ def test_every_variant_is_settings_that_can_be_typed(scale: str, tmp_path: Path)
     assert len(digests) == len(made.runs()) == 2 * len(ALL)
 
 
+def test_controls_and_rivals_may_have_fewer_iterations(tmp_path: Path) -> None:
+    made = Plan(tmp_path, read_bases("shipped", "1", tmp_path), ("dpo", "sft", "no-critique", "lora"), other_iterations=1)
+    has = {run.variant: made.resolved(run).loop.iterations.value for run in made.runs()}
+    assert has == {"dpo": 4, "sft": 1, "no-critique": 1, "lora": 4}
+    assert made.same_first_pairs(next(run for run in made.runs() if run.variant == "sft"))
+    assert "loop.iterations=1" in made.command(next(run for run in made.runs() if run.variant == "no-critique"))
+    with pytest.raises(UsageError, match="which has 4"):
+        replace(made, other_iterations=5)
+    freeze(made, Chosen(bases={"recipe-101": [10100]}, twins_seed=7), tmp_path / "frozen.yaml")
+    assert differing(read_frozen(tmp_path / "frozen.yaml"), made) == []
+    assert "other_iterations: 1 is frozen, 2 now" in differing(read_frozen(tmp_path / "frozen.yaml"), replace(made, other_iterations=2))
+
+
 def test_the_outside_critic_is_the_next_base(tmp_path: Path) -> None:
     bases = tuple(base for name in "abc" for base in read_bases(str(folder(tmp_path / name, name.encode())), "1", tmp_path))
     made = Plan(tmp_path, bases, ("dpo", "other-critic"))
@@ -170,7 +183,7 @@ def test_bases_of_another_recipe_are_refused(tmp_path: Path, monkeypatch: pytest
     freeze(a_plan(tmp_path), TUNED, path)
     assert read_frozen(path).recipe == {key: value for key, value in asdict(before).items() if key != "seed"}
     monkeypatch.setattr(recipe_module, "Recipe", lambda: replace(before, mix=replace(before.mix, direct=1.0)))
-    with pytest.raises(UsageError, match=r"recipe of the bases, mix: .*'direct': 0.2.* is frozen, .*'direct': 1.0"):
+    with pytest.raises(UsageError, match=r"recipe of the bases, mix: .*'direct': 0.07.* is frozen, .*'direct': 1.0"):
         check_frozen(path, a_plan(tmp_path))
 
 
