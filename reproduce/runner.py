@@ -24,12 +24,11 @@ def _nothing() -> None:
 
 @dataclass(frozen=True)
 class Task:
-    """A command by its name; `before` is called when its turn has come, `then` when it has ended well."""
+    """A command by its name, asked for when its turn has come; `then` is called when it has ended well."""
 
     name: str
-    command: list[str]
+    command: Callable[[], list[str]]
     then: Callable[[], None] = _nothing
-    before: Callable[[], None] = _nothing
 
 
 class Runner:
@@ -78,15 +77,14 @@ class Runner:
             return f"{type(error).__name__}: {one_line(error)}"
 
     def _run(self, task: Task) -> str:
-        task.before()
         log = self._logs / f"{task.name}.log"
         log.parent.mkdir(parents=True, exist_ok=True)
-        env = {**os.environ, "OMP_NUM_THREADS": "1"}
+        command, env = task.command(), {**os.environ, "OMP_NUM_THREADS": "1"}
         with log.open("ab") as file:
             with self._lock:
                 if self._stopping:
                     return "not begun"
-                process = subprocess.Popen(task.command, stdout=file, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, env=env)
+                process = subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, env=env)
                 self._running.add(process)
             code = process.wait()
             with self._lock:

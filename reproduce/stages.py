@@ -172,23 +172,29 @@ def refuse_lost_stamps(run: Path, stages: Sequence[Stage]) -> None:
         )
 
 
-def copy_stages(source: Path, target: Path, names: Iterable[str]) -> None:
-    """Copy stages that are done in another run, with their stamps: those decide, as ever, whether they stand here. What is here stays.
-
-    Raises:
-        OSError: a file is gone, or the disk is full.
-    """
-    for name in names:
-        stamp = read_stamp(stamp_path(source, name))
-        if stamp is None or not stamp.done or stamp_path(target, name).exists():
+def take_stages(source: Path, target: Path, stages: Sequence[Stage]) -> list[str]:
+    """Copy from another run the stages that would come out the same in this one: done there from the same settings and inputs, and
+    unchanged since. What was begun here stays. Returns the names of those copied."""
+    digests: dict[str, str] = {}
+    taken = []
+    for stage in stages:
+        stamp = read_stamp(stamp_path(source, stage.name))
+        if stamp is None or not stamp.done or any(name not in digests for name in stage.after):
             continue
-        files = [Path(file) for file in stamp.files]
-        listed = failures_path(source, name)
-        for file in [*files, *([listed.relative_to(source)] if listed.exists() else [])]:
-            make_folder((target / file).parent)
-            shutil.copy2(source / file, target / file)
-        sync_files((target / file for file in files), target)
-        stamp.write(stamp_path(target, name))
+        if stamp.differing(made_from(stage, digests)) or stamp.changed(source):
+            continue
+        digests[stage.name] = stamp.digest
+        if stamp_path(target, stage.name).exists():
+            continue
+        listed = failures_path(source, stage.name)
+        files = [*stamp.files, *([listed.relative_to(source).as_posix()] if listed.exists() else [])]
+        for name in files:
+            make_folder((target / name).parent)
+            shutil.copy2(source / name, target / name)
+        sync_files((target / name for name in files), target)
+        stamp.write(stamp_path(target, stage.name))
+        taken.append(stage.name)
+    return taken
 
 
 def drop_stamps(run: Path, stages: Sequence[Stage]) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -81,7 +82,7 @@ def run_all(out: Path, seeds: Sequence[int], jobs: int) -> None:
     make_folder(out)
     runner = Runner(out, jobs, print, stage="bases", ends=(ExitCode.DONE, ExitCode.FAIL))
     command = [sys.executable, "-m", "reproduce", "bases", "--out", str(out), "--seeds"]
-    runner.all([Task(base_folder(out, seed).name, [*command, str(seed)]) for seed in seeds])
+    runner.all([Task(base_folder(out, seed).name, partial(list, [*command, str(seed)])) for seed in seeds])
     if runner.failed:
         raise BaseFailedError("; ".join(runner.failed) + "; fix it and run the command again")
 

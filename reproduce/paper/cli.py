@@ -80,6 +80,9 @@ def paper_command(
     start_over: Annotated[
         bool, typer.Option(START_OVER, help="Make everything again; what is there is kept until its replacement is finished.")
     ] = False,
+    take_from: Annotated[
+        Path | None, typer.Option("--take-from", metavar="RUN", help="Take from another run what would come out the same in this one.")
+    ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan and its cost for every scale; run nothing.")] = False,
     calibrate: Annotated[
         bool,
@@ -102,7 +105,7 @@ def paper_command(
     """
     from benchmarks.catalog import UnknownBenchmarkError
     from reproduce.paper.experiment import Experiment
-    from reproduce.run_dir import RunDir
+    from reproduce.run_dir import RUN_FILE, RunDir
     from reproduce.scale import Control, ScaleError, choose_scale, find_gpus, load_scale
 
     if control not in get_args(Control):
@@ -129,12 +132,14 @@ def paper_command(
         print_plans(choice.name, choice.why, overrides, gpus=gpus_planned or 1, as_json=as_json)
         return
     _check_inputs(chosen, videos, base, exclude=exclude)
+    if take_from is not None and not (take_from / RUN_FILE).is_file():
+        stop(f"--take-from {take_from}: no run (a folder with {RUN_FILE})", ExitCode.USAGE)
     folder = out or default_out(chosen.name, seed, control)
     _check_places(chosen, folder, gpus)
     trackers = _trackers(",".join(report_to))
     given = videos.resolve() if videos else None
     experiment = Experiment(chosen, RunDir(folder), _hf_home(chosen, folder), given, exclude, offline, trackers)
-    sys.exit(execute(experiment, why=choice.why, asked=scale, gpus=gpus, start_over=start_over))
+    sys.exit(execute(experiment, why=choice.why, asked=scale, gpus=gpus, start_over=start_over, take_from=take_from))
 
 
 def _read_overrides(typed: Mapping[str, tuple[Any, str]], settings: list[str], benchmarks: list[str]) -> dict[str, tuple[Any, str]]:
@@ -200,6 +205,7 @@ def execute(
     asked: str,
     gpus: list[Any],
     start_over: bool = False,
+    take_from: Path | None = None,
 ) -> int:
     """Run an experiment in its folder; returns the exit code."""
     from reproduce.paper.experiment import base_path
@@ -221,7 +227,7 @@ def execute(
             if processes.rank:
                 follow(experiment, build_stages(experiment, make_work(), base_fingerprint=identity))
                 return ExitCode.DONE
-            outcome = _lead(experiment, identity, enter, why=why, asked=asked, gpus=gpus, start_over=start_over)
+            outcome = _lead(experiment, identity, enter, why=why, asked=asked, gpus=gpus, start_over=start_over, take_from=take_from)
             processes.from_first("")  # no more stages
     except (RunDirError, StampsLostError, LockedError) as e:
         return _problem(str(e), e.exit_code)
@@ -233,14 +239,22 @@ def execute(
 
 
 def _lead(
-    experiment: Experiment, identity: str | None, enter: Callable[[], None], *, why: str, asked: str, gpus: list[Any], start_over: bool
+    experiment: Experiment,
+    identity: str | None,
+    enter: Callable[[], None],
+    *,
+    why: str,
+    asked: str,
+    gpus: list[Any],
+    start_over: bool,
+    take_from: Path | None,
 ) -> Outcome:
     """What one process does, or the first of several: see how far the run is, run the rest, say what came of it."""
     from reproduce.paper.console import RunConsole
     from reproduce.paper.jobs import second_process
     from reproduce.paper.paper import build_stages, run_paper, summarise
     from reproduce.run_dir import new_facts
-    from reproduce.stages import drop_stamps, refuse_lost_stamps, statuses
+    from reproduce.stages import drop_stamps, refuse_lost_stamps, statuses, take_stages
 
     s, console, work = experiment.scale, RunConsole(), make_work()
     found = experiment.run.read()
@@ -272,6 +286,8 @@ def _lead(
         _say_plan(console, experiment, stages, status, new, facts)
         if finished:
             return summarise(experiment, stages, console)
+        if take_from is not None and (taken := take_stages(take_from, experiment.run.path, stages)):
+            console.say(f"  {len(taken)} stages taken from {take_from}")
         if work.second is not None:
             console.say("  2 processes of one thread share the work (--processes 1: one alone; the results are the same)")
         with console:

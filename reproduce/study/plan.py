@@ -165,23 +165,17 @@ class Plan:
             values["loop.critic"] = run.critic.fingerprint
         return sha256_json({"scale": self.scale, **values})
 
-    def same_first_pairs(self, run: Run) -> bool:
-        """Whether a run makes its first pairs as the method does."""
-        later = ("loop.iterations", "loop.early_stop")
-        mine, methods = (
-            {key: value for key, value in self._values[name].items() if key.startswith("loop.") and key not in later}
-            for name in (run.variant, METHOD)
-        )
-        return mine == methods
-
     def folder(self, run: Run) -> Path:
         return self.out / "runs" / run.name
 
     def command(self, run: Run) -> list[str]:
-        """A run in a process of its own, of one thread."""
+        """A run in a process of its own, of one thread; it takes from the method's run, if there is one, what would come out the same."""
         words = [sys.executable, "-m", "reproduce", "paper", "--scale", self.scale, "--out", str(self.folder(run)), "--processes", "1"]
         if run.base.name != SHIPPED:
             words += ["--base", str(run.base.path)]
+        method = self.folder(replace(run, variant=METHOD, critic=None))
+        if run.variant != METHOD and (method / "run.json").is_file():
+            words += ["--take-from", str(method)]
         for key, value in self.changes(run).items():
             words += ["--set", f"{key}={yaml.safe_dump(value, default_flow_style=True, width=10**6).removesuffix('...' + chr(10)).strip()}"]
         return words

@@ -8,8 +8,7 @@ from __future__ import annotations
 import shutil
 import statistics
 from collections.abc import Callable, Mapping
-from contextlib import suppress
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,13 +16,9 @@ from typing import Any
 from harness.records import read_evaluations
 from reproduce.run_dir import RunDir
 from reproduce.runner import Runner, Task
-from reproduce.stages import copy_stages
 from reproduce.study.plan import Base, Plan, Run, StudyError
 from reproduce.study.records import Questions, Record, RecordsError, answers_of, questions_of, read_record, record_path, write_record
-from reproduce.study.variants import METHOD
 
-SHARED = ("prepare", "base/model", "base/evaluate", "iter-1/videos")
-FIRST_PAIRS = ("iter-1/propose",)
 RUN_S = {"micro": 395.0, "smoke": 50.0}
 """Seconds of a core that a run takes: micro as `machine.tflops` of its scale has it, smoke as a run of 25 s on two cores."""
 BASE_S = 40 * 60.0
@@ -135,15 +130,6 @@ def make_record(plan: Plan, run: Run) -> tuple[Record, Questions]:
     return record, asked[0]
 
 
-def share_stages(plan: Plan, run: Run) -> None:
-    """Give a run what the method's run on the same base with the same seed has made, and this one would make again: the benchmarks, the
-    base's answers, the first videos and, where its loop is the method's, the first pairs. The stages' stamps decide whether they stand."""
-    method = replace(run, variant=METHOD, critic=None)
-    if run.variant != METHOD and plan.folder(method).is_dir():
-        with suppress(OSError):  # a file is gone: the run makes what it lacks
-            copy_stages(plan.folder(method), plan.folder(run), (*SHARED, *(FIRST_PAIRS if plan.same_first_pairs(run) else ())))
-
-
 def run_study(plan: Plan, keep: Path, *, jobs: int, tell: Callable[[str], None], discard: bool = False) -> int:
     """Make what is missing; returns how many runs were made now.
 
@@ -152,7 +138,7 @@ def run_study(plan: Plan, keep: Path, *, jobs: int, tell: Callable[[str], None],
         RecordsError: as `left_to_run`.
     """
     runner = Runner(plan.out, jobs, tell)
-    runner.all([Task(base.name, base.command()) for base in plan.bases if not base.there])
+    runner.all([Task(base.name, base.command) for base in plan.bases if not base.there])
     left = left_to_run(plan, keep)
     ready = [run for run in left if run.base.there and (run.critic is None or run.critic.there)]
     for run in left:
@@ -165,7 +151,7 @@ def run_study(plan: Plan, keep: Path, *, jobs: int, tell: Callable[[str], None],
         if discard:
             shutil.rmtree(plan.folder(run))
 
-    runner.all([Task(run.name, plan.command(run), partial(finish, run), partial(share_stages, plan, run)) for run in ready])
+    runner.all([Task(run.name, partial(plan.command, run), partial(finish, run)) for run in ready])
     if runner.failed:
         raise StudyError(f"{len(runner.failed)} failed: " + "; ".join(runner.failed) + "; fix the cause and run the study again")
     return len(ready)

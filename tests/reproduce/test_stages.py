@@ -28,6 +28,7 @@ from reproduce.stages import (
     run_stages,
     stamp_path,
     statuses,
+    take_stages,
 )
 from savi.base.stamp import read_stamp
 
@@ -192,6 +193,24 @@ def test_a_run_copied_without_hidden_files_is_done(tmp_path: Path) -> None:
     run_stages(run, chain(), Quiet())
     shutil.copytree(run, copy, ignore=shutil.ignore_patterns(".*"))
     assert run_stages(copy, chain(), Quiet()) == []
+
+
+def test_another_runs_stages_are_taken_where_they_would_come_out_the_same(tmp_path: Path) -> None:
+    """Those of equal settings and inputs; a changed file, or one from other settings, and all that reads it, is made here."""
+    source, same, other, damaged = (tmp_path / name for name in ("source", "same", "other", "damaged"))
+    run_stages(source, chain(), Quiet())
+    failures_path(source, "one").write_text("{}\n")
+    assert take_stages(source, same, chain()) == ["one", "two", "three"]
+    assert run_stages(same, chain(), Quiet()) == []
+    assert (same / "two/file.txt").read_text() == "a!"
+    assert failures_path(same, "one").is_file()
+    assert take_stages(source, same, chain()) == []
+    assert take_stages(source, other, chain("b", {"x": 1})) == ["three"]
+    assert run_stages(other, chain("b", {"x": 1}), Quiet()) == ["one", "two"]
+    (source / "two/file.txt").write_text("?")
+    assert take_stages(source, damaged, chain()) == ["one", "three"]
+    assert run_stages(damaged, chain(), Quiet()) == ["two"]
+    assert take_stages(tmp_path / "nowhere", tmp_path / "new", chain()) == []
 
 
 def test_outputs_without_a_stamp_are_refused_and_kept(tmp_path: Path) -> None:

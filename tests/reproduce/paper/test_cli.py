@@ -95,6 +95,19 @@ def test_another_configuration_exits_2_and_names_the_settings(invoke: Invoke) ->
     assert "loop.seed: 0 there, 5 now" in again.stderr
 
 
+def test_a_run_takes_from_another_what_would_come_out_the_same(invoke: Invoke, work: FakeWork, tmp_path: Path) -> None:
+    """All but what reads other training settings."""
+    assert invoke(*SMALL).exit_code == 0
+    work.calls.clear()
+    other = invoke(*SMALL, "--set", "training.beta=0.3", "--take-from", "run", out="other")
+    assert other.exit_code == 0, other.output
+    assert "stages taken from run" in other.output
+    made = [call.split()[0] if isinstance(call, str) else call[0] for call in work.calls]
+    assert "prepare" not in made
+    assert "train" in made
+    assert (tmp_path / "other" / "report.html").is_file()
+
+
 @pytest.mark.parametrize(
     ("args", "says"),
     [
@@ -103,6 +116,7 @@ def test_another_configuration_exits_2_and_names_the_settings(invoke: Invoke) ->
         (("--control", "magic"), "unknown control 'magic'"),
         (("--scale", "8b"), "give --videos DIR"),
         (("--scale", "8b", "--videos", "nowhere"), "no such folder"),
+        (("--take-from", "nowhere"), "no run"),
         (("--scale", "smoke", "--videos", "."), "is for scales of real data"),
         (("--iterations", "0"), "iterations"),
         (("--set", "training.epoch=2"), "did you mean training.epochs"),

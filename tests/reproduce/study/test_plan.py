@@ -104,13 +104,23 @@ def test_controls_and_rivals_may_have_fewer_iterations(tmp_path: Path) -> None:
     made = Plan(tmp_path, read_bases("shipped", "1", tmp_path), ("dpo", "sft", "no-critique", "lora"), other_iterations=1)
     has = {run.variant: made.resolved(run).loop.iterations.value for run in made.runs()}
     assert has == {"dpo": 4, "sft": 1, "no-critique": 1, "lora": 4}
-    assert made.same_first_pairs(next(run for run in made.runs() if run.variant == "sft"))
     assert "loop.iterations=1" in made.command(next(run for run in made.runs() if run.variant == "no-critique"))
     with pytest.raises(UsageError, match="which has 4"):
         replace(made, other_iterations=5)
     freeze(made, Chosen(bases={"recipe-101": [10100]}, twins_seed=7), tmp_path / "frozen.yaml")
     assert differing(read_frozen(tmp_path / "frozen.yaml"), made) == []
     assert "other_iterations: 1 is frozen, 2 now" in differing(read_frozen(tmp_path / "frozen.yaml"), replace(made, other_iterations=2))
+
+
+def test_a_variant_takes_from_the_methods_run_once_it_is_there(tmp_path: Path) -> None:
+    made = Plan(tmp_path, read_bases("shipped", "1", tmp_path), ("dpo", "sft"))
+    method, sft = made.runs()
+    assert "--take-from" not in made.command(sft)
+    made.folder(method).mkdir(parents=True)
+    (made.folder(method) / "run.json").write_text("{}")
+    words = made.command(sft)
+    assert words[words.index("--take-from") + 1] == str(made.folder(method))
+    assert "--take-from" not in made.command(method)
 
 
 def test_the_outside_critic_is_the_next_base(tmp_path: Path) -> None:

@@ -20,13 +20,11 @@ from harness.records import write_evaluation
 from reproduce.__main__ import app
 from reproduce.runner import Runner, Task
 from reproduce.scale import load_scale
-from reproduce.stages import stamp_path
 from reproduce.study.plan import Plan, Run, StudyError, read_bases
 from reproduce.study.records import RecordsError, read_records, record_path, write_record
-from reproduce.study.run import RUN_S, run_study, share_stages, times
+from reproduce.study.run import RUN_S, run_study, times
 from savi.base.errors import UsageError
 from savi.base.files import write_text_atomic
-from savi.base.stamp import Stamp, read_stamp
 from tests.reproduce.fakes import fake_evaluation
 from tests.reproduce.study.made import QUESTIONS, made_records
 
@@ -186,38 +184,10 @@ def test_a_missing_base_counts(tmp_path: Path) -> None:
         times(Plan(tmp_path, read_bases("3", "1", tmp_path / "bases"), ("dpo",)), tmp_path, 1)
 
 
-def test_a_run_takes_what_the_method_has_made(plan: Plan) -> None:
-    """The benchmarks, the base's answers and the first videos; the first pairs where they would be the same."""
-    both = replace(plan, variants=("dpo", "sft", "spatial"))
-    runs = {run.variant: run for run in both.runs() if run.base.name == "one"}
-    method = both.folder(runs["dpo"])
-    made = {"prepare": "data/benchmarks.json", "base/evaluate": "base/eval/a/score.json", "iter-1/propose": "iter-1/pairs.jsonl"}
-    for stage, name in {**made, "iter-1/train": "iter-1/model/model.safetensors"}.items():
-        write_text_atomic(method / name, stage)
-        Stamp.of({}, method, [method / name], {}).write(stamp_path(method, stage))
-    for run in runs.values():
-        share_stages(both, run)
-    there = {name: {str(p.relative_to(both.folder(run))) for p in both.folder(run).rglob("*.json*")} for name, run in runs.items()}
-    assert {path for path in there["sft"] if "stages" not in path} == set(made.values())
-    assert "iter-1/pairs.jsonl" not in there["spatial"]
-    assert not list(both.folder(runs["sft"]).rglob("*.safetensors"))
-    assert read_stamp(stamp_path(both.folder(runs["sft"]), "base/evaluate")) == read_stamp(stamp_path(method, "base/evaluate"))
-
-
-def test_a_run_makes_what_it_cannot_take(plan: Plan) -> None:
-    run = next(run for run in plan.runs() if run.variant == "sft")
-    method = plan.folder(replace(run, variant="dpo"))
-    write_text_atomic(method / "data/benchmarks.json", "x")
-    Stamp.of({}, method, [method / "data/benchmarks.json"], {}).write(stamp_path(method, "prepare"))
-    (method / "data/benchmarks.json").unlink()
-    share_stages(plan, run)
-    assert not stamp_path(plan.folder(run), "prepare").exists()
-
-
 def test_every_run_has_one_thread(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OMP_NUM_THREADS", "8")
     runner = Runner(tmp_path, 2, lambda line: None)
-    runner.all([Task("a", [sys.executable, "-c", "import os; print(os.environ['OMP_NUM_THREADS'])"])])
+    runner.all([Task("a", lambda: [sys.executable, "-c", "import os; print(os.environ['OMP_NUM_THREADS'])"])])
     assert (tmp_path / "logs" / "a.log").read_text().strip() == "1"
 
 
@@ -234,7 +204,7 @@ def test_a_stop_signal_ends_the_runs_too(number: signal.Signals, tmp_path: Path)
         later = [sys.executable, "-c", "import pathlib; pathlib.Path('begun').touch()"]
         try:
             with stop_signals():
-                Runner(Path({str(tmp_path)!r}), 1, print).all([Task("slow", slow), Task("later", later)])
+                Runner(Path({str(tmp_path)!r}), 1, print).all([Task("slow", lambda: slow), Task("later", lambda: later)])
         except Stopped as stopped:
             sys.exit(int(stopped.exit_code))
         """
