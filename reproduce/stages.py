@@ -174,7 +174,7 @@ def refuse_lost_stamps(run: Path, stages: Sequence[Stage]) -> None:
 
 def take_stages(source: Path, target: Path, stages: Sequence[Stage]) -> list[str]:
     """Copy from another run the stages that would come out the same in this one: done there from the same settings and inputs, and
-    unchanged since. What was begun here stays. Returns the names of those copied."""
+    unchanged since. What lies here stays as it is. Returns the names of those copied."""
     digests: dict[str, str] = {}
     taken = []
     for stage in stages:
@@ -184,7 +184,7 @@ def take_stages(source: Path, target: Path, stages: Sequence[Stage]) -> list[str
         if stamp.differing(made_from(stage, digests)) or stamp.changed(source):
             continue
         digests[stage.name] = stamp.digest
-        if stamp_path(target, stage.name).exists():
+        if stamp_path(target, stage.name).exists() or any((target / name).exists() for name in stage.outputs):
             continue
         listed = failures_path(source, stage.name)
         files = [*stamp.files, *([listed.relative_to(source).as_posix()] if listed.exists() else [])]

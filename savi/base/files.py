@@ -109,8 +109,8 @@ def beside_or_cached(folder: Path, name: str) -> Path:
 
 
 def sync_files(files: Iterable[Path], root: Path) -> None:
-    """Make files that other libraries wrote durable, and their names up to `root`; several at a time, as a disk writes those out together
-    (300 small files: 0.05 s instead of 1 s)."""
+    """Make files that other libraries wrote durable, and their names up to `root`; several at a time, as a disk
+    writes those out together."""
     paths = list(files)
     folders = {root, *(parent for path in paths for parent in path.parents if parent.is_relative_to(root))}
     with ThreadPoolExecutor(8) as pool:

@@ -20,8 +20,8 @@ def keep_freed_memory() -> None:
 
 @contextmanager
 def imports_that_stay() -> Iterator[None]:
-    """Import large libraries within: Python looks for garbage neither meanwhile nor, later, among what was there at the end. The half a
-    million objects of torch, transformers and lmms-eval take 0.3 s each time, and a forked process would get copies of them."""
+    """Import large libraries within: Python looks for garbage neither meanwhile nor, later, among what was there at the end. Going
+    through the objects of torch, transformers and lmms-eval takes long each time, and a forked process would get copies of them."""
     gc.disable()
     try:
         yield

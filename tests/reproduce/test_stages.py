@@ -211,6 +211,10 @@ def test_another_runs_stages_are_taken_where_they_would_come_out_the_same(tmp_pa
     assert take_stages(source, damaged, chain()) == ["one", "three"]
     assert run_stages(damaged, chain(), Quiet()) == ["two"]
     assert take_stages(tmp_path / "nowhere", tmp_path / "new", chain()) == []
+    (tmp_path / "begun").mkdir()
+    (tmp_path / "begun/three.txt").write_text("mine")
+    assert take_stages(source, tmp_path / "begun", chain()) == ["one"]
+    assert (tmp_path / "begun/three.txt").read_text() == "mine"
 
 
 def test_outputs_without_a_stamp_are_refused_and_kept(tmp_path: Path) -> None:
