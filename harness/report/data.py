@@ -14,6 +14,7 @@ from typing import Literal
 from benchmarks.catalog import CATALOG
 from harness.gate.decision import GateResult
 from harness.records import Evaluation
+from harness.tables.study import Study
 from savi.base.errors import ExitCode, SaviError
 
 Json = dict[str, object]
@@ -135,6 +136,8 @@ class RunData:
     run: Json | None
     published: PaperRows | None
     problems: list[str]
+    study: Study | None = None
+    """What this project's study says of runs of this scale."""
 
     @property
     def measured(self) -> list[Stage]:

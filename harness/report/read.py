@@ -30,6 +30,7 @@ from harness.report.data import (
     number,
 )
 from harness.tables.published import PAPER_DIR, PublishedError, base_rows, load_published, scale_rows
+from harness.tables.study import STUDY_DIR, read_study
 
 MAX_LISTED_FAILURES = 200
 
@@ -242,7 +243,7 @@ def _stages(run_dir: Path, problems: list[str]) -> list[Stage]:
     return stages
 
 
-def read_run(run_dir: Path, *, published_folder: Path = PAPER_DIR) -> RunData:
+def read_run(run_dir: Path, *, published_folder: Path = PAPER_DIR, study_folder: Path = STUDY_DIR) -> RunData:
     """Read a run folder, or the folder of one evaluation.
 
     Raises:
@@ -283,4 +284,5 @@ def read_run(run_dir: Path, *, published_folder: Path = PAPER_DIR) -> RunData:
         run,
         published,
         problems,
+        read_study(scale, study_folder) if len(scales) < 2 else None,
     )

@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from harness.tables.study import read_study
 from reproduce.paper.console import RunConsole, duration
 from reproduce.paper.experiment import Experiment
 from reproduce.paper.overlap import OVERLAP_FILE
@@ -19,7 +20,6 @@ from reproduce.paper.results import TABLES, all_evaluations
 from reproduce.paper.work import Work
 from reproduce.run_dir import FAILURES_FILE, base_identity
 from reproduce.stages import Ahead, Stage, StageContext, failures_path, run_stages
-from reproduce.study_result import study_line
 from savi.base.processes import current
 from savi.video.prefetch import waited_s
 
@@ -233,8 +233,8 @@ def summarise(experiment: Experiment, stages: list[Stage], console: RunConsole) 
     console.say(f"  report  {shown(experiment.run.path / 'report.html')}")
     console.say(f"  tables  {shown(experiment.run.path / TABLES)} (md, tex, csv)")
     console.say(f"  run     {shown(experiment.run.path)} (settings and sources in run.json)")
-    if line := study_line(experiment.scale.name):
-        console.say(f"  {line}")
+    if study := read_study(experiment.scale.name):
+        console.say(f"  {study.line}")
     return Outcome(verdicts, integrity, failures)
 
 

@@ -212,9 +212,9 @@ def _read(folder: Path, frozen: Path | None) -> tuple[Questions, list[Record], s
 
 
 def _write_tables(folder: Path, frozen: Path | None, as_json: bool) -> None:
+    from harness.tables.study import SUMMARY_FILE
     from reproduce.study.claims import hold
     from reproduce.study.tables import all_tables, summary
-    from reproduce.study_result import SUMMARY_FILE
 
     questions, records, said, names, smallest = _read(folder, frozen)
     _refuse_others(folder)

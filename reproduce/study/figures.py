@@ -10,18 +10,13 @@ import numpy as np
 
 from harness.escape import visible
 from harness.tables.plots import COLOURS, drawing, svg_text
+from harness.tables.study import FIGURES
 from reproduce.study.claims import LAST, METHOD, Side, contrast, runs_of
 from reproduce.study.records import Questions, Record
 from reproduce.study.tables import score, variants_of
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-
-FIGURES = {
-    "gain_by_gap": "Gain against the gap of the base",
-    "curves": "Gain over iterations",
-    "pairs": "What the method's pairs were worth",
-}
 
 
 def all_figures(records: Sequence[Record], questions: Questions, frozen: str) -> dict[str, str]:

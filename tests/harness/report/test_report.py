@@ -19,10 +19,11 @@ from typer.testing import CliRunner
 
 from harness.gate.files import paper_reference
 from harness.records import read_evaluations, read_records, write_records
+from harness.report.browse.media import link_from
 from harness.report.browse.questions import questions_payload
 from harness.report.cli import register
 from harness.report.data import ReportError
-from harness.report.page import write_report
+from harness.report.page import render, write_report
 from harness.report.read import read_published, read_run
 from reproduce.published import published_pair
 from tests.harness.fake_run import REAL, write_fake_run
@@ -217,6 +218,19 @@ def test_hostile_text_stays_text(tmp_path: Path) -> None:
     assert "⟨NUL⟩" in answers
     assert "⟨RLO⟩" in answers
     assert " characters]" in answers
+
+
+def test_the_study_of_the_same_scale_is_shown_beside_the_run(run: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "study"
+    folder.mkdir()
+    effect = {"n": 10, "points": 1.0, "low": 0.5, "high": 1.5}
+    for scale, shown in (("another", False), (read_run(run).scale, True)):
+        claims = [{"id": "gain", "effect": effect, "verdict": "holds"}]
+        (folder / "summary.json").write_text(json.dumps({"scale": scale, "gains": {"dpo": [effect]}, "claims": claims}))
+        (folder / "curves.svg").write_text('<svg xmlns="http://www.w3.org/2000/svg"/>')
+        page = render(read_run(run, study_folder=folder), link=link_from(tmp_path / "page.html"))
+        assert ("the study over 10 base models: +1.0 points [+0.5, +1.5] after 1 iteration: a gain" in page) == shown
+        assert ('<section id="study">' in page) == (page.count("data:image/svg+xml;base64,") == 1) == shown
 
 
 def test_policy_allows_only_what_is_in_the_file(run: Path) -> None:
