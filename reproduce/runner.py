@@ -47,6 +47,8 @@ class Runner:
     def all(self, tasks: Sequence[Task]) -> None:
         """Run tasks. A stop signal ends them all; what they finished is kept."""
         self.failures.forget([task.name for task in tasks], self._stage)
+        if tasks:
+            self._tell(f"{len(tasks)} to do, {min(self._jobs, len(tasks))} at a time; each one's progress is in {self._logs}/NAME.log")
         pool, began = ThreadPoolExecutor(self._jobs), time.monotonic()
         try:  # from the first command on: a signal at any moment ends all of them
             futures: dict[Future[str], str] = {pool.submit(self._one, task): task.name for task in tasks}

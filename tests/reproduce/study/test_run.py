@@ -69,7 +69,8 @@ def said(plan: Plan, **more: object) -> list[str]:
 
 def test_every_run_leaves_a_record_and_is_not_run_again(plan: Plan) -> None:
     lines = said(plan)
-    assert len(lines) == 4
+    assert len(lines) == 5
+    assert lines[0].startswith("4 to do, 2 at a time")
     assert "(4 of 4, 0 failed)" in lines[-1]
     questions, records = read_records(plan.out / "kept")
     assert [r.name for r in records] == ["one-seed100-dpo", "one-seed100-sft", "two-seed200-dpo", "two-seed200-sft"]
@@ -98,7 +99,7 @@ def test_one_broken_run_never_ends_the_rest(plan: Plan, monkeypatch: pytest.Monk
     assert len(read_records(plan.out / "kept")[1]) == 3
     assert "one-seed100-dpo" in (plan.out / "failures.jsonl").read_text()
     monkeypatch.setattr(Plan, "command", whole)
-    assert len(said(plan)) == 1
+    assert len(said(plan)) == 2
     assert (plan.out / "failures.jsonl").read_text() == ""
 
 
