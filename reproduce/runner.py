@@ -68,7 +68,7 @@ class Runner:
             self.failed.append(f"{name}: {why}")
             self.failures.add(what=name, where=str(self._logs / f"{name}.log"), why=why, stage=self._stage)
         left = (time.monotonic() - began) / done * (of - done) / 3600
-        rest = f", about {left:.1f} h left" if done < of else ""
+        rest = f", about {f'{left:.1f} h' if left >= 1 else f'{60 * left:.0f} min'} left" if done < of else ""
         self._tell(f"{name}: {why or 'done'} ({done} of {of}, {len(self.failed)} failed{rest})")
 
     def _one(self, task: Task) -> str:

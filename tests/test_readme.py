@@ -111,17 +111,17 @@ def test_every_command_exists_with_its_options(line: str) -> None:
 
 
 def test_the_example_question_is_answered_as_it_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its two lines, typed in an empty folder: the clip is made, and the shipped model's answer is the truth of the scene."""
+    """Its two lines, typed in an empty folder: the clip is made, and what the shipped model's critique sees is the truth of the scene."""
     import transformers  # noqa: F401 - its log handler keeps the stderr of the moment it is imported, which must outlive this test
     from typer.testing import CliRunner
 
     from benchmarks.micro.pretrain.recipe import BASE_DIR
-    from benchmarks.micro.pretrain.wording import SPECIAL
+    from benchmarks.micro.pretrain.wording import SPECIAL, THOUGHT
     from benchmarks.micro.world.videos import scene_rng
     from benchmarks.micro.world.world import make_scene
 
     make, ask = re.findall(r"^    python -m ((?:benchmarks micro --build-videos|savi ask) .*)$", README, flags=re.MULTILINE)
-    said = re.search(r"^answers `([^`]+)`, which is right", README, flags=re.MULTILINE)
+    said = re.search(r"^answers `(\w)`, which is wrong. .* it says `([^`]+)`, which is right", README, flags=re.MULTILINE)
     assert said is not None
     monkeypatch.chdir(tmp_path)
     answers = []
@@ -130,12 +130,15 @@ def test_the_example_question_is_answered_as_it_says(tmp_path: Path, monkeypatch
         result = CliRunner().invoke(importlib.import_module(f"{package}.__main__").app, words)
         assert result.exit_code == 0, result.output
         answers.append(result.stdout.strip())
-    assert answers[1] == said[1]
-    first = min(make_scene(scene_rng(1, 7, "unlabelled")).things, key=lambda thing: thing.first)
-    assert f"C {first.color}" in ask
-    assert said[1] == f"{first.color} C"
+    replies = [line for line in answers[1].splitlines() if line and not line.startswith(">")]
+    assert replies == [said[1], said[2]]
+    things = sorted(make_scene(scene_rng(1, 7, "unlabelled")).things, key=lambda thing: thing.first)
+    assert f"C {things[0].color}" in ask
+    assert said[1] != "C"
+    seen = " ".join(f"{thing.color} comes f{thing.first + 1}" for thing in things)
+    assert said[2] == f"{seen} so {things[0].color} C wrong"
     shipped = json.loads((BASE_DIR / "tokenizer.json").read_text(encoding="utf-8"))["model"]["vocab"]
-    assert f"knows the {len(shipped) - len(SPECIAL)} words" in README
+    assert f"knows the {len(shipped.keys() - {*SPECIAL, THOUGHT})} words" in README
 
 
 def test_every_command_of_reproduce_is_listed() -> None:

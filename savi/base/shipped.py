@@ -11,14 +11,16 @@ from pathlib import Path
 
 @dataclass(frozen=True)
 class Shipped:
-    """Where a model's folder is, and a question that it can read."""
+    """Where a model's folder is, a question that it can read, and the same with an answer that it is to criticise."""
 
     package: str
     folder: str
     question: str
+    criticise: str = ""
 
 
-SHIPPED = {"micro": Shipped("benchmarks.micro", "base", "which object comes first ? A white B blue C red D green")}
+_FIRST = "which object comes first ? A white B blue C red D green"
+SHIPPED = {"micro": Shipped("benchmarks.micro", "base", _FIRST, f"{_FIRST} answer A critique")}
 
 
 def shipped_folder(name: str) -> Path | None:

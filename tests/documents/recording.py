@@ -24,7 +24,7 @@ from tests.documents.blocks import ROOT
 
 COMMANDS = (
     "python -m benchmarks micro --build-videos clips --num-videos 8",
-    f'python -m savi ask clips/0007.mp4 "{SHIPPED["micro"].question}" --model micro',
+    f'python -m savi ask clips/0007.mp4 "{SHIPPED["micro"].question}" "{SHIPPED["micro"].criticise}" --model micro',
     "python -m reproduce paper --scale smoke",
 )
 WIDTH = 120
