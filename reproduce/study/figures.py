@@ -19,6 +19,10 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 
+MOST_INSIDE = 4
+"""Lines that a legend inside the axes has at most; a longer one stands beside them."""
+
+
 def all_figures(records: Sequence[Record], questions: Questions, frozen: str) -> dict[str, str]:
     """SVG text by name (`FIGURES`); one with nothing to show is left out. `frozen` stands below each."""
     made = {
@@ -39,8 +43,10 @@ def _drawn(name: str, records: Sequence[Record], frozen: str, described: str, dr
         draw(axes)  # type: ignore[operator]
         axes.set_title(heading)
         axes.grid(alpha=0.3)
-        if axes.get_legend_handles_labels()[0]:
+        if (lines := len(axes.get_legend_handles_labels()[0])) > MOST_INSIDE:
             figure.legend(loc="outside right upper")
+        elif lines:
+            axes.legend(loc="best")
         figure.supxlabel(visible(frozen, 160), fontsize=7, color="#555555")
         return svg_text(figure, heading, visible(described, 4000))
 

@@ -19,10 +19,10 @@ from reproduce.runner import Runner, Task
 from reproduce.study.plan import Base, Plan, Run, StudyError
 from reproduce.study.records import Questions, Record, RecordsError, answers_of, questions_of, read_record, record_path, write_record
 
-RUN_S = {"micro": 395.0, "smoke": 50.0}
-"""Seconds of a core that a run takes: micro as `machine.tflops` of its scale has it, smoke as a run of 25 s on two cores."""
-BASE_S = 40 * 60.0
-"""Seconds of a core that a base takes, before one of this study says so: an upper estimate."""
+RUN_S = {"micro": 302.0, "smoke": 50.0}
+"""Seconds of a core that a run of four iterations takes: micro as the median of the ten in results/study, smoke as a run of 25 s on two cores."""
+BASE_S = 9 * 60.0
+"""Seconds of a core that a base takes, before one of this study says so: as those of results/study took, two at a time on two cores."""
 
 
 @dataclass(frozen=True)
@@ -86,9 +86,9 @@ def times(plan: Plan, keep: Path, jobs: int) -> Times:
     done = [read_record(path).wall_s for run in plan.runs() if (path := record_path(keep, run.name)).exists()]
     base_s = 60 * statistics.median(took) if took else BASE_S
     run_s = statistics.median(done) if done else RUN_S.get(plan.scale, RUN_S["micro"])
-    source = "a run as " + (f"the median of this study's {len(done)}" if done else "measured when the scale was made")
+    source = "a run as " + (f"the median of this study's {len(done)}" if done else "those of results/study took")
     if missing:
-        source += ", a base as " + (f"the median of this study's {len(took)}" if took else "an upper estimate says")
+        source += ", a base as " + (f"the median of this study's {len(took)}" if took else "those of results/study took")
     return Times(len(missing), len(left), base_s, run_s, source, jobs)
 
 
