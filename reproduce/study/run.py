@@ -20,7 +20,7 @@ from reproduce.study.plan import Base, Plan, Run, StudyError
 from reproduce.study.records import Questions, Record, RecordsError, answers_of, questions_of, read_record, record_path, write_record
 
 RUN_S = {"micro": 301.0, "smoke": 50.0}
-"""Seconds of a core that a run takes: micro, four iterations, as the median of the method's in results/study; smoke as 25 s on two cores."""
+"""Seconds of a core that a run takes: micro as the median of the method's in results/study, smoke as 25 s on two cores."""
 BASE_S = 9 * 60.0
 """Seconds of a core that a base takes, before one of this study says so: as those of results/study took, two at a time on two cores."""
 
