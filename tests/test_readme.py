@@ -110,6 +110,24 @@ def test_every_command_exists_with_its_options(line: str) -> None:
             assert word.split("=")[0] in options, f"{word} is no option of {words[0]} {words[1]}"
 
 
+def test_what_the_study_found_is_what_its_summary_says() -> None:
+    found = json.loads((ROOT / "results/study/summary.json").read_text(encoding="utf-8"))
+    assert found["claims"]
+    for claim in found["claims"]:
+        e = claim["effect"]
+        said = f"{e['points']:+.1f} [{e['low']:+.1f}, {e['high']:+.1f}]"
+        assert f"| {claim['claim']} | {said} | {claim['verdict']} |" in README
+    gain = found["gains"]["dpo"][-1]
+    assert f"**{gain['points']:+.1f} points [{gain['low']:+.1f}, {gain['high']:+.1f}]** after four iterations" in README
+    assert f"median by score, as the freezing file rules ({found['ships']})" in README
+
+
+def test_the_shipped_base_is_the_one_that_the_study_ships() -> None:
+    ships = json.loads((ROOT / "results/study/summary.json").read_text(encoding="utf-8"))["ships"]
+    made = json.loads((ROOT / "benchmarks/micro/base/training.json").read_text(encoding="utf-8"))
+    assert f"recipe-{made['recipe']['seed']}" == ships
+
+
 def test_the_example_question_is_answered_as_it_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its two lines, typed in an empty folder: the clip is made, and what the shipped model's critique sees is the truth of the scene."""
     import transformers  # noqa: F401 - its log handler keeps the stderr of the moment it is imported, which must outlive this test

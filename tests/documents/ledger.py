@@ -11,6 +11,8 @@ NOT_RUN = {
     "python -m reproduce paper --scale 8b": "needs a GPU and the hub",
     "python -m reproduce paper --scale 1b": "needs a GPU and the hub; tests/reproduce/paper/test_paper_scale_slow.py has a tiny model",
     "HF_HOME=twins python -m reproduce paper --scale 1b": "as the line before it",
+    "python -m reproduce bases --seeds 1-10": "trains for an hour and a half; tests/reproduce/bases/test_bases_slow.py makes one",
+    "python -m reproduce study --bases 10": "runs for hours; tests/reproduce/study/test_study_slow.py has a small one",
     "python -m reproduce study-table runs/study": "needs a study; tests/reproduce/study/test_run.py makes it from made-up records",
     "python -m reproduce study-figures runs/study": "as the line before it",
     "python -m harness view": "ends only with Ctrl-C; tests/harness/view/test_view_cli.py starts it",
