@@ -115,7 +115,7 @@ def test_what_the_study_found_is_what_its_summary_says() -> None:
     assert found["claims"]
     for claim in found["claims"]:
         e = claim["effect"]
-        said = f"{e['points']:+.1f} [{e['low']:+.1f}, {e['high']:+.1f}]"
+        said = "–" if e is None else f"{e['points']:+.1f} [{e['low']:+.1f}, {e['high']:+.1f}]"
         assert f"| {claim['claim']} | {said} | {claim['verdict']} |" in README
     gain = found["gains"]["dpo"][-1]
     assert f"**{gain['points']:+.1f} points [{gain['low']:+.1f}, {gain['high']:+.1f}]** after four iterations" in README

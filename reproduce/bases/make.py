@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from harness.tables.table import Cell, Row, Table
 from reproduce.bases.limits import CRITIQUE, OVER_CHANCE, READABLE, RESULT_FILE, Measured, measure, read_measured, write_measured
 from reproduce.runner import Runner, Task
+from savi.base.cli import tell
 from savi.base.digests import parse_json
 from savi.base.errors import ExitCode, SaviError, UsageError
 from savi.base.files import make_folder
@@ -80,7 +81,7 @@ def run_all(out: Path, seeds: Sequence[int], jobs: int) -> None:
         BaseFailedError: one ended badly; the others are finished first.
     """
     make_folder(out)
-    runner = Runner(out, jobs, print, stage="bases", ends=(ExitCode.DONE, ExitCode.FAIL))
+    runner = Runner(out, jobs, tell, stage="bases", ends=(ExitCode.DONE, ExitCode.FAIL))
     command = [sys.executable, "-m", "reproduce", "bases", "--out", str(out), "--seeds"]
     runner.all([Task(base_folder(out, seed).name, partial(list, [*command, str(seed)])) for seed in seeds])
     if runner.failed:
